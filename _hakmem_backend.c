@@ -1,0 +1,3555 @@
+/* _hakmem_backend.c -- hakmem, the allocator you can see into: a thread-caching malloc in one file.
+ *
+ * A thread pops a block from a stack of pointers and pushes it back when it is freed: no lock, no atomic
+ * operation, and the block itself is not touched.  Everything that is known about a block stands apart from it.
+ *
+ *  thread -- H (one TLS pointer)
+ *              |
+ *              v
+ *            heap -- per class: a stack of block POINTERS          <-- malloc pops, free pushes
+ *              |
+ *              |   refill (a batch, top-down)   ^  flush (the oldest half)
+ *              v   under the heap's claim       |
+ *            slabs of this heap, a bitmap each  <-- inbox: batches of pointers from other threads' frees
+ *              |
+ *              v
+ *            unit table: one 32-bit word for each 64 KiB: owner heap << 8 | class; 0 = free, RUN, ORPHAN
+ *              |
+ *              v
+ *            page heap (one lock): runs of units in superslabs of 4 MiB; orphaned slabs by class
+ *              |
+ *              v
+ *            reserved address range -- OS pages: commit, purge after a delay     whales: mappings of their own
+ *
+ * Terms.  Block: what the caller gets.  Slab: one or more units that hold blocks of one class.  Unit: 64 KiB.
+ * Superslab: 64 units, aligned.  Run: consecutive units, free or one large block.  Heap: one thread's stacks and
+ * slabs.  Class: a block size.  Tier: tiny, l2, l25, whale.  Claim: the lock of one heap's slabs.  Orphan: a slab
+ * whose thread has died.
+ *
+ * Invariants.
+ *  1. Only the holder of a heap's claim changes that heap's slabs (bitmaps, lists).  The owner holds it in its slow
+ *     paths; trim, fork and a poster that finds the inbox too full take it too.  A thread holds one claim at most
+ *     (fork: all, in the order of their ids).  The unit words of a heap's slabs change under its claim; those of free
+ *     units and orphans under the page heap's lock.
+ *  2. Only the owning thread touches its stacks, their indices and their capacities; its slow paths do so under its
+ *     claim, so that fork finds them whole.
+ *  3. A block in a stack, in an outgoing batch or in an inbox counts as used: its slab cannot disappear.
+ *  4. A stack holds only blocks of slabs that its heap owns.  Every drain looks at each block's owner again, so a
+ *     heap struct that was reused in between does no harm.
+ *  5. Heap structs, the unit table and slab metadata are type-stable: reused, never unmapped.  A poster with a stale
+ *     owner, or a reader of statistics, cannot fault.
+ *  6. No metadata lies in or next to blocks.
+ *  7. free never needs memory, and preserves errno.
+ *
+ * Order of locks: heaps list, claim, purge, page heap, batch pool, whales, metadata.
+ *
+ * Sections: tables; compiler and platform; atomics and locks; types; state; size classes; counters; OS; messages;
+ * options; metadata; page heap; slabs; heaps; remote frees; orphans; refill and flush; thread start and end; large
+ * runs; whales; slow paths; HOT PATHS (start reading there); derived calls; introspection; lifecycle; libc and C++.
+ */
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE 1
+#endif
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/syscall.h>
+#include <sys/sysinfo.h>
+#include <time.h>
+#include <unistd.h>
+
+/* ================================================================ tables ======================================= */
+
+#define HAK_VERSION "0.1.0"
+#define HAK_ABI 1u /* raised when a struct of the introspection section changes its meaning */
+
+/* A tier is a row: smallest and largest block, classes to a doubling, least blocks in a slab, number of classes. */
+#define HAK_TIERS(X)              \
+	X(tiny, 8, 1024, 8, 1, 33)    \
+	X(l2, 1025, 32768, 4, 8, 20)  \
+	X(l25, 32769, 1048576, 4, 1, 20)
+
+/* name, type, unit, default, least, most, when it may change, help.  Read from HAKMEM_<NAME> at the first call. */
+#define HAK_OPTIONS(X)                                                                                              \
+	X(enable_tls, bool, "", 1, 0, 1, start, "thread caches; 0: one shared heap behind one lock (P0)")               \
+	X(tls_tiny, bool, "", 1, 0, 1, start, "thread caches for blocks up to 1 KiB (P1)")                              \
+	X(tls_l2, bool, "", 1, 0, 1, start, "thread caches for blocks above 1 KiB, up to 32 KiB (P2)")                  \
+	X(tls_l25, bool, "", 1, 0, 1, start, "thread caches for blocks above 32 KiB, up to 1 MiB (P3)")                 \
+	X(tiny_use_superslab, bool, "", 1, 0, 1, start, "many slabs share a superslab; 0: one slab in each")            \
+	X(reserve, bytes, "bytes", 0, 0, 1ll << 40, start, "address range reserved at a time; 0: twice the memory, 64 GiB or more") \
+	X(purge_ms, int, "ms", 1000, 0, 3600000, any, "age at which free memory goes back to the system")               \
+	X(retain, bytes, "bytes", 24ll << 20, 0, 1ll << 40, any, "free memory kept whatever is live; above it, as much as is in use") \
+	X(huge_pages, bool, "", 0, 0, 1, start, "transparent huge pages in the range (they cost resident memory)")
+
+/* Counters that a heap keeps: name, unit, help.  Each is written under the heap's claim or by its owner alone
+ * (never by two sides), and read by anybody. */
+#define HAK_HEAP_COUNTERS(X)                                                                      \
+	X(refills, "refills", "stacks found empty and filled in one go")                              \
+	X(refill_inbox_blocks, "blocks", "blocks put into stacks from the inbox")                     \
+	X(refill_bitmap_blocks, "blocks", "blocks put into stacks from bitmaps of used slabs")        \
+	X(refill_carve_blocks, "blocks", "blocks put into stacks that were never used before")        \
+	X(flushes, "flushes", "stacks found full and emptied by half")                                \
+	X(flush_blocks, "blocks", "blocks moved from stacks to bitmaps")                              \
+	X(remote_frees, "blocks", "blocks freed by a thread that does not own them")                  \
+	X(batches_posted, "batches", "batches of remote frees put into an inbox")                     \
+	X(batches_claimed, "batches", "batches freed under the owner's claim, its inbox being full")  \
+	X(batches_rerouted, "batches", "batches whose owner had died before they arrived")            \
+	X(batches_orphaned, "batches", "batches of blocks in orphaned slabs")                         \
+	X(batches_drained, "batches", "batches taken out of the inbox")                               \
+	X(slabs_adopted, "slabs", "slabs of dead threads taken over")                                 \
+	X(slabs_new, "slabs", "slabs made of free units")                                             \
+	X(slabs_released, "slabs", "empty slabs given back to the page heap")                         \
+	X(cache_grows, "changes", "stack capacities doubled")                                         \
+	X(cache_shrinks, "changes", "stack capacities halved")                                        \
+	X(settles, "passes", "passes over a heap whose live bytes had halved")                        \
+	X(slab_purged_bytes, "bytes", "OS pages without a used block given back from partly used slabs")
+
+/* The rest of a snapshot: name, unit, help. */
+#define HAK_GLOBAL_STATS(X)                                                                                   \
+	X(allocs, "blocks", "blocks handed out, ever")                                                            \
+	X(frees, "blocks", "blocks taken back, ever")                                                             \
+	X(cache_hits, "blocks", "blocks handed out from a stack on the fast path")                                \
+	X(cache_misses, "blocks", "blocks up to 1 MiB handed out on the slow path")                               \
+	X(live_blocks, "blocks", "blocks that callers hold")                                                      \
+	X(live_bytes, "bytes", "bytes of those blocks, rounded up to their class")                                \
+	X(cached_bytes, "bytes", "blocks in the threads' stacks")                                                 \
+	X(transit_bytes, "bytes", "blocks in outgoing batches and inboxes")                                       \
+	X(slab_free_bytes, "bytes", "free blocks of slabs in use, blocks never used among them")                  \
+	X(slab_tail_bytes, "bytes", "ends of slabs too short for a block")                                        \
+	X(free_dirty_bytes, "bytes", "free units whose memory has been used and not given back")                  \
+	X(free_clean_bytes, "bytes", "free units without memory behind them")                                     \
+	X(kept_whale_bytes, "bytes", "freed mappings kept for reuse")                                             \
+	X(metadata_bytes, "bytes", "memory mapped for heaps, slabs and batches")                                  \
+	X(committed_bytes, "bytes", "address space that may be touched: the sum of the nine rows above it in bytes") \
+	X(in_use_bytes, "bytes", "units in slabs and runs, and whales in use")                                    \
+	X(peak_in_use_bytes, "bytes", "the most that in_use_bytes has been")                                      \
+	X(large_blocks, "blocks", "blocks above 1 MiB that callers hold, in runs")                                \
+	X(large_bytes, "bytes", "bytes of those runs")                                                            \
+	X(whale_blocks, "blocks", "blocks in mappings of their own that callers hold")                            \
+	X(whale_bytes, "bytes", "bytes of those mappings")                                                        \
+	X(whale_hits, "blocks", "whales served from a kept mapping")                                              \
+	X(reserved_bytes, "bytes", "address space reserved for superslabs")                                       \
+	X(superslabs, "superslabs", "superslabs in use")                                                          \
+	X(slabs, "slabs", "slabs that heaps own")                                                                 \
+	X(orphan_slabs, "slabs", "slabs of dead threads that nobody has taken over")                              \
+	X(heaps, "heaps", "heaps of running threads, the shared one included")                                    \
+	X(heaps_made, "heaps", "heap structs ever made")                                                          \
+	X(threads_exited, "threads", "threads that have handed their heap back")                                  \
+	X(shared_locks, "acquisitions", "acquisitions of locks that threads share (claims apart)")                \
+	X(shared_locks_contended, "acquisitions", "of these, those that had to wait")                             \
+	X(claims, "acquisitions", "acquisitions of heaps' claims")                                                \
+	X(claims_contended, "acquisitions", "of these, those that had to wait")                                   \
+	X(purges, "runs", "runs of free units given back to the system")                                          \
+	X(purged_bytes, "bytes", "dirty bytes of those runs")
+
+/* Errors that the checked calls return; the same words stand in the message before an abort. */
+#define HAK_ERRORS(X)                                                                       \
+	X(OK, "no error")                                                                       \
+	X(FOREIGN, "not a block of hakmem")                                                     \
+	X(INTERIOR, "inside a block, not its start")                                            \
+	X(ALREADY_FREE, "already free")                                                         \
+	X(NOMEM, "out of memory")                                                               \
+	X(NO_OPTION, "no option of that name")                                                  \
+	X(RANGE, "value out of range")                                                          \
+	X(WHEN, "can only be set in the environment, before the process starts")                \
+	X(SIZE, "struct size differs: hakmem.py and the library are of different versions")     \
+	X(ALIGN, "alignment is not a power of two")
+
+/* Environment names with the prefix that are read by hakmem.py and not here. */
+#define HAK_PYTHON_ENV(X) X("HAKMEM_LIBRARY")
+
+/* Geometry.  Everything else follows from these. */
+enum {
+	HAK_UNIT_SHIFT = 16,              /* a unit is 64 KiB: the least that one heap owns */
+	HAK_SUPER_UNITS = 64,             /* units in a superslab: one word of dirty bits */
+	HAK_UNITS_MAX = 1 << 22,          /* units that the table covers: 256 GiB; 16 MiB of untouched bss */
+	HAK_HEAPS_MAX = 1 << 16,          /* heap ids */
+	HAK_RANGES_MAX = 64,              /* reserved ranges */
+	HAK_STACK_MAX = 2048,             /* most blocks in a stack */
+	HAK_STACK_BYTES = 512 << 10,      /* most bytes in a stack, but two blocks at least */
+	HAK_STACK_FIRST = 64,             /* blocks that a stack may hold at first */
+	HAK_STACK_FIRST_BYTES = 64 << 10, /* most bytes in a stack at first, but four blocks if it may ever hold them */
+	HAK_BATCH_MOST = 64,              /* blocks of a refill: 64 of the smallest falling to 16 ... */
+	HAK_BATCH_BYTES = 16 << 10,       /* ... at this many bytes, and fewer of larger ones */
+	HAK_REMOTE_BLOCKS = 126,          /* pointers in a batch of remote frees: the struct is 1 KiB */
+	HAK_REMOTE_BYTES = 256 << 10,     /* a batch is posted when its blocks have this many bytes; an inbox is full at as many */
+	HAK_REMOTE_AT_ONCE = 64 << 10,    /* a block of this size is posted at once */
+	HAK_OUT_SLOTS = 16,               /* owners for which a thread collects batches at a time */
+	HAK_POOL_MOVE = 16,               /* empty batches move between a heap and the pool so many at a time */
+	HAK_INLINE_BITS = 512,            /* a slab of more blocks has its bitmap outside its struct */
+	HAK_MAP_WORDS = 128,              /* words of such a bitmap: 64 KiB in blocks of 8 bytes */
+	HAK_TICK = 64,                    /* slow paths between two looks at the clock */
+	HAK_SETTLE_LEAST = 1 << 20,       /* a heap whose live bytes never rose above this is not looked through */
+	HAK_KEPT_WHALES = 64,             /* freed mappings kept at most */
+};
+#define HAK_UNIT ((size_t)1 << HAK_UNIT_SHIFT)
+#define HAK_SUPER (HAK_UNIT * HAK_SUPER_UNITS)
+#define HAK_RUN_MAX ((size_t)64 << 20)   /* larger blocks are mappings of their own */
+#define HAK_SMALL_MAX ((size_t)1024)     /* the first table of sizes, by 8 bytes */
+#define HAK_MID_MAX ((size_t)32768)      /* the second, by 256 bytes */
+#define HAK_CLASS_MAX ((size_t)1 << 20)  /* the third, by 8 KiB */
+
+#define HAK_ADD_CLASSES(name, lo, hi, steps, blocks, classes) +classes
+#define HAK_NAME_TIER(name, lo, hi, steps, blocks, classes) HAK_TIER_##name,
+enum { HAK_CLASSES = 0 HAK_TIERS(HAK_ADD_CLASSES) };
+enum { HAK_TIERS(HAK_NAME_TIER) HAK_TIER_whale, HAK_TIER_COUNT };
+#define HAK_NAME_ERROR(name, text) HAK_ERR_##name,
+enum { HAK_ERRORS(HAK_NAME_ERROR) HAK_ERR_COUNT };
+
+/* ================================================ compiler and platform ======================================== */
+
+#define HAK_EXPORT __attribute__((visibility("default")))
+#define HAK_COLD __attribute__((cold, noinline))
+#define HAK_NOINLINE __attribute__((noinline))
+#define HAK_INLINE static inline __attribute__((always_inline))
+#define HAK_LINE __attribute__((aligned(64)))
+#define HAK_UNUSED __attribute__((unused))
+#define hak_likely(x) __builtin_expect(!!(x), 1)
+#define hak_unlikely(x) __builtin_expect(!!(x), 0)
+
+#ifndef HAK_VARIANT
+#define HAK_VARIANT "release"
+#endif
+#ifndef HAK_DEBUG
+#define HAK_DEBUG 0
+#endif
+#ifdef HAK_NOLOCK
+#define HAK_LOCKING 0 /* for the benchmark that shows what locks cost; one thread only */
+#else
+#define HAK_LOCKING 1
+#endif
+
+#if defined(__x86_64__) || defined(__i386__)
+#define hak_pause() __builtin_ia32_pause()
+#else
+#define hak_pause() ((void)0)
+#endif
+
+#ifndef MREMAP_MAYMOVE
+#error "hakmem needs Linux"
+#endif
+_Static_assert(sizeof(void *) == 8, "hakmem needs 64-bit addresses");
+
+#define hak_assert(x) ((void)(!HAK_DEBUG || hak_likely(x) || (hak_assert_failed(#x, __LINE__), 0)))
+
+/* ================================================== atomics and locks ========================================== */
+
+/* The only memory orders of the file.
+ *   relaxed   counters, indices and unit words: a reader may see an old value, and looks again under a lock
+ *   acquire / release   publication of structs, and locks
+ *   acq_rel   the inbox: a push releases the batch, a drain acquires all of them */
+#define hak_load(p) __atomic_load_n((p), __ATOMIC_RELAXED)
+#define hak_store(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
+#define hak_load_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
+#define hak_store_release(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+#define hak_exchange(p, v) __atomic_exchange_n((p), (v), __ATOMIC_ACQ_REL)
+#define hak_add_shared(p, v) __atomic_fetch_add((p), (v), __ATOMIC_RELAXED)
+#define hak_sub_shared(p, v) __atomic_fetch_sub((p), (v), __ATOMIC_RELAXED)
+#define hak_cas(p, expect, v) __atomic_compare_exchange_n((p), (expect), (v), false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)
+/* A counter with one writer at a time: no locked instruction. */
+#define hak_count(p, n) hak_store((p), hak_load(p) + (n))
+
+typedef struct hak_lock {
+	uint32_t word;      /* 0 free, 1 held, 2 held and somebody may sleep */
+	uint32_t unused;
+	uint64_t taken;     /* acquisitions: written by the holder */
+	uint64_t contended; /* of these, those that waited: written by the holder */
+} hak_lock_t;
+
+static HAK_COLD void hak_lock_wait(hak_lock_t *l)
+{
+	/* A short spin only: with more threads than cores the holder is often not running. */
+	for (int i = 0; i < 100; i++) {
+		uint32_t zero = 0;
+		if (hak_load(&l->word) == 0 && hak_cas(&l->word, &zero, 1u))
+			goto held;
+		hak_pause();
+	}
+	while (hak_exchange(&l->word, 2u) != 0) {
+		int saved = errno;
+		syscall(SYS_futex, &l->word, FUTEX_WAIT_PRIVATE, 2, NULL, NULL, 0);
+		errno = saved;
+	}
+held:
+	hak_count(&l->contended, 1u);
+}
+
+static inline void hak_lock(hak_lock_t *l)
+{
+	uint32_t zero = 0;
+	if (HAK_LOCKING && hak_unlikely(!hak_cas(&l->word, &zero, 1u)))
+		hak_lock_wait(l);
+	hak_count(&l->taken, 1u);
+}
+
+static inline bool hak_lock_try(hak_lock_t *l)
+{
+	uint32_t zero = 0;
+	if (HAK_LOCKING && !hak_cas(&l->word, &zero, 1u))
+		return false;
+	hak_count(&l->taken, 1u);
+	return true;
+}
+
+static inline void hak_unlock(hak_lock_t *l)
+{
+	if (HAK_LOCKING && hak_unlikely(hak_exchange(&l->word, 0u) == 2)) {
+		int saved = errno;
+		syscall(SYS_futex, &l->word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+		errno = saved;
+	}
+}
+
+/* ===================================================== types =================================================== */
+
+/* What is known of one unit.  The head unit of a slab describes the slab; the first unit of a free run, the run (and
+ * its last unit repeats len, so that a neighbour finds the start).  Written under the claim of the owner of the unit,
+ * or under the page heap's lock while the unit is free or an orphan's. */
+typedef struct hak_slab {
+	struct hak_slab *next;   /* list that the slab or the free run stands in */
+	struct hak_slab *prev;
+	uint64_t *map;           /* bit set: block free; bits[] or a row of the superslab's maps */
+	char *base;              /* address of the unit: constant */
+	uint32_t unit;           /* its index in the unit table: constant */
+	uint32_t used;           /* blocks out: live, cached or in transit */
+	uint32_t carved;         /* blocks ever out; those beyond were never touched since the slab was made */
+	uint32_t free;           /* bits set in map */
+	uint32_t len;            /* units of the slab or run */
+	uint16_t hint;           /* no bit is set in a word of map below this one */
+	uint16_t purged;         /* its free blocks have been purged, and no block was freed since */
+	uint8_t class;
+	uint8_t back;            /* units back to the head of the slab */
+	uint8_t where;           /* HAK_IN_...: which list */
+	uint8_t zero;            /* what is not carved is zero */
+	uint32_t dirty;          /* free run: units that are dirty */
+	union {
+		uint64_t bits[HAK_INLINE_BITS / 64]; /* slab: bitmap of up to 512 blocks */
+		struct {                             /* free run with dirty units: its place in the order of age */
+			struct hak_slab *older, *newer;
+			uint64_t stamp;                  /* ms: when its larger part was freed */
+		};
+	};
+} hak_slab_t;
+_Static_assert(sizeof(hak_slab_t) == 136 || sizeof(hak_slab_t) == 128, "slab struct: two cache lines");
+
+enum { HAK_IN_NONE, HAK_IN_CURRENT, HAK_IN_PARTIAL, HAK_IN_FULL, HAK_IN_FREE };
+
+typedef struct hak_list {
+	hak_slab_t *head, *tail;
+} hak_list_t;
+
+/* Metadata of a superslab.  Never unmapped; maps is touched only by classes below 128 bytes. */
+typedef struct hak_super {
+	uint64_t dirty;                     /* bit for each unit: has memory behind it.  Page heap's lock */
+	hak_slab_t unit[HAK_SUPER_UNITS];
+	uint64_t map[HAK_SUPER_UNITS][HAK_MAP_WORDS];
+} hak_super_t;
+
+typedef struct hak_class {
+	uint64_t reciprocal;  /* ceil(2^40 / size): offset -> index, exact below 2^20 */
+	uint32_t size;        /* bytes of a block */
+	uint32_t units;       /* of a slab */
+	uint32_t blocks;      /* in a slab */
+	uint16_t first, most; /* capacity of a stack: at first, and at most */
+	uint16_t small, large;/* where the two regions of slots begin (their NULL slot) */
+	uint16_t batch;       /* blocks of a refill at most */
+	uint8_t tier;
+	bool cached;          /* the tier's switch is on */
+} hak_class_t;
+
+/* Pointers on their way to the heap that owns their slabs. */
+typedef struct hak_batch {
+	struct hak_batch *next;
+	uint32_t count;
+	uint32_t bytes;
+	void *block[HAK_REMOTE_BLOCKS];
+} hak_batch_t;
+_Static_assert(sizeof(hak_batch_t) == 1024, "a batch is 1 KiB");
+
+/* A heap's slabs of one class, and its counts.  Claim, unless the line says owner. */
+typedef struct hak_bin {
+	hak_slab_t *current; /* taken from first */
+	hak_list_t partial;  /* slabs with a free block: taken from the head, new ones to the tail, so that they may empty */
+	hak_list_t full;
+	uint64_t slabs;
+	uint64_t used;       /* blocks out of these slabs */
+	uint64_t received;   /* blocks that came in batches */
+	uint64_t claimed;    /* blocks freed by a thread without a heap, or through the shared heap */
+	uint64_t misses;     /* owner: slow allocations */
+	uint64_t filled;     /* owner: blocks put into the stack by slow paths */
+	uint64_t flushed;    /* owner: blocks taken from the stack by slow paths */
+	uint64_t direct;     /* owner: blocks freed past the stack */
+	uint64_t sent;       /* owner: blocks put into batches */
+	uint64_t folded;     /* owner: allocations counted before the count in v was last cut */
+	uint16_t refills;    /* owner: since the capacity was last thought about */
+	uint16_t flushes;    /* owner: likewise */
+} hak_bin_t;
+
+#define HAK_DECLARE_COUNTER(name, unit, help) uint64_t name;
+typedef struct hak_heap_counters {
+	HAK_HEAP_COUNTERS(HAK_DECLARE_COUNTER)
+} hak_heap_counters_t;
+
+typedef struct hak_heap {
+	uint32_t tag;                       /* id << 8; a unit word less this is the class if the heap owns the unit */
+	uint32_t id;
+	uint64_t v[HAK_CLASSES];            /* owner: 16 bits stack index, 48 bits count of allocations */
+	uint16_t top[HAK_CLASSES];          /* owner: index at which the stack is full */
+	uint16_t floor[HAK_CLASSES];        /* owner: index of the NULL below the stack */
+	uint32_t tick;                      /* owner: slow paths until the clock is looked at */
+	uint32_t spares;                    /* owner: batches in spare */
+	hak_batch_t *spare;                 /* owner: empty batches */
+	hak_batch_t *out[HAK_OUT_SLOTS];    /* owner: batches being filled */
+	uint32_t out_owner[HAK_OUT_SLOTS];  /* owner: for which heap */
+	uint64_t out_stamp;                 /* owner: ms when what is pending was last posted */
+	bool running;                       /* a thread has it: heaps lock */
+	uint8_t dying;                      /* owner: how often its destructor has put itself off */
+	struct hak_heap *next_free;         /* heaps lock */
+	hak_lock_t claim HAK_LINE;
+	uint64_t used_bytes;                /* claim: bytes of blocks out of its slabs */
+	uint64_t peak_bytes;                /* claim: most of these since the last settling */
+	hak_bin_t bin[HAK_CLASSES];
+	hak_heap_counters_t count;
+	hak_batch_t *inbox HAK_LINE;        /* anybody: pushed with CAS; HAK_CLOSED when no thread has the heap */
+	uint64_t inbox_bytes;               /* anybody: atomic */
+	void *slot[] HAK_LINE;              /* owner: the stacks; slot[0] is NULL */
+} hak_heap_t;
+
+#define HAK_CLOSED ((hak_batch_t *)1)
+
+/* Unit words. */
+enum {
+	HAK_OWNER_NONE = 0,   /* free, or not committed */
+	HAK_OWNER_RUN = 1,    /* a large block; the low byte says which unit of it */
+	HAK_OWNER_ORPHAN = 2, /* a slab without a heap; the low byte is the class */
+	HAK_OWNER_SHARED = 3, /* the heap that threads without one share */
+	HAK_OWNER_FIRST = 4,  /* the first thread's heap */
+};
+enum { HAK_RUN_HEAD = HAK_OWNER_RUN << 8, HAK_RUN_BODY, HAK_RUN_PURGING };
+#define hak_word_owner(w) ((w) >> 8)
+#define hak_word_class(w) ((w)&255u)
+
+typedef struct hak_range {
+	char *base;      /* of the unit `first` */
+	uint32_t first;  /* index of its first unit */
+	uint32_t units;  /* reserved */
+	uint32_t top;    /* committed: page heap's lock */
+} hak_range_t;
+
+typedef struct hak_whale {
+	struct hak_whale *next; /* in its bucket, in the kept list or among the unused */
+	char *base;             /* of the block and of the mapping */
+	size_t len;             /* mapped bytes */
+	uint64_t stamp;         /* ms when it was freed */
+} hak_whale_t;
+
+/* The free runs by length: exact below 64 units, four bins to a doubling above. */
+enum { HAK_RUN_BINS = 64 + 4 * 20, HAK_RUN_WORDS = (HAK_RUN_BINS + 63) / 64, HAK_WHALE_BUCKETS = 4096 };
+enum { HAK_CLEAN, HAK_DIRTY };
+
+#define HAK_DECLARE_OPTION(name, type, unit, def, lo, hi, when, help) int64_t name;
+typedef struct hak_options {
+	HAK_OPTIONS(HAK_DECLARE_OPTION)
+} hak_options_t;
+
+/* ===================================================== state =================================================== */
+
+#define HAK_DEFAULT_OPTION(name, type, unit, def, lo, hi, when, help) .name = (def),
+static hak_options_t hak_option = {HAK_OPTIONS(HAK_DEFAULT_OPTION)}; /* set at start; relaxed after */
+
+static uint32_t hak_unit[HAK_UNITS_MAX];                             /* the unit table */
+static hak_super_t *hak_super[HAK_UNITS_MAX / HAK_SUPER_UNITS];      /* metadata; NULL: not committed */
+static hak_heap_t *hak_heap[HAK_HEAPS_MAX];                          /* by id; set once */
+static hak_class_t hak_class[HAK_CLASSES];                           /* set at start */
+static uint8_t hak_class_small[HAK_SMALL_MAX / 8 + 1];
+static uint8_t hak_class_mid[HAK_MID_MAX / 256 + 1];
+static uint8_t hak_class_big[HAK_CLASS_MAX / 8192 + 1];
+
+/* What the fast path reads: set once by the first call, before any heap exists. */
+static struct {
+	uintptr_t base; /* address of unit 0 of the table; the first range begins at unit 64 */
+	size_t units;   /* units up to the end of the first range */
+} hak_fast HAK_LINE;
+
+static struct {
+	uint32_t ready;    /* 0 nothing, 1 being set up, 2 done */
+	size_t os_page;
+	size_t slots;      /* in a heap struct */
+	pthread_key_t key; /* its destructor is the end of a thread */
+	bool has_key;
+} hak_boot;
+
+static struct { /* lock: heaps */
+	hak_lock_t lock HAK_LINE;
+	uint32_t made;      /* ids up to this one have a struct; published with release */
+	uint32_t running;
+	uint32_t idle;      /* structs in free */
+	uint64_t exited;
+	hak_heap_t *free;
+} hak_heaps;
+
+static struct { /* lock: page heap */
+	hak_lock_t lock HAK_LINE;
+	hak_lock_t purging;                              /* held by the one thread that gives memory back */
+	hak_range_t range[HAK_RANGES_MAX];
+	uint32_t ranges;                                 /* published with release: free reads it without the lock */
+	hak_list_t bin[2][HAK_RUN_BINS];                 /* free runs: clean, and with dirty units */
+	uint64_t nonempty[2][HAK_RUN_WORDS];
+	hak_slab_t *oldest, *newest;                     /* dirty runs by age */
+	uint64_t used_units, dirty_units, clean_units;   /* in use; free */
+	uint64_t purging_dirty, purging_clean;           /* in the hands of the purging thread */
+	uint64_t peak_bytes;
+	uint64_t supers;
+	uint64_t large_blocks, large_units, large_allocs, large_frees;
+	uint64_t purges, purged_units;
+	hak_list_t orphan[HAK_CLASSES];                  /* slabs without a heap that have a free block */
+	hak_list_t orphan_full[HAK_CLASSES];
+	uint64_t orphans[HAK_CLASSES], orphan_used[HAK_CLASSES];
+	uint64_t orphan_received[HAK_CLASSES], orphan_claimed[HAK_CLASSES];
+} hak_page;
+
+static struct { /* lock: batch pool */
+	hak_lock_t lock HAK_LINE;
+	hak_batch_t *free;
+	uint64_t count;
+} hak_pool;
+
+static struct { /* lock: whales */
+	hak_lock_t lock HAK_LINE;
+	hak_whale_t *bucket[HAK_WHALE_BUCKETS];
+	hak_whale_t *kept, *unused; /* kept: newest first */
+	uint32_t kept_count;
+	uint64_t kept_bytes, live, bytes, allocs, frees, hits;
+} hak_whales;
+
+static struct { /* lock: metadata */
+	hak_lock_t lock HAK_LINE;
+	char *at, *end;
+	uint64_t bytes;
+} hak_meta;
+
+/* Threads start on a heap that is empty and constant: its stacks have nothing to pop and its tag owns no unit, so
+ * that the first malloc and free take the slow path, and no init test stands on the fast one. */
+static const hak_heap_t hak_heap_none = {.tag = 0xFFFFFF00u, .slot = {NULL}};
+static const hak_heap_t hak_heap_dead = {.tag = 0xFFFFFF00u, .slot = {NULL}}; /* the same, after the thread's end */
+static _Thread_local hak_heap_t *hak_self __attribute__((tls_model("initial-exec"))) = (hak_heap_t *)(uintptr_t)&hak_heap_none;
+
+/* ====================================================== OS ===================================================== */
+
+HAK_INLINE uint32_t hak_min32(uint32_t a, uint32_t b) { return a < b ? a : b; }
+HAK_INLINE uint32_t hak_max32(uint32_t a, uint32_t b) { return a > b ? a : b; }
+HAK_INLINE size_t hak_round_up(size_t n, size_t to) { return (n + to - 1) & ~(to - 1); } /* to: a power of two */
+
+static uint64_t hak_os_now(void) /* ms */
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+}
+
+static void *hak_os_map(size_t len, int protection) /* NULL: refused */
+{
+	void *p = mmap(NULL, len, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	return p == MAP_FAILED ? NULL : p;
+}
+
+static void hak_os_unmap(void *p, size_t len)
+{
+	if (len)
+		munmap(p, len);
+}
+
+/* A mapping of len bytes at a multiple of align (at least an OS page). */
+static void *hak_os_map_aligned(size_t len, size_t align, int protection)
+{
+	size_t slack = align > hak_boot.os_page ? align : 0;
+	char *p;
+	if (len + slack < len || !(p = hak_os_map(len + slack, protection)))
+		return NULL;
+	if (slack) {
+		char *q = (char *)hak_round_up((uintptr_t)p, align);
+		hak_os_unmap(p, (size_t)(q - p));
+		hak_os_unmap(q + len, (size_t)(p + slack - q));
+		p = q;
+	}
+	return p;
+}
+
+static bool hak_os_commit(void *p, size_t len)
+{
+	return mprotect(p, len, PROT_READ | PROT_WRITE) == 0;
+}
+
+static void *hak_os_remap(void *p, size_t len, size_t to) /* NULL: refused */
+{
+	void *q = mremap(p, len, to, MREMAP_MAYMOVE);
+	return q == MAP_FAILED ? NULL : q;
+}
+
+static bool hak_os_purge(void *p, size_t len) /* reads as zero after */
+{
+	return madvise(p, len, MADV_DONTNEED) == 0;
+}
+
+static HAK_COLD uint64_t hak_os_memory(void)
+{
+	struct sysinfo s;
+	return sysinfo(&s) ? 0 : (uint64_t)s.totalram * s.mem_unit;
+}
+
+static HAK_COLD uint64_t hak_os_address_limit(void)
+{
+	struct rlimit r;
+	return getrlimit(RLIMIT_AS, &r) || r.rlim_cur == RLIM_INFINITY ? UINT64_MAX : r.rlim_cur;
+}
+
+/* =================================================== messages ================================================== */
+
+static HAK_COLD void hak_say(const char *line, int len)
+{
+	int saved = errno;
+	for (ssize_t n; len > 0; line += n, len -= (int)n)
+		if ((n = write(STDERR_FILENO, line, (size_t)len)) <= 0)
+			break;
+	errno = saved;
+}
+
+#define hak_sayf(...)                                                               \
+	do {                                                                            \
+		char line_[400];                                                            \
+		int len_ = snprintf(line_, sizeof line_, __VA_ARGS__);                      \
+		hak_say(line_, len_ < (int)sizeof line_ ? len_ : (int)sizeof line_ - 1);    \
+	} while (0)
+
+static const char *const hak_error_texts[] = {
+#define HAK_ERROR_TEXT(name, text) text,
+	HAK_ERRORS(HAK_ERROR_TEXT)
+};
+
+static _Noreturn HAK_COLD void hak_die(const char *call, const void *p, const char *what)
+{
+	hak_sayf("hakmem: %s(%p): %s\n", call, p, what);
+	abort();
+}
+
+static HAK_COLD void hak_assert_failed(const char *what, int line)
+{
+	hak_sayf("hakmem: line %d: assertion failed: %s\n", line, what);
+	abort();
+}
+
+/* ==================================================== options ================================================== */
+
+typedef struct hak_option_row { /* introspection ABI: record "option" */
+	const char *name, *env, *type, *unit, *when, *help;
+	int64_t initial, least, most;
+} hak_option_row_t;
+
+#define HAK_ENV_bool(name) name
+static const char hak_env_prefix[] = "HAKMEM_";
+#define HAK_OPTION_ROW(name, type, unit, def, lo, hi, when, help) {#name, NULL, #type, unit, #when, help, def, lo, hi},
+static hak_option_row_t hak_option_rows[] = {HAK_OPTIONS(HAK_OPTION_ROW)};
+#define HAK_OPTION_PLACE(name, type, unit, def, lo, hi, when, help) &hak_option.name,
+static int64_t *const hak_option_places[] = {HAK_OPTIONS(HAK_OPTION_PLACE)};
+enum { HAK_OPTION_COUNT = sizeof hak_option_rows / sizeof *hak_option_rows };
+
+static HAK_COLD bool hak_option_parse(const hak_option_row_t *row, const char *text, int64_t *out)
+{
+	static const struct { const char *word; int64_t value; } words[] = {
+		{"true", 1}, {"yes", 1}, {"on", 1}, {"false", 0}, {"no", 0}, {"off", 0}};
+	static const char suffixes[] = "KMGT";
+	char *end;
+
+	if (row->type[0] == 'b' && row->type[1] == 'o')
+		for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+			if (strcasecmp(text, words[i].word) == 0)
+				return *out = words[i].value, true;
+	int saved = errno;
+	errno = 0;
+	long long n = strtoll(text, &end, 10);
+	bool good = end != text && errno == 0;
+	errno = saved;
+	if (good && *end && strcmp(row->type, "bytes") == 0) {
+		const char *s = strchr(suffixes, *end & ~32);
+		if (s && __builtin_mul_overflow(n, 1ll << (10 * (s - suffixes + 1)), &n))
+			return false;
+		if (s && (*++end == 'i' || *end == 'I'))
+			end++;
+		if (s && (*end == 'B' || *end == 'b'))
+			end++;
+	}
+	*out = n;
+	return good && *end == '\0';
+}
+
+/* Edit distance of two option names, for the name that was probably meant. */
+static HAK_COLD unsigned hak_option_distance(const char *a, const char *b)
+{
+	unsigned row[64], n = (unsigned)strlen(b);
+	if (n >= 64)
+		return UINT_MAX;
+	for (unsigned j = 0; j <= n; j++)
+		row[j] = j;
+	for (unsigned i = 1; *a; a++, i++) {
+		unsigned diagonal = row[0];
+		row[0] = i;
+		for (unsigned j = 1; j <= n; j++) {
+			unsigned above = row[j], best = diagonal + ((*a | 32) != (b[j - 1] | 32));
+			best = hak_min32(best, hak_min32(above, row[j - 1]) + 1);
+			row[j] = best;
+			diagonal = above;
+		}
+	}
+	return row[n];
+}
+
+static HAK_COLD void hak_option_read(const char *variable)
+{
+	static const char *const python[] = {
+#define HAK_PYTHON_ENV_ROW(name) name,
+		HAK_PYTHON_ENV(HAK_PYTHON_ENV_ROW)
+	};
+	const char *equals = strchr(variable, '=');
+	const hak_option_row_t *near = NULL;
+	unsigned nearest = 4; /* a name farther off was not meant */
+	size_t len;
+
+	if (!equals)
+		return;
+	len = (size_t)(equals - variable);
+	for (size_t i = 0; i < sizeof python / sizeof *python; i++)
+		if (strlen(python[i]) == len && strncmp(variable, python[i], len) == 0)
+			return;
+	for (int i = 0; i < HAK_OPTION_COUNT; i++) {
+		const hak_option_row_t *row = &hak_option_rows[i];
+		int64_t value;
+		if (strlen(row->env) == len && strncmp(variable, row->env, len) == 0) {
+			if (hak_option_parse(row, equals + 1, &value) && value >= row->least && value <= row->most)
+				*hak_option_places[i] = value;
+			else
+				hak_sayf("hakmem: %s=%.100s: must be %s from %lld to %lld%s%s; using %lld\n", row->env, equals + 1,
+				         row->type[0] == 'b' && row->type[1] == 'o' ? "a switch" : "a number", (long long)row->least,
+				         (long long)row->most, *row->unit ? " " : "", row->unit, (long long)row->initial);
+			return;
+		}
+	}
+	char name[64];
+	snprintf(name, sizeof name, "%.*s", (int)len, variable);
+	for (int i = 0; i < HAK_OPTION_COUNT; i++) {
+		unsigned d = hak_option_distance(name, hak_option_rows[i].env);
+		if (d < nearest) {
+			nearest = d;
+			near = &hak_option_rows[i];
+		}
+	}
+	hak_sayf("hakmem: %s: no such option%s%s%s; ignored\n", name, near ? ", did you mean " : "", near ? near->env : "",
+	         near ? "?" : "");
+}
+
+static HAK_COLD void hak_option_init(void)
+{
+	static char names[HAK_OPTION_COUNT][40];
+	extern char **environ;
+
+	for (int i = 0; i < HAK_OPTION_COUNT; i++) {
+		char *at = names[i];
+		for (const char *s = hak_env_prefix; *s; s++)
+			*at++ = *s;
+		for (const char *s = hak_option_rows[i].name; *s; s++)
+			*at++ = (char)(*s >= 'a' && *s <= 'z' ? *s - 32 : *s);
+		hak_option_rows[i].env = names[i];
+	}
+	if (getauxval(AT_SECURE)) /* setuid: the environment is somebody else's */
+		return;
+	for (char **e = environ; e && *e; e++)
+		if (strncmp(*e, hak_env_prefix, sizeof hak_env_prefix - 1) == 0)
+			hak_option_read(*e);
+}
+
+/* ================================================== size classes =============================================== */
+
+static const struct hak_tier {
+	const char *name;
+	uint32_t least, most, steps, blocks, classes;
+} hak_tier[] = {
+#define HAK_TIER_ROW(name, lo, hi, steps, blocks, classes) {#name, lo, hi, steps, blocks, classes},
+	HAK_TIERS(HAK_TIER_ROW)
+	{"whale", (uint32_t)HAK_CLASS_MAX + 1, UINT32_MAX, 0, 0, 0},
+};
+
+HAK_INLINE uint32_t hak_class_of(size_t n) /* n <= HAK_CLASS_MAX */
+{
+	if (n <= HAK_SMALL_MAX)
+		return hak_class_small[(n + 7) >> 3];
+	if (n <= HAK_MID_MAX)
+		return hak_class_mid[(n + 255) >> 8];
+	return hak_class_big[(n + 8191) >> 13];
+}
+
+/* Units of a slab: the fewest that hold `least` blocks and waste a sixteenth at most. */
+static HAK_COLD uint32_t hak_class_units(uint32_t size, uint32_t least)
+{
+	for (uint32_t units = 1;; units++) {
+		uint32_t bytes = units << HAK_UNIT_SHIFT, blocks = bytes / size;
+		if (blocks >= least && (bytes - blocks * size) * 16 <= bytes)
+			return units;
+	}
+}
+
+/* Fills the class table, the three size tables and the layout of the stacks from the rows of HAK_TIERS. */
+static HAK_COLD void hak_class_init(void)
+{
+	const int64_t tier_on[] = {hak_option.tls_tiny, hak_option.tls_l2, hak_option.tls_l25};
+	uint32_t c = 0, slot = 1;
+
+	for (uint32_t t = 0; t < HAK_TIER_whale; t++) {
+		const struct hak_tier *tier = &hak_tier[t];
+		uint32_t size = t == 0 ? tier->least : hak_tier[t - 1].most + hak_tier[t - 1].most / tier->steps;
+		while (size <= tier->most) {
+			hak_class_t *k = &hak_class[c++];
+			uint32_t octave = 1u << (31 - __builtin_clz(size));
+			k->size = size;
+			k->tier = (uint8_t)t;
+			k->units = hak_class_units(size, tier->blocks);
+			k->blocks = (k->units << HAK_UNIT_SHIFT) / size;
+			k->reciprocal = (((uint64_t)1 << 40) + size - 1) / size;
+			k->cached = tier_on[t] != 0;
+			k->most = (uint16_t)hak_max32(hak_min32(HAK_STACK_BYTES / size, HAK_STACK_MAX), 2);
+			k->first = (uint16_t)hak_min32(hak_max32(hak_min32(HAK_STACK_FIRST_BYTES / size, HAK_STACK_FIRST), 4), k->most);
+			k->batch = (uint16_t)hak_max32(hak_min32(HAK_BATCH_BYTES / size, HAK_BATCH_MOST), 1);
+			k->small = (uint16_t)slot;
+			slot += k->first + 1u;
+			size += size < 16 ? 8 : hak_max32(octave / tier->steps, 16);
+		}
+	}
+	hak_assert(c == HAK_CLASSES);
+	/* The large regions come last: a page of them is touched only by a class that has outgrown its small one. */
+	for (c = 0; c < HAK_CLASSES; c++) {
+		hak_class[c].large = hak_class[c].small;
+		if (hak_class[c].most > hak_class[c].first) {
+			hak_class[c].large = (uint16_t)slot;
+			slot += hak_class[c].most + 1u;
+		}
+	}
+	hak_assert(slot <= UINT16_MAX);
+	hak_boot.slots = slot;
+
+	for (uint32_t i = 0, k = 0; i < sizeof hak_class_small; i++) {
+		while (hak_class[k].size < i * 8)
+			k++;
+		hak_class_small[i] = (uint8_t)k;
+	}
+	for (uint32_t i = 0, k = 0; i < sizeof hak_class_mid; i++) {
+		while (hak_class[k].size < i * 256)
+			k++;
+		hak_class_mid[i] = (uint8_t)k;
+	}
+	for (uint32_t i = 0, k = 0; i < sizeof hak_class_big; i++) {
+		while (hak_class[k].size < i * 8192)
+			k++;
+		hak_class_big[i] = (uint8_t)k;
+	}
+}
+
+/* =================================================== metadata ================================================== */
+
+/* Zeroed memory that is never given back; NULL when there is none. */
+static HAK_COLD void *hak_meta_alloc(size_t n)
+{
+	void *p = NULL;
+	n = hak_round_up(n, 64);
+	hak_lock(&hak_meta.lock);
+	if (n > (size_t)(hak_meta.end - hak_meta.at)) {
+		size_t chunk = n > (256 << 10) ? hak_round_up(n, hak_boot.os_page) : (size_t)1 << 20;
+		char *fresh = hak_os_map(chunk, PROT_READ | PROT_WRITE);
+		if (!fresh)
+			goto out;
+		hak_meta.bytes += chunk;
+		if (chunk == n) {
+			p = fresh;
+			goto out;
+		}
+		hak_meta.at = fresh;
+		hak_meta.end = fresh + chunk;
+	}
+	p = hak_meta.at;
+	hak_meta.at += n;
+out:
+	hak_unlock(&hak_meta.lock);
+	return p;
+}
+
+/* =================================================== page heap ================================================= */
+
+HAK_INLINE hak_super_t *hak_super_of(uint32_t u) { return hak_super[u / HAK_SUPER_UNITS]; }
+HAK_INLINE hak_slab_t *hak_slab_of(uint32_t u) { return &hak_super_of(u)->unit[u % HAK_SUPER_UNITS]; }
+
+/* Pointer -> unit.  HAK_UNITS_MAX for a pointer outside every range.  The first range is found by arithmetic, those
+ * that were reserved after it was full by looking through the few there are. */
+static inline uint32_t hak_unit_of(const void *p)
+{
+	size_t u = ((uintptr_t)p - hak_fast.base) >> HAK_UNIT_SHIFT;
+	if (hak_likely(u < hak_fast.units))
+		return (uint32_t)u;
+	for (uint32_t i = 1, n = hak_load_acquire(&hak_page.ranges); i < n; i++) {
+		const hak_range_t *r = &hak_page.range[i];
+		u = ((uintptr_t)p - (uintptr_t)r->base) >> HAK_UNIT_SHIFT;
+		if (u < r->units)
+			return r->first + (uint32_t)u;
+	}
+	return HAK_UNITS_MAX;
+}
+
+HAK_INLINE uint32_t hak_word(uint32_t u) /* 0 for HAK_UNITS_MAX */
+{
+	return u < HAK_UNITS_MAX ? hak_load(&hak_unit[u]) : 0;
+}
+
+static void hak_words_set(uint32_t u, uint32_t n, uint32_t word)
+{
+	for (uint32_t i = 0; i < n; i++)
+		hak_store(&hak_unit[u + i], word);
+}
+
+static void hak_list_remove(hak_list_t *l, hak_slab_t *s)
+{
+	*(s->prev ? &s->prev->next : &l->head) = s->next;
+	*(s->next ? &s->next->prev : &l->tail) = s->prev;
+}
+
+static void hak_list_push(hak_list_t *l, hak_slab_t *s) /* at the head */
+{
+	s->prev = NULL;
+	s->next = l->head;
+	*(l->head ? &l->head->prev : &l->tail) = s;
+	l->head = s;
+}
+
+static void hak_list_append(hak_list_t *l, hak_slab_t *s) /* at the tail */
+{
+	s->next = NULL;
+	s->prev = l->tail;
+	*(l->tail ? &l->tail->next : &l->head) = s;
+	l->tail = s;
+}
+
+/* Dirty units among u .. u + n; optionally sets or clears all of them. */
+static uint32_t hak_dirty_count(uint32_t u, uint32_t n)
+{
+	uint32_t sum = 0;
+	while (n) {
+		uint32_t at = u % HAK_SUPER_UNITS, k = hak_min32(n, HAK_SUPER_UNITS - at);
+		uint64_t mask = (k == 64 ? ~0ull : (1ull << k) - 1) << at;
+		sum += (uint32_t)__builtin_popcountll(hak_super_of(u)->dirty & mask);
+		u += k;
+		n -= k;
+	}
+	return sum;
+}
+
+static void hak_dirty_set(uint32_t u, uint32_t n, bool dirty)
+{
+	while (n) {
+		uint32_t at = u % HAK_SUPER_UNITS, k = hak_min32(n, HAK_SUPER_UNITS - at);
+		uint64_t mask = (k == 64 ? ~0ull : (1ull << k) - 1) << at;
+		if (dirty)
+			hak_super_of(u)->dirty |= mask;
+		else
+			hak_super_of(u)->dirty &= ~mask;
+		u += k;
+		n -= k;
+	}
+}
+
+HAK_INLINE uint32_t hak_run_bin(uint32_t len) /* every run in a bin above this one is longer than len */
+{
+	if (len < 64)
+		return len;
+	uint32_t log = 31u - (uint32_t)__builtin_clz(len);
+	return hak_min32(64 + (log - 6) * 4 + ((len >> (log - 2)) & 3), HAK_RUN_BINS - 1);
+}
+
+/* The order of age: r goes behind `older`, which is NULL for the oldest place. */
+static void hak_age_insert(hak_slab_t *r, hak_slab_t *older)
+{
+	r->older = older;
+	r->newer = older ? older->newer : hak_page.oldest;
+	*(r->newer ? &r->newer->older : &hak_page.newest) = r;
+	*(older ? &older->newer : &hak_page.oldest) = r;
+}
+
+static void hak_age_remove(hak_slab_t *r)
+{
+	*(r->older ? &r->older->newer : &hak_page.oldest) = r->newer;
+	*(r->newer ? &r->newer->older : &hak_page.newest) = r->older;
+}
+
+/* Puts a free run of known length and dirt into its bin, and into the order of age behind `older`. */
+static void hak_run_insert_locked(uint32_t u, uint32_t len, uint32_t dirty, uint64_t stamp, hak_slab_t *older)
+{
+	hak_slab_t *r = hak_slab_of(u), *last = hak_slab_of(u + len - 1);
+	int kind = dirty ? HAK_DIRTY : HAK_CLEAN;
+	uint32_t bin = hak_run_bin(len);
+
+	last->len = len;
+	r->len = len;
+	r->dirty = dirty;
+	r->where = HAK_IN_FREE;
+	hak_list_push(&hak_page.bin[kind][bin], r);
+	hak_page.nonempty[kind][bin / 64] |= 1ull << (bin % 64);
+	if (dirty) {
+		r->stamp = stamp;
+		hak_age_insert(r, older);
+	}
+	hak_page.dirty_units += dirty;
+	hak_page.clean_units += len - dirty;
+}
+
+static void hak_run_remove_locked(hak_slab_t *r)
+{
+	int kind = r->dirty ? HAK_DIRTY : HAK_CLEAN;
+	uint32_t bin = hak_run_bin(r->len);
+
+	hak_list_remove(&hak_page.bin[kind][bin], r);
+	if (!hak_page.bin[kind][bin].head)
+		hak_page.nonempty[kind][bin / 64] &= ~(1ull << (bin % 64));
+	if (r->dirty)
+		hak_age_remove(r);
+	r->where = HAK_IN_NONE;
+	hak_page.dirty_units -= r->dirty;
+	hak_page.clean_units -= r->len - r->dirty;
+}
+
+/* Units u .. u + len become free and join their free neighbours.  The age of the whole is that of its larger dirty
+ * part, so that a busy neighbour does not keep old memory young. */
+static void hak_run_free_locked(uint32_t u, uint32_t len, uint64_t now)
+{
+	uint32_t dirty = hak_dirty_count(u, len), most = dirty, start = u, end = u + len;
+	uint64_t stamp = now;
+	hak_slab_t *older = hak_page.newest;
+
+	hak_words_set(u, len, 0);
+	for (int side = 0; side < 2; side++) {
+		uint32_t next = side ? end : start - 1;
+		hak_slab_t *r;
+		if (!hak_super_of(next) || hak_load(&hak_unit[next]) != 0)
+			continue;
+		r = hak_slab_of(next);
+		if (!side)
+			r = hak_slab_of(start -= r->len);
+		end += side ? r->len : 0;
+		if (r->dirty > most) {
+			most = r->dirty;
+			stamp = r->stamp;
+			older = r->older;
+		} else if (older == r && r->dirty) {
+			older = r->older;
+		}
+		dirty += r->dirty;
+		hak_run_remove_locked(r);
+	}
+	hak_run_insert_locked(start, end - start, dirty, stamp, older);
+}
+
+/* Reserves another range of at least `units`, halving what it asks for until the system agrees. */
+static HAK_COLD bool hak_range_reserve_locked(uint32_t units)
+{
+	uint32_t i = hak_page.ranges, first = HAK_SUPER_UNITS;
+	size_t least = hak_round_up((size_t)units << HAK_UNIT_SHIFT, HAK_SUPER), want = (size_t)hak_option.reserve, limit;
+	hak_range_t *r = &hak_page.range[i];
+	char *p = NULL;
+
+	if (i) /* a superslab that is never committed stands between two ranges, so that runs do not join across */
+		first = hak_page.range[i - 1].first + hak_page.range[i - 1].units + HAK_SUPER_UNITS;
+	if (i == HAK_RANGES_MAX || first + units > HAK_UNITS_MAX)
+		return false;
+	if (want == 0) {
+		want = (size_t)64 << 30;
+		if (want < 2 * hak_os_memory())
+			want = 2 * hak_os_memory();
+		limit = hak_os_address_limit() / 4; /* a limited program has other mappings to make */
+		if (want > limit)
+			want = limit;
+	}
+	limit = (size_t)(HAK_UNITS_MAX - first) << HAK_UNIT_SHIFT;
+	want = (want < limit ? want : limit) & ~(HAK_SUPER - 1);
+	if (want < least)
+		want = least;
+	while (!(p = hak_os_map_aligned(want, HAK_SUPER, PROT_NONE)) && want > least) {
+		want = (want / 2) & ~(HAK_SUPER - 1);
+		if (want < least)
+			want = least;
+	}
+	if (!p)
+		return false;
+	madvise(p, want, hak_option.huge_pages ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+	*r = (hak_range_t){.base = p, .first = first, .units = (uint32_t)(want >> HAK_UNIT_SHIFT)};
+	if (i == 0) {
+		hak_fast.base = (uintptr_t)p - ((size_t)first << HAK_UNIT_SHIFT);
+		hak_fast.units = first + r->units;
+	}
+	hak_store_release(&hak_page.ranges, i + 1);
+	return true;
+}
+
+/* Commits superslabs at the end of the last range, so that a free run of `units` exists. */
+static HAK_COLD bool hak_page_grow_locked(uint32_t units, uint64_t now)
+{
+	hak_range_t *r;
+	uint32_t tail = 0, u, n;
+
+	if (hak_page.ranges == 0 && !hak_range_reserve_locked((uint32_t)hak_round_up(units, HAK_SUPER_UNITS)))
+		return false;
+	r = &hak_page.range[hak_page.ranges - 1];
+	u = r->first + r->top;
+	if (r->top && hak_load(&hak_unit[u - 1]) == 0)
+		tail = hak_slab_of(u - 1)->len;
+	n = (uint32_t)hak_round_up(units > tail ? units - tail : 1, HAK_SUPER_UNITS);
+	if (n > r->units - r->top) {
+		if (!hak_range_reserve_locked((uint32_t)hak_round_up(units, HAK_SUPER_UNITS)))
+			return false;
+		r = &hak_page.range[hak_page.ranges - 1];
+		u = r->first;
+		n = (uint32_t)hak_round_up(units, HAK_SUPER_UNITS);
+	}
+	char *base = r->base + ((size_t)r->top << HAK_UNIT_SHIFT);
+	for (uint32_t i = u; i < u + n; i += HAK_SUPER_UNITS) {
+		hak_super_t *s = hak_super[i / HAK_SUPER_UNITS]; /* there already if committing failed before */
+		if (!s && !(s = hak_meta_alloc(sizeof *s)))
+			return false;
+		for (uint32_t k = 0; k < HAK_SUPER_UNITS; k++) {
+			s->unit[k].unit = i + k;
+			s->unit[k].base = base + ((size_t)(i + k - u) << HAK_UNIT_SHIFT);
+		}
+		hak_store(&hak_unit[i], HAK_RUN_PURGING); /* not free for a neighbour until all of it is committed */
+		hak_store_release(&hak_super[i / HAK_SUPER_UNITS], s);
+	}
+	if (!hak_os_commit(base, (size_t)n << HAK_UNIT_SHIFT))
+		return false;
+	r->top += n;
+	hak_page.supers += n / HAK_SUPER_UNITS;
+	hak_run_free_locked(u, n, now);
+	return true;
+}
+
+/* The shortest free run of at least `units` in the bins of one kind; NULL. */
+static hak_slab_t *hak_run_find_locked(int kind, uint32_t units)
+{
+	uint32_t bin = hak_run_bin(units);
+	hak_slab_t *best = NULL;
+
+	if (bin >= 64) { /* lengths are mixed here: the best of the first few */
+		int looked = 0;
+		for (hak_slab_t *r = hak_page.bin[kind][bin].head; r && looked < 16; r = r->next, looked++)
+			if (r->len >= units && (!best || r->len < best->len))
+				best = r;
+		if (best)
+			return best;
+		bin++;
+	}
+	for (uint32_t w = bin / 64; w < HAK_RUN_WORDS; w++) {
+		uint64_t bits = hak_page.nonempty[kind][w];
+		if (w == bin / 64)
+			bits &= ~0ull << (bin % 64);
+		if (bits)
+			return hak_page.bin[kind][w * 64 + (uint32_t)__builtin_ctzll(bits)].head;
+	}
+	return NULL;
+}
+
+static void hak_page_peak_locked(void)
+{
+	uint64_t bytes = (hak_page.used_units << HAK_UNIT_SHIFT) + hak_load(&hak_whales.bytes);
+	if (bytes > hak_page.peak_bytes)
+		hak_store(&hak_page.peak_bytes, bytes);
+}
+
+/* Takes a run of `units` at a multiple of `align` units, its words still 0; 0: out of memory.  *zero: never used. */
+static uint32_t hak_run_alloc_locked(uint32_t units, uint32_t align, bool *zero, uint64_t now)
+{
+	uint32_t need = units + align - 1, u, len, dirty;
+	uint64_t stamp;
+	hak_slab_t *r, *older;
+
+	while (!(r = hak_run_find_locked(HAK_DIRTY, need)) && !(r = hak_run_find_locked(HAK_CLEAN, need)))
+		if (!hak_page_grow_locked(need, now))
+			return 0;
+	hak_run_remove_locked(r);
+	u = r->unit;
+	len = r->len;
+	stamp = r->stamp;
+	older = r->dirty ? r->older : hak_page.newest;
+	if (align > 1) { /* by address: the base of a range need not be a multiple of more than a superslab */
+		uintptr_t address = (uintptr_t)r->base, at = hak_round_up(address, (size_t)align << HAK_UNIT_SHIFT);
+		uint32_t skip = (uint32_t)((at - address) >> HAK_UNIT_SHIFT);
+		if (skip) {
+			dirty = hak_dirty_count(u, skip);
+			hak_run_insert_locked(u, skip, dirty, stamp, older);
+			if (dirty)
+				older = hak_slab_of(u);
+			u += skip;
+			len -= skip;
+		}
+	}
+	*zero = hak_dirty_count(u, units) == 0;
+	if (len > units) {
+		dirty = hak_dirty_count(u + units, len - units);
+		hak_run_insert_locked(u + units, len - units, dirty, stamp, older);
+	}
+	hak_dirty_set(u, units, true); /* what is handed out counts as touched */
+	hak_page.used_units += units;
+	hak_page_peak_locked();
+	return u;
+}
+
+/* A used run goes back.  Returns whether more than the allowance is kept now. */
+static bool hak_run_release_locked(uint32_t u, uint32_t units, uint64_t now)
+{
+	hak_page.used_units -= units;
+	hak_run_free_locked(u, units, now);
+	uint64_t keep = (uint64_t)hak_load(&hak_option.retain) >> HAK_UNIT_SHIFT;
+	return hak_page.dirty_units > keep && hak_page.dirty_units > hak_page.used_units;
+}
+
+/* Gives memory back, oldest first: everything that was freed before `before` (ms), and more while more than the
+ * allowance is kept.  The calls to the system are made without the page heap's lock, on runs that are marked as
+ * neither free nor used.  Waits for another purge only if asked to. */
+static HAK_COLD size_t hak_page_purge(uint64_t before, bool wait)
+{
+	const uint32_t piece = 16 * HAK_SUPER_UNITS;
+	uint64_t keep, now = hak_os_now();
+	size_t returned = 0;
+
+	if (wait)
+		hak_lock(&hak_page.purging);
+	else if (!hak_lock_try(&hak_page.purging))
+		return 0;
+	hak_lock(&hak_page.lock);
+	keep = (uint64_t)hak_load(&hak_option.retain) >> HAK_UNIT_SHIFT;
+	if (keep < hak_page.used_units)
+		keep = hak_page.used_units;
+	/* When more is kept than that, an eighth at a time goes, not one unit for each unit that comes. */
+	keep = hak_page.dirty_units > keep ? keep - keep / 8 : UINT64_MAX;
+	for (hak_slab_t *r; (r = hak_page.oldest) && (r->stamp < before || hak_page.dirty_units > keep);) {
+		uint32_t u = r->unit, len = r->len, dirty;
+		uint64_t stamp = r->stamp;
+		hak_slab_t *older = r->older;
+		hak_run_remove_locked(r);
+		if (len > piece) {
+			hak_run_insert_locked(u + piece, len - piece, hak_dirty_count(u + piece, len - piece), stamp, older);
+			len = piece;
+		}
+		dirty = hak_dirty_count(u, len);
+		if (dirty == 0) { /* the dirt is in the other part */
+			hak_run_insert_locked(u, len, 0, 0, NULL);
+			continue;
+		}
+		hak_store(&hak_unit[u], HAK_RUN_PURGING);
+		hak_store(&hak_unit[u + len - 1], HAK_RUN_PURGING);
+		hak_page.purging_dirty = dirty;
+		hak_page.purging_clean = len - dirty;
+		hak_page.purges++;
+		hak_page.purged_units += dirty;
+		hak_unlock(&hak_page.lock);
+
+		bool done = true;
+		for (uint32_t i = u, n; i < u + len; i += n) {
+			bool is = (hak_super_of(i)->dirty >> (i % HAK_SUPER_UNITS)) & 1; /* ours alone while it is marked */
+			for (n = 1; i + n < u + len && (((hak_super_of(i + n)->dirty >> ((i + n) % HAK_SUPER_UNITS)) & 1) == is); n++)
+				;
+			if (is)
+				done &= hak_os_purge(hak_slab_of(i)->base, (size_t)n << HAK_UNIT_SHIFT);
+		}
+
+		hak_lock(&hak_page.lock);
+		hak_page.purging_dirty = hak_page.purging_clean = 0;
+		if (done) {
+			hak_dirty_set(u, len, false);
+			returned += (size_t)dirty << HAK_UNIT_SHIFT;
+		}
+		hak_run_free_locked(u, len, now);
+		if (!done)
+			break; /* locked memory: it stays */
+	}
+	hak_unlock(&hak_page.lock);
+	hak_unlock(&hak_page.purging);
+	return returned;
+}
+
+static void hak_page_release(uint32_t u, uint32_t units)
+{
+	bool over;
+	hak_lock(&hak_page.lock);
+	over = hak_run_release_locked(u, units, hak_os_now());
+	hak_unlock(&hak_page.lock);
+	if (hak_unlikely(over))
+		hak_page_purge(0, false);
+}
+
+/* ===================================================== slabs =================================================== */
+
+HAK_INLINE uint32_t hak_slab_units(const hak_class_t *k) /* units that a new slab takes */
+{
+	return hak_option.tiny_use_superslab ? k->units : hak_max32(k->units, HAK_SUPER_UNITS);
+}
+
+HAK_INLINE hak_slab_t *hak_slab_head(uint32_t u)
+{
+	return hak_slab_of(u - hak_slab_of(u)->back);
+}
+
+/* Index of the block that starts at p, or an error.  Claim of the owner, or lock for an orphan. */
+HAK_INLINE int hak_slab_index(const hak_slab_t *s, const hak_class_t *k, const void *p, uint32_t *index)
+{
+	uint64_t offset = (uint64_t)((const char *)p - s->base);
+	uint32_t i = (uint32_t)((offset * k->reciprocal) >> 40);
+	*index = i;
+	if (hak_unlikely((uint64_t)i * k->size != offset || i >= s->carved))
+		return HAK_ERR_INTERIOR;
+	if (hak_unlikely((s->map[i / 64] >> (i % 64)) & 1))
+		return HAK_ERR_ALREADY_FREE;
+	return HAK_ERR_OK;
+}
+
+static void hak_slab_init(uint32_t u, uint32_t units, uint32_t c, bool zero)
+{
+	const hak_class_t *k = &hak_class[c];
+	hak_slab_t *s = hak_slab_of(u);
+
+	for (uint32_t i = 0; i < units; i++)
+		hak_slab_of(u + i)->back = (uint8_t)i;
+	s->map = k->blocks <= HAK_INLINE_BITS ? s->bits : hak_super_of(u)->map[u % HAK_SUPER_UNITS];
+	memset(s->map, 0, (k->blocks + 63) / 64 * 8);
+	s->used = s->carved = s->free = 0;
+	s->hint = s->purged = 0;
+	s->len = units;
+	s->class = (uint8_t)c;
+	s->where = HAK_IN_NONE;
+	s->zero = zero;
+}
+
+/* Moves up to n free blocks out of s, whole words of its bitmap first, then blocks that were never used. */
+static uint32_t hak_slab_take(hak_slab_t *s, const hak_class_t *k, void **out, uint32_t n, uint32_t *carved)
+{
+	uint32_t got = 0, words = (k->blocks + 63) / 64, w = s->hint;
+
+	*carved = 0;
+	if (s->free) {
+		for (; w < words && got < n; w++) {
+			uint64_t bits = s->map[w];
+			char *base = s->base + (size_t)w * 64 * k->size;
+			while (bits && got < n) {
+				out[got++] = base + (size_t)__builtin_ctzll(bits) * k->size;
+				bits &= bits - 1;
+			}
+			s->map[w] = bits;
+			if (bits)
+				break;
+		}
+		s->hint = (uint16_t)w;
+		s->free -= got;
+	}
+	if (got < n && s->carved < k->blocks) {
+		uint32_t fresh = hak_min32(n - got, k->blocks - s->carved);
+		char *p = s->base + (size_t)s->carved * k->size;
+		for (uint32_t i = 0; i < fresh; i++, p += k->size)
+			out[got++] = p;
+		s->carved += fresh;
+		*carved = fresh;
+	}
+	s->used += got;
+	return got;
+}
+
+HAK_INLINE void hak_slab_put(hak_slab_t *s, uint32_t index)
+{
+	s->map[index / 64] |= 1ull << (index % 64);
+	s->free++;
+	s->used--;
+	s->purged = 0;
+	if (index / 64 < s->hint)
+		s->hint = (uint16_t)(index / 64);
+}
+
+HAK_INLINE bool hak_slab_has_room(const hak_slab_t *s, const hak_class_t *k)
+{
+	return s->free != 0 || s->carved < k->blocks;
+}
+
+/* Gives the OS pages back that hold no used block.  Returns their bytes. */
+static HAK_COLD size_t hak_slab_purge(hak_slab_t *s)
+{
+	const hak_class_t *k = &hak_class[s->class];
+	size_t page = hak_boot.os_page, sum = 0;
+
+	if (s->purged || s->free == 0)
+		return 0;
+	for (uint32_t i = 0, j; i < s->carved; i = j + 1) {
+		/* Free blocks are i .. j - 1, and j is a used one or the end. */
+		for (j = i; j < s->carved && ((s->map[j / 64] >> (j % 64)) & 1); j++)
+			if (j % 64 == 0 && s->map[j / 64] == ~0ull)
+				j += 63;
+		j = hak_min32(j, s->carved);
+		size_t from = hak_round_up((size_t)i * k->size, page), to = (size_t)j * k->size & ~(page - 1);
+		if (j > i && from < to && hak_os_purge(s->base + from, to - from))
+			sum += to - from;
+	}
+	s->purged = 1;
+	return sum;
+}
+
+/* ===================================================== heaps =================================================== */
+
+static void hak_claim(hak_heap_t *h) { hak_lock(&h->claim); }
+static void hak_unclaim(hak_heap_t *h) { hak_unlock(&h->claim); }
+
+/* The calls below that end in _locked want the heap's claim. */
+
+static void hak_heap_enlist_locked(hak_heap_t *h, hak_slab_t *s, const hak_class_t *k)
+{
+	hak_bin_t *b = &h->bin[s->class];
+	s->where = hak_slab_has_room(s, k) ? HAK_IN_PARTIAL : HAK_IN_FULL;
+	hak_list_append(s->where == HAK_IN_PARTIAL ? &b->partial : &b->full, s);
+}
+
+static void hak_heap_delist_locked(hak_heap_t *h, hak_slab_t *s)
+{
+	hak_bin_t *b = &h->bin[s->class];
+	if (s->where == HAK_IN_CURRENT)
+		b->current = NULL;
+	else
+		hak_list_remove(s->where == HAK_IN_PARTIAL ? &b->partial : &b->full, s);
+	s->where = HAK_IN_NONE;
+}
+
+/* An empty slab goes back to the page heap. */
+static void hak_heap_release_locked(hak_heap_t *h, hak_slab_t *s)
+{
+	hak_bin_t *b = &h->bin[s->class];
+	hak_heap_delist_locked(h, s);
+	hak_count(&b->slabs, -1ull);
+	hak_count(&h->count.slabs_released, 1u);
+	hak_page_release(s->unit, s->len);
+}
+
+/* A block of slab s, which h owns, goes into the bitmap. */
+HAK_INLINE void hak_heap_put_locked(hak_heap_t *h, hak_slab_t *s, const hak_class_t *k, const void *p)
+{
+	uint32_t i;
+	int error = hak_slab_index(s, k, p, &i);
+	if (hak_unlikely(error))
+		hak_die("free", p, hak_error_texts[error]);
+	hak_slab_put(s, i);
+	hak_count(&h->bin[s->class].used, -1ull);
+	hak_count(&h->used_bytes, -(uint64_t)k->size);
+	if (hak_unlikely(s->where == HAK_IN_FULL)) {
+		hak_heap_delist_locked(h, s);
+		hak_heap_enlist_locked(h, s, k);
+	}
+	/* The current slab stays, so that a thread at the edge of a slab does not go to the page heap each time. */
+	if (hak_unlikely(s->used == 0) && (s->where != HAK_IN_CURRENT || k->tier == HAK_TIER_l25))
+		hak_heap_release_locked(h, s);
+}
+
+static hak_heap_t *hak_heap_by_id(uint32_t id)
+{
+	return id < HAK_HEAPS_MAX ? hak_load_acquire(&hak_heap[id]) : NULL;
+}
+
+/* Stacks at their first capacity, in the small regions.  Owner, stacks empty. */
+static void hak_heap_stack_reset(hak_heap_t *h, uint32_t c)
+{
+	const hak_class_t *k = &hak_class[c];
+	h->floor[c] = k->small;
+	h->top[c] = (uint16_t)(k->small + (k->cached ? k->first : 0));
+	hak_store(&h->v[c], (h->v[c] & ~0xFFFFull) | k->small);
+	h->bin[c].refills = h->bin[c].flushes = 0;
+}
+
+HAK_INLINE uint32_t hak_heap_level(const hak_heap_t *h, uint32_t c)
+{
+	return (uint32_t)(hak_load(&h->v[c]) & 0xFFFF) - h->floor[c];
+}
+
+/* Sets the capacity; the level fits already.  Owner. */
+static void hak_heap_stack_resize(hak_heap_t *h, uint32_t c, uint32_t capacity)
+{
+	const hak_class_t *k = &hak_class[c];
+	uint16_t to = capacity > k->first ? k->large : k->small;
+	uint32_t level = hak_heap_level(h, c);
+
+	if (to != h->floor[c]) {
+		memcpy(&h->slot[to + 1], &h->slot[h->floor[c] + 1], level * sizeof(void *));
+		hak_store(&h->v[c], (h->v[c] & ~0xFFFFull) | (to + level));
+		h->floor[c] = to;
+	}
+	h->top[c] = (uint16_t)(to + capacity);
+}
+
+/* Moves the n oldest blocks of a stack into bitmaps.  Owner, or fork's child for a thread that is gone. */
+static void hak_heap_flush_locked(hak_heap_t *h, uint32_t c, uint32_t n)
+{
+	const hak_class_t *k = &hak_class[c];
+	void **bottom = &h->slot[h->floor[c] + 1];
+	uint32_t level = hak_heap_level(h, c), last = HAK_UNITS_MAX;
+	hak_slab_t *s = NULL;
+
+	for (uint32_t i = 0; i < n; i++) {
+		uint32_t u = hak_unit_of(bottom[i]);
+		if (u != last) {
+			last = u;
+			s = hak_slab_head(u);
+		}
+		hak_heap_put_locked(h, s, k, bottom[i]);
+		if (s->where == HAK_IN_NONE)
+			last = HAK_UNITS_MAX; /* it was released */
+	}
+	memmove(bottom, bottom + n, (level - n) * sizeof(void *));
+	hak_store(&h->v[c], h->v[c] - n);
+	hak_count(&h->bin[c].flushed, n);
+	hak_count(&h->count.flush_blocks, n);
+}
+
+static uint64_t hak_heap_slab_bytes(const hak_heap_t *h)
+{
+	uint64_t sum = 0;
+	for (uint32_t c = 0; c < HAK_CLASSES; c++)
+		sum += (uint64_t)h->bin[c].slabs * hak_class[c].units;
+	return sum << HAK_UNIT_SHIFT;
+}
+
+/* Gives back what slabs hold beside used blocks: empty current slabs, and OS pages without a used block. */
+static HAK_COLD size_t hak_heap_purge_locked(hak_heap_t *h)
+{
+	size_t sum = 0;
+	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
+		hak_bin_t *b = &h->bin[c];
+		if (b->current && b->current->used == 0)
+			hak_heap_release_locked(h, b->current);
+		if (b->current)
+			sum += hak_slab_purge(b->current);
+		for (hak_slab_t *s = b->partial.head; s; s = s->next)
+			sum += hak_slab_purge(s);
+	}
+	hak_count(&h->count.slab_purged_bytes, sum);
+	return sum;
+}
+
+/* A heap whose live bytes have halved since it was last looked at: its stacks go down to nothing (owner only), and
+ * where slabs hold more that is free than that is used, their free OS pages go back.  A program that frees nearly
+ * everything and then sits idle gets here on its way down: later there would be no call to do it in.  Each pass is
+ * paid for by the frees of half of what was live. */
+static HAK_COLD void hak_heap_settle_locked(hak_heap_t *h, bool owner)
+{
+	for (uint32_t c = 0; owner && c < HAK_CLASSES; c++) {
+		hak_heap_flush_locked(h, c, hak_heap_level(h, c));
+		hak_heap_stack_reset(h, c);
+	}
+	if (hak_heap_slab_bytes(h) > 2 * h->used_bytes + ((uint64_t)hak_load(&hak_option.retain) >> 3))
+		hak_heap_purge_locked(h);
+	h->peak_bytes = h->used_bytes;
+	hak_count(&h->count.settles, 1u);
+}
+
+HAK_INLINE void hak_heap_settle_maybe_locked(hak_heap_t *h, bool owner)
+{
+	if (hak_unlikely(h->used_bytes < h->peak_bytes / 2 && h->peak_bytes > HAK_SETTLE_LEAST))
+		hak_heap_settle_locked(h, owner);
+}
+
+/* ================================================== remote frees =============================================== */
+
+static void hak_batch_recycle(hak_heap_t *h, hak_batch_t *b) /* owner of h; NULL: to the pool */
+{
+	hak_batch_t *first = b, *last = b;
+	uint32_t n = 1;
+
+	if (h) {
+		b->next = h->spare;
+		h->spare = b;
+		if (++h->spares < 2 * HAK_POOL_MOVE)
+			return;
+		for (first = last = h->spare; n < HAK_POOL_MOVE; n++)
+			last = last->next;
+		h->spare = last->next;
+		h->spares -= n;
+	}
+	hak_lock(&hak_pool.lock);
+	last->next = hak_pool.free;
+	hak_pool.free = first;
+	hak_pool.count += n;
+	hak_unlock(&hak_pool.lock);
+}
+
+static hak_batch_t *hak_batch_new(hak_heap_t *h) /* owner of h; NULL: out of memory */
+{
+	if (!h->spare) {
+		hak_lock(&hak_pool.lock);
+		while (hak_pool.free && h->spares < HAK_POOL_MOVE) {
+			hak_batch_t *b = hak_pool.free;
+			hak_pool.free = b->next;
+			hak_pool.count--;
+			b->next = h->spare;
+			h->spare = b;
+			h->spares++;
+		}
+		hak_unlock(&hak_pool.lock);
+		for (char *p = h->spare ? NULL : hak_meta_alloc(4 * sizeof(hak_batch_t)), *end = p + 4 * sizeof(hak_batch_t);
+		     p && p < end; p += sizeof(hak_batch_t)) {
+			((hak_batch_t *)(void *)p)->next = h->spare;
+			h->spare = (hak_batch_t *)(void *)p;
+			h->spares++;
+		}
+		if (!h->spare)
+			return NULL;
+	}
+	hak_batch_t *b = h->spare;
+	h->spare = b->next;
+	h->spares--;
+	b->count = b->bytes = 0;
+	return b;
+}
+
+/* A slab of a dead thread has got a free block, or is empty.  Lock of the page heap; returns whether too much is
+ * kept now. */
+static bool hak_orphan_put_locked(hak_slab_t *s, const void *p, uint64_t now)
+{
+	const hak_class_t *k = &hak_class[s->class];
+	uint32_t i;
+	int error = hak_slab_index(s, k, p, &i);
+	if (hak_unlikely(error))
+		hak_die("free", p, hak_error_texts[error]);
+	hak_slab_put(s, i);
+	hak_count(&hak_page.orphan_used[s->class], -1ull);
+	if (s->where == HAK_IN_FULL || s->used == 0)
+		hak_list_remove(s->where == HAK_IN_FULL ? &hak_page.orphan_full[s->class] : &hak_page.orphan[s->class], s);
+	if (s->used == 0) {
+		s->where = HAK_IN_NONE;
+		hak_count(&hak_page.orphans[s->class], -1ull);
+		return hak_run_release_locked(s->unit, s->len, now);
+	}
+	if (s->where == HAK_IN_FULL) {
+		s->where = HAK_IN_PARTIAL;
+		hak_list_append(&hak_page.orphan[s->class], s);
+	}
+	return false;
+}
+
+/* Frees blocks of a batch that lie in orphaned slabs; the others stay in it. */
+static HAK_NOINLINE void hak_batch_free_orphans(hak_batch_t *b)
+{
+	uint32_t kept = 0;
+	bool over = false;
+	uint64_t now = hak_os_now();
+
+	hak_lock(&hak_page.lock);
+	for (uint32_t i = 0; i < b->count; i++) {
+		uint32_t u = hak_unit_of(b->block[i]), word = hak_word(u);
+		if (hak_word_owner(word) != HAK_OWNER_ORPHAN) {
+			b->block[kept++] = b->block[i];
+			continue;
+		}
+		hak_count(&hak_page.orphan_received[hak_word_class(word)], 1u);
+		over |= hak_orphan_put_locked(hak_slab_head(u), b->block[i], now);
+	}
+	b->count = kept;
+	hak_unlock(&hak_page.lock);
+	if (over)
+		hak_page_purge(0, false);
+}
+
+/* Frees blocks of a batch that h owns into its bitmaps, or into its stacks where the owner does it and there is
+ * room; the others stay in the batch.  Returns the bytes that it had. */
+static uint32_t hak_batch_free_locked(hak_heap_t *h, hak_batch_t *b, bool owner)
+{
+	uint32_t kept = 0, last = HAK_UNITS_MAX, stacked = 0;
+	hak_slab_t *s = NULL;
+
+	for (uint32_t i = 0; i < b->count; i++) {
+		void *p = b->block[i];
+		uint32_t u = hak_unit_of(p), word = hak_word(u), c = hak_word_class(word), at;
+		if (hak_unlikely(hak_word_owner(word) != h->id)) {
+			b->block[kept++] = p;
+			continue;
+		}
+		hak_count(&h->bin[c].received, 1u);
+		if (owner && (at = (uint32_t)(h->v[c] & 0xFFFF)) < h->top[c]) {
+			h->slot[at + 1] = p;
+			hak_store(&h->v[c], h->v[c] + 1);
+			hak_count(&h->bin[c].filled, 1u);
+			stacked++;
+			continue;
+		}
+		if (u != last) {
+			last = u;
+			s = hak_slab_head(u);
+		}
+		hak_heap_put_locked(h, s, &hak_class[c], p);
+		if (s->where == HAK_IN_NONE)
+			last = HAK_UNITS_MAX;
+	}
+	b->count = kept;
+	hak_count(&h->count.refill_inbox_blocks, stacked);
+	return b->bytes;
+}
+
+/* Empties h's inbox.  Batches that still hold blocks of others come back as a list, for hak_batch_reroute once the
+ * claim is gone; empty ones go to `to` (the calling thread's own heap, or NULL). */
+static hak_batch_t *hak_heap_drain_locked(hak_heap_t *h, bool owner, hak_heap_t *to, hak_batch_t *leave)
+{
+	hak_batch_t *b = hak_load(&h->inbox), *stray = NULL;
+	uint32_t bytes = 0;
+
+	if (b == leave)
+		return NULL;
+	b = hak_exchange(&h->inbox, leave);
+	if (b == HAK_CLOSED)
+		b = NULL;
+	while (b) {
+		hak_batch_t *next = b->next;
+		bytes += hak_batch_free_locked(h, b, owner);
+		hak_count(&h->count.batches_drained, 1u);
+		if (hak_unlikely(b->count)) {
+			b->next = stray;
+			stray = b;
+		} else {
+			hak_batch_recycle(to, b);
+		}
+		b = next;
+	}
+	hak_sub_shared(&h->inbox_bytes, bytes);
+	return stray;
+}
+
+/* Frees one block wherever it belongs now, without needing memory: under the claim of its owner, or the page heap's
+ * lock.  For blocks in batches that arrived too late, and for threads without a heap.  `received`: it was counted as
+ * sent before. */
+static HAK_NOINLINE void hak_block_free_anywhere(void *p, bool received)
+{
+	for (;;) {
+		uint32_t u = hak_unit_of(p), word = hak_word(u), owner = hak_word_owner(word), c = hak_word_class(word);
+		bool over;
+		if (owner == HAK_OWNER_ORPHAN) {
+			hak_lock(&hak_page.lock);
+			if (hak_word(u) != word) { /* taken over in between */
+				hak_unlock(&hak_page.lock);
+				continue;
+			}
+			hak_count(received ? &hak_page.orphan_received[c] : &hak_page.orphan_claimed[c], 1u);
+			over = hak_orphan_put_locked(hak_slab_head(u), p, hak_os_now());
+			hak_unlock(&hak_page.lock);
+			if (over)
+				hak_page_purge(0, false);
+			return;
+		}
+		hak_heap_t *h = owner >= HAK_OWNER_SHARED ? hak_heap_by_id(owner) : NULL;
+		if (!h)
+			hak_die("free", p, hak_error_texts[owner == HAK_OWNER_NONE ? HAK_ERR_ALREADY_FREE : HAK_ERR_FOREIGN]);
+		hak_claim(h);
+		if (hak_word(u) == word) {
+			hak_count(received ? &h->bin[c].received : &h->bin[c].claimed, 1u);
+			hak_heap_put_locked(h, hak_slab_head(u), &hak_class[c], p);
+			hak_heap_settle_maybe_locked(h, false);
+			hak_unclaim(h);
+			return;
+		}
+		hak_unclaim(h);
+	}
+}
+
+/* Batches whose blocks have changed hands since they were written.  No claim. */
+static HAK_COLD void hak_batch_reroute(hak_heap_t *to, hak_batch_t *b)
+{
+	for (hak_batch_t *next; b; b = next) {
+		next = b->next;
+		hak_batch_free_orphans(b);
+		for (uint32_t i = 0; i < b->count; i++)
+			hak_block_free_anywhere(b->block[i], true);
+		hak_batch_recycle(to, b);
+	}
+}
+
+/* Sends a batch on its way.  `self` is the calling thread's heap; it holds no claim. */
+static HAK_NOINLINE void hak_batch_post(hak_heap_t *self, hak_batch_t *b, uint32_t owner)
+{
+	hak_heap_t *h = owner >= HAK_OWNER_FIRST ? hak_heap_by_id(owner) : NULL;
+	hak_batch_t *seen;
+
+	if (!h) { /* orphans; the shared heap gets no batches */
+		hak_count(&self->count.batches_orphaned, 1u);
+		b->next = NULL;
+		hak_batch_reroute(self, b);
+		return;
+	}
+	if (hak_load(&h->inbox_bytes) >= HAK_REMOTE_BYTES) {
+		/* The owner does not come to its inbox: do its work for it, rather than let memory pile up. */
+		hak_batch_t *stray;
+		hak_claim(h);
+		stray = hak_load(&h->inbox) == HAK_CLOSED ? NULL : hak_heap_drain_locked(h, false, self, NULL);
+		hak_batch_free_locked(h, b, false);
+		hak_heap_settle_maybe_locked(h, false);
+		hak_unclaim(h);
+		hak_count(&self->count.batches_claimed, 1u);
+		b->next = stray;
+		hak_batch_reroute(self, b);
+		return;
+	}
+	hak_add_shared(&h->inbox_bytes, b->bytes);
+	seen = hak_load(&h->inbox);
+	do {
+		if (seen == HAK_CLOSED) { /* its thread has ended */
+			hak_sub_shared(&h->inbox_bytes, b->bytes);
+			hak_count(&self->count.batches_rerouted, 1u);
+			b->next = NULL;
+			hak_batch_reroute(self, b);
+			return;
+		}
+		b->next = seen;
+	} while (!hak_cas(&h->inbox, &seen, b));
+	hak_count(&self->count.batches_posted, 1u);
+}
+
+static HAK_NOINLINE void hak_heap_post_all(hak_heap_t *h) /* owner */
+{
+	for (uint32_t i = 0; i < HAK_OUT_SLOTS; i++) {
+		hak_batch_t *b = h->out[i];
+		h->out[i] = NULL;
+		if (b)
+			hak_batch_post(h, b, h->out_owner[i]);
+	}
+}
+
+/* A block that another heap owns, or none.  Owner of h. */
+static void hak_remote_free(hak_heap_t *h, void *p, uint32_t word)
+{
+	uint32_t owner = hak_word_owner(word), c = hak_word_class(word), size = hak_class[c].size;
+	uint32_t i = owner % HAK_OUT_SLOTS;
+	hak_batch_t *b = h->out[i];
+
+	hak_count(&h->count.remote_frees, 1u);
+	if (owner == HAK_OWNER_SHARED) {
+		hak_block_free_anywhere(p, false);
+		return;
+	}
+	if (b && h->out_owner[i] != owner) {
+		h->out[i] = NULL;
+		hak_batch_post(h, b, h->out_owner[i]);
+		b = NULL;
+	}
+	if (!b) {
+		if (!(b = hak_batch_new(h))) {
+			hak_block_free_anywhere(p, false);
+			return;
+		}
+		h->out_owner[i] = owner;
+		h->out[i] = b;
+	}
+	hak_count(&h->bin[c].sent, 1u);
+	b->block[b->count++] = p;
+	b->bytes += size;
+	if (b->count == HAK_REMOTE_BLOCKS || b->bytes >= HAK_REMOTE_BYTES || size >= HAK_REMOTE_AT_ONCE) {
+		h->out[i] = NULL;
+		hak_batch_post(h, b, owner);
+	}
+}
+
+/* ================================================ refill and flush ============================================= */
+
+/* A slab of class c for h: an orphan, else free units, else new memory.  NULL: out of memory. */
+static HAK_NOINLINE hak_slab_t *hak_heap_new_slab_locked(hak_heap_t *h, uint32_t c)
+{
+	const hak_class_t *k = &hak_class[c];
+	uint32_t units = hak_slab_units(k), u;
+	hak_bin_t *b = &h->bin[c];
+	bool zero = false;
+	hak_slab_t *s;
+
+	hak_lock(&hak_page.lock);
+	if ((s = hak_page.orphan[c].head)) {
+		hak_list_remove(&hak_page.orphan[c], s);
+		hak_count(&hak_page.orphans[c], -1ull);
+		hak_count(&hak_page.orphan_used[c], -(uint64_t)s->used);
+		hak_words_set(s->unit, s->len, h->tag | c);
+		hak_unlock(&hak_page.lock);
+		hak_count(&b->used, s->used);
+		hak_count(&h->used_bytes, (uint64_t)s->used * k->size);
+		hak_count(&h->count.slabs_adopted, 1u);
+	} else {
+		u = hak_run_alloc_locked(units, hak_option.tiny_use_superslab ? 1 : HAK_SUPER_UNITS, &zero, hak_os_now());
+		if (!u) {
+			hak_unlock(&hak_page.lock);
+			return NULL;
+		}
+		s = hak_slab_of(u);
+		hak_slab_init(u, units, c, zero);
+		hak_words_set(u, units, h->tag | c);
+		hak_unlock(&hak_page.lock);
+		hak_count(&h->count.slabs_new, 1u);
+	}
+	hak_count(&b->slabs, 1u);
+	return s;
+}
+
+/* Takes up to n blocks of class c out of h's slabs, in ascending order within each. */
+static uint32_t hak_heap_take_locked(hak_heap_t *h, uint32_t c, void **out, uint32_t n)
+{
+	const hak_class_t *k = &hak_class[c];
+	hak_bin_t *b = &h->bin[c];
+	uint32_t got = 0, carved, carves = 0;
+
+	while (got < n) {
+		hak_slab_t *s = b->current;
+		if (s) {
+			got += hak_slab_take(s, k, out + got, n - got, &carved);
+			carves += carved;
+			if (hak_slab_has_room(s, k))
+				break;
+			hak_heap_delist_locked(h, s);
+			hak_heap_enlist_locked(h, s, k);
+		}
+		if ((s = b->partial.head))
+			hak_list_remove(&b->partial, s);
+		else if (got || !(s = hak_heap_new_slab_locked(h, c)))
+			break;
+		b->current = s;
+		s->where = HAK_IN_CURRENT;
+	}
+	hak_count(&b->used, got);
+	hak_count(&h->used_bytes, (uint64_t)got * k->size);
+	if (h->used_bytes > h->peak_bytes)
+		h->peak_bytes = h->used_bytes;
+	hak_count(&h->count.refill_carve_blocks, carves);
+	hak_count(&h->count.refill_bitmap_blocks, got - carves);
+	return got;
+}
+
+/* Every so many slow paths: post what has been pending for long, and give back what has been free for long. */
+static HAK_COLD void hak_heap_tick_slow(hak_heap_t *h)
+{
+	uint64_t now = hak_os_now(), age = (uint64_t)hak_load(&hak_option.purge_ms);
+
+	h->tick = HAK_TICK;
+	if (now - h->out_stamp >= 100) {
+		h->out_stamp = now;
+		hak_heap_post_all(h);
+	}
+	if (hak_load(&hak_page.dirty_units) && now > age)
+		hak_page_purge(now - age, false);
+}
+
+HAK_INLINE void hak_heap_tick(hak_heap_t *h) /* owner, no claim */
+{
+	if (hak_unlikely(h->tick-- == 0))
+		hak_heap_tick_slow(h);
+}
+
+/* The stack of class c is empty: fill it, and return one more block.  NULL: out of memory.  Owner. */
+static HAK_NOINLINE void *hak_heap_refill(hak_heap_t *h, uint32_t c)
+{
+	const hak_class_t *k = &hak_class[c];
+	hak_bin_t *b = &h->bin[c];
+	void *block[HAK_BATCH_MOST + 1], *p;
+	hak_batch_t *stray;
+	uint32_t n, got, at, capacity = (uint32_t)(h->top[c] - h->floor[c]);
+
+	hak_claim(h);
+	stray = hak_heap_drain_locked(h, true, h, NULL);
+	if (++b->refills >= 10) { /* ten refills with a flush among them: the stack is too small for what goes on */
+		if (b->flushes && capacity && capacity < k->most) {
+			capacity = hak_min32(capacity * 2, k->most);
+			hak_heap_stack_resize(h, c, capacity);
+			hak_count(&h->count.cache_grows, 1u);
+		}
+		b->refills = b->flushes = 0;
+	}
+	at = (uint32_t)(h->v[c] & 0xFFFF);
+	p = h->slot[at];
+	if (p) { /* the inbox had some */
+		hak_store(&h->v[c], h->v[c] + 0xFFFF);
+		hak_count(&b->misses, 1u);
+	} else {
+		n = hak_min32(k->batch, hak_max32(capacity / 2, 1));
+		got = hak_heap_take_locked(h, c, block, capacity ? n + 1 : 1);
+		if (got) { /* top-down, so that pops come in the order of addresses */
+			p = block[0];
+			for (uint32_t i = got; --i > 0;)
+				h->slot[++at] = block[i];
+			uint64_t v = h->v[c] + 0x10000 + (got - 1);
+			if (hak_unlikely(v >> 63)) { /* 47 bits of count: fold them */
+				hak_count(&b->folded, v >> 16);
+				v &= 0xFFFF;
+			}
+			hak_store(&h->v[c], v);
+			hak_count(&b->filled, got - 1);
+			hak_count(&b->misses, 1u);
+		}
+	}
+	hak_count(&h->count.refills, 1u);
+	hak_unclaim(h);
+	if (hak_unlikely(stray != NULL))
+		hak_batch_reroute(h, stray);
+	hak_heap_tick(h);
+	return p;
+}
+
+/* The stack of class c is full, or the class has none.  Owner. */
+static HAK_NOINLINE void hak_heap_overflow(hak_heap_t *h, uint32_t c, void *p)
+{
+	const hak_class_t *k = &hak_class[c];
+	hak_bin_t *b = &h->bin[c];
+	uint32_t capacity = (uint32_t)(h->top[c] - h->floor[c]);
+
+	hak_claim(h);
+	if (capacity == 0) {
+		hak_count(&b->direct, 1u);
+		hak_heap_put_locked(h, hak_slab_head(hak_unit_of(p)), k, p);
+	} else {
+		hak_heap_flush_locked(h, c, (capacity + 1) / 2);
+		hak_count(&h->count.flushes, 1u);
+		if (++b->flushes >= 8 && b->refills == 0 && capacity > k->first) {
+			/* Only frees for long: what stands here is of no use to anybody. */
+			capacity = hak_max32(capacity / 2, k->first);
+			hak_heap_flush_locked(h, c, hak_heap_level(h, c) - hak_min32(hak_heap_level(h, c), capacity / 2));
+			hak_heap_stack_resize(h, c, capacity);
+			hak_count(&h->count.cache_shrinks, 1u);
+			b->flushes = 0;
+		}
+		h->slot[(h->v[c] & 0xFFFF) + 1] = p;
+		hak_store(&h->v[c], h->v[c] + 1);
+	}
+	hak_heap_settle_maybe_locked(h, true);
+	hak_unclaim(h);
+	hak_heap_tick(h);
+}
+
+/* ============================================ thread start and end ============================================= */
+
+static HAK_COLD hak_heap_t *hak_heap_make_locked(uint32_t id) /* lock: heaps.  NULL: out of memory */
+{
+	hak_heap_t *h = hak_meta_alloc(sizeof *h + hak_boot.slots * sizeof(void *));
+	if (!h)
+		return NULL;
+	h->id = id;
+	h->tag = id << 8;
+	h->inbox = HAK_CLOSED;
+	for (uint32_t c = 0; c < HAK_CLASSES; c++)
+		hak_heap_stack_reset(h, c);
+	hak_store_release(&hak_heap[id], h);
+	return h;
+}
+
+/* The heap of threads that have none: all threads without thread caches (P0), and threads near their end. */
+static HAK_COLD hak_heap_t *hak_heap_shared(void)
+{
+	hak_heap_t *h = hak_heap_by_id(HAK_OWNER_SHARED);
+	if (!h) {
+		hak_lock(&hak_heaps.lock);
+		if (!(h = hak_heap_by_id(HAK_OWNER_SHARED)) && (h = hak_heap_make_locked(HAK_OWNER_SHARED)))
+			h->running = true;
+		hak_unlock(&hak_heaps.lock);
+	}
+	return h;
+}
+
+/* Everything that h holds goes to whoever needs it next: blocks to their slabs, empty slabs to the page heap, the
+ * others to the orphans.  Owner, or fork's child for a thread that it has not got. */
+static HAK_COLD void hak_heap_abandon(hak_heap_t *h, hak_heap_t *to)
+{
+	hak_batch_t *stray;
+	bool over = false;
+	uint64_t now = hak_os_now();
+
+	hak_heap_post_all(h);
+	hak_claim(h);
+	stray = hak_heap_drain_locked(h, false, to, HAK_CLOSED);
+	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
+		hak_bin_t *b = &h->bin[c];
+		hak_heap_flush_locked(h, c, hak_heap_level(h, c));
+		hak_heap_stack_reset(h, c);
+		if (b->slabs == 0)
+			continue;
+		hak_lock(&hak_page.lock);
+		for (hak_slab_t *s; (s = b->current ? b->current : b->partial.head ? b->partial.head : b->full.head);) {
+			hak_heap_delist_locked(h, s);
+			if (s->used == 0) {
+				over |= hak_run_release_locked(s->unit, s->len, now);
+				hak_count(&h->count.slabs_released, 1u);
+				continue;
+			}
+			hak_words_set(s->unit, s->len, (HAK_OWNER_ORPHAN << 8) | c);
+			hak_count(&hak_page.orphans[c], 1u);
+			hak_count(&hak_page.orphan_used[c], s->used);
+			s->where = hak_slab_has_room(s, &hak_class[c]) ? HAK_IN_PARTIAL : HAK_IN_FULL;
+			hak_list_append(s->where == HAK_IN_PARTIAL ? &hak_page.orphan[c] : &hak_page.orphan_full[c], s);
+		}
+		hak_unlock(&hak_page.lock);
+		hak_store(&b->slabs, 0u);
+		hak_store(&b->used, 0u);
+	}
+	hak_store(&h->used_bytes, 0u);
+	h->peak_bytes = 0;
+	hak_unclaim(h);
+	hak_batch_reroute(to, stray);
+	if (over)
+		hak_page_purge(0, false);
+	while (h->spare) { /* empty batches of a thread that is gone are for everybody */
+		hak_batch_t *b = h->spare;
+		h->spare = b->next;
+		hak_batch_recycle(NULL, b);
+	}
+	h->spares = 0;
+}
+
+/* OS pages of a heap struct that no thread uses: the stacks. */
+static size_t hak_heap_purge_stacks(hak_heap_t *h)
+{
+	uintptr_t from = hak_round_up((uintptr_t)h->slot, hak_boot.os_page);
+	uintptr_t to = (uintptr_t)(h->slot + hak_boot.slots) & ~(uintptr_t)(hak_boot.os_page - 1);
+	return from < to && hak_os_purge((void *)from, to - from) ? to - from : 0;
+}
+
+static HAK_COLD void hak_heap_retire(hak_heap_t *h)
+{
+	bool many;
+	hak_heap_abandon(h, NULL);
+	hak_lock(&hak_heaps.lock);
+	many = hak_heaps.idle >= 8;
+	hak_unlock(&hak_heaps.lock);
+	if (many)
+		hak_heap_purge_stacks(h);
+	hak_lock(&hak_heaps.lock);
+	h->running = false;
+	h->next_free = hak_heaps.free;
+	hak_heaps.free = h;
+	hak_heaps.idle++;
+	hak_heaps.running--;
+	hak_heaps.exited++;
+	hak_unlock(&hak_heaps.lock);
+}
+
+/* Destructor of the thread-specific key.  Other keys' destructors still free blocks, so it asks to be called again,
+ * as often as the system promises to, less one. */
+static HAK_COLD void hak_heap_detach(void *heap)
+{
+	hak_heap_t *h = heap;
+	int saved = errno;
+
+	if (++h->dying < 3 && pthread_setspecific(hak_boot.key, h) == 0)
+		return;
+	hak_self = (hak_heap_t *)(uintptr_t)&hak_heap_dead; /* from here on every call takes the shared path */
+	hak_heap_retire(h);
+	errno = saved;
+}
+
+/* Runs once, at the first call that needs it: that may be before any constructor, and from inside the dynamic linker,
+ * so nothing here may allocate. */
+static HAK_COLD void hak_boot_init_slow(void)
+{
+	uint32_t zero = 0;
+	int saved = errno;
+
+	if (!hak_cas(&hak_boot.ready, &zero, 1u)) {
+		while (hak_load_acquire(&hak_boot.ready) != 2)
+			sched_yield();
+		return;
+	}
+	hak_boot.os_page = (size_t)getauxval(AT_PAGESZ);
+	hak_option_init();
+	hak_class_init();
+	hak_lock(&hak_page.lock);
+	hak_range_reserve_locked(HAK_SUPER_UNITS);
+	hak_unlock(&hak_page.lock);
+	hak_boot.has_key = pthread_key_create(&hak_boot.key, hak_heap_detach) == 0;
+	hak_store_release(&hak_boot.ready, 2u);
+	errno = saved;
+}
+
+HAK_INLINE void hak_boot_init(void)
+{
+	if (hak_unlikely(hak_load_acquire(&hak_boot.ready) != 2))
+		hak_boot_init_slow();
+}
+
+/* The calling thread's heap, made or taken over if it has none yet.  NULL: use the shared one. */
+static HAK_NOINLINE hak_heap_t *hak_heap_attach(void)
+{
+	hak_heap_t *h = hak_self;
+	if (hak_likely(h->id != 0))
+		return h;
+	if (h == &hak_heap_dead)
+		return NULL;
+	hak_boot_init();
+	if (!hak_option.enable_tls || !hak_boot.has_key)
+		return NULL;
+	hak_lock(&hak_heaps.lock);
+	if ((h = hak_heaps.free)) {
+		hak_heaps.free = h->next_free;
+		hak_heaps.idle--;
+	} else if (hak_heaps.made + HAK_OWNER_FIRST < HAK_HEAPS_MAX
+	           && (h = hak_heap_make_locked(hak_heaps.made + HAK_OWNER_FIRST))) {
+		hak_store_release(&hak_heaps.made, hak_heaps.made + 1);
+	}
+	if (h) {
+		h->running = true;
+		hak_heaps.running++;
+	}
+	hak_unlock(&hak_heaps.lock);
+	if (!h)
+		return NULL;
+	hak_claim(h);
+	hak_store(&h->inbox, NULL);
+	hak_unclaim(h);
+	h->tick = HAK_TICK;
+	h->dying = 0;
+	hak_self = h;
+	pthread_setspecific(hak_boot.key, h); /* may allocate: hak_self is set */
+	return h;
+}
+
+/* =================================================== whales ==================================================== */
+
+static hak_whale_t **hak_whale_place_locked(const void *p) /* the link that points to p's entry, or to NULL */
+{
+	hak_whale_t **at = &hak_whales.bucket[((uintptr_t)p * 0x9E3779B97F4A7C15ull) >> 52];
+	while (*at && (*at)->base != p)
+		at = &(*at)->next;
+	return at;
+}
+
+static void hak_whale_enter_locked(hak_whale_t *w)
+{
+	hak_whale_t **at = hak_whale_place_locked(w->base);
+	w->next = *at;
+	*at = w;
+	hak_whales.live++;
+	hak_store(&hak_whales.bytes, hak_whales.bytes + w->len);
+}
+
+static hak_whale_t *hak_whale_leave_locked(const void *p) /* NULL: not a whale */
+{
+	hak_whale_t **at = hak_whale_place_locked(p), *w = *at;
+	if (w) {
+		*at = w->next;
+		hak_whales.live--;
+		hak_store(&hak_whales.bytes, hak_whales.bytes - w->len);
+	}
+	return w;
+}
+
+static void hak_whale_unlist_kept_locked(hak_whale_t **at)
+{
+	hak_whale_t *w = *at;
+	*at = w->next;
+	hak_whales.kept_count--;
+	hak_whales.kept_bytes -= w->len;
+}
+
+/* Unmaps kept whales: those freed before `before`, and the oldest while there are more than may be kept. */
+static HAK_COLD size_t hak_whale_purge(uint64_t before)
+{
+	size_t sum = 0;
+	hak_lock(&hak_whales.lock);
+	for (;;) {
+		hak_whale_t **at = &hak_whales.kept, *w;
+		uint64_t keep = (uint64_t)hak_load(&hak_option.retain);
+		if (keep < hak_whales.bytes)
+			keep = hak_whales.bytes;
+		while (*at && (*at)->next) /* the last is the oldest */
+			at = &(*at)->next;
+		w = *at;
+		if (!w || (w->stamp >= before && hak_whales.kept_bytes <= keep && hak_whales.kept_count <= HAK_KEPT_WHALES))
+			break;
+		hak_whale_unlist_kept_locked(at);
+		char *base = w->base;
+		size_t len = w->len;
+		w->next = hak_whales.unused;
+		hak_whales.unused = w;
+		hak_unlock(&hak_whales.lock);
+		hak_os_unmap(base, len);
+		sum += len;
+		hak_lock(&hak_whales.lock);
+	}
+	hak_unlock(&hak_whales.lock);
+	return sum;
+}
+
+static hak_whale_t *hak_whale_entry_locked(void)
+{
+	hak_whale_t *w = hak_whales.unused;
+	if (w)
+		hak_whales.unused = w->next;
+	else
+		w = hak_meta_alloc(sizeof *w);
+	return w;
+}
+
+/* A mapping of its own for a block.  *zero: it is fresh.  NULL: out of memory. */
+static HAK_COLD void *hak_whale_alloc(size_t n, size_t align, bool *zero)
+{
+	size_t len = hak_round_up(n, hak_boot.os_page);
+	hak_whale_t **best = NULL, *w = NULL;
+	char *base;
+
+	*zero = false;
+	hak_lock(&hak_whales.lock);
+	for (hak_whale_t **at = &hak_whales.kept; *at; at = &(*at)->next)
+		if ((*at)->len >= len && (*at)->len - len <= len / 4 && ((uintptr_t)(*at)->base & (align - 1)) == 0
+		    && (!best || (*at)->len < (*best)->len))
+			best = at;
+	if (best) {
+		w = *best;
+		hak_whale_unlist_kept_locked(best);
+		hak_whales.hits++;
+	} else {
+		w = hak_whale_entry_locked();
+	}
+	hak_unlock(&hak_whales.lock);
+	if (!w)
+		return NULL;
+	if (!best) {
+		base = hak_os_map_aligned(len, align, PROT_READ | PROT_WRITE);
+		if (!base && hak_whale_purge(UINT64_MAX) + hak_page_purge(UINT64_MAX, false))
+			base = hak_os_map_aligned(len, align, PROT_READ | PROT_WRITE);
+		hak_lock(&hak_whales.lock);
+		if (!base) {
+			w->next = hak_whales.unused;
+			hak_whales.unused = w;
+			hak_unlock(&hak_whales.lock);
+			return NULL;
+		}
+		w->base = base;
+		w->len = len;
+		*zero = true;
+	} else {
+		hak_lock(&hak_whales.lock);
+	}
+	hak_whales.allocs++;
+	hak_whale_enter_locked(w);
+	base = w->base;
+	hak_unlock(&hak_whales.lock);
+	return base;
+}
+
+static HAK_COLD bool hak_whale_free(void *p) /* false: not a whale */
+{
+	hak_lock(&hak_whales.lock);
+	hak_whale_t *w = hak_whale_leave_locked(p);
+	if (!w) {
+		hak_unlock(&hak_whales.lock);
+		return false;
+	}
+	hak_whales.frees++;
+	w->stamp = hak_os_now();
+	w->next = hak_whales.kept;
+	hak_whales.kept = w;
+	hak_whales.kept_count++;
+	hak_whales.kept_bytes += w->len;
+	hak_unlock(&hak_whales.lock);
+	hak_whale_purge(0);
+	return true;
+}
+
+static size_t hak_whale_size(const void *p) /* 0: not a whale */
+{
+	hak_lock(&hak_whales.lock);
+	hak_whale_t *w = *hak_whale_place_locked(p);
+	size_t len = w ? w->len : 0;
+	hak_unlock(&hak_whales.lock);
+	return len;
+}
+
+/* Grows or shrinks a mapping, which may move it.  NULL: out of memory, the block is as it was. */
+static HAK_COLD void *hak_whale_resize(void *p, size_t n)
+{
+	size_t len = hak_round_up(n, hak_boot.os_page);
+	hak_lock(&hak_whales.lock);
+	hak_whale_t *w = hak_whale_leave_locked(p);
+	if (w) {
+		/* With room to grow, so that a block that grows by steps does not go to the system at each: address space
+		 * only, nobody has touched it. */
+		if (len > w->len)
+			len = hak_round_up(len + len / 8, hak_boot.os_page);
+		char *q = hak_os_remap(w->base, w->len, len);
+		if (!q && len > w->len)
+			q = hak_os_remap(w->base, w->len, len = hak_round_up(n, hak_boot.os_page));
+		if (q) {
+			w->base = q;
+			w->len = len;
+		}
+		hak_whale_enter_locked(w);
+		p = q;
+	}
+	hak_unlock(&hak_whales.lock);
+	return p;
+}
+
+/* ================================================= large runs ================================================== */
+
+/* A block above 1 MiB, or of an alignment above a unit. */
+static HAK_NOINLINE void *hak_large_alloc(size_t n, size_t align, bool *zero)
+{
+	size_t units = (n + HAK_UNIT - 1) >> HAK_UNIT_SHIFT, align_units = align > HAK_UNIT ? align >> HAK_UNIT_SHIFT : 1;
+	hak_slab_t *r = NULL;
+	void *p;
+
+	if (n > PTRDIFF_MAX - HAK_SUPER || align > PTRDIFF_MAX - HAK_SUPER) {
+		errno = ENOMEM;
+		return NULL;
+	}
+	hak_boot_init();
+	if (units == 0)
+		units = 1;
+	if (units + align_units <= HAK_RUN_MAX / HAK_UNIT) {
+		hak_lock(&hak_page.lock);
+		uint32_t u = hak_run_alloc_locked((uint32_t)units, (uint32_t)align_units, zero, hak_os_now());
+		if (u) {
+			r = hak_slab_of(u);
+			r->len = (uint32_t)units;
+			hak_words_set(u + 1, (uint32_t)units - 1, HAK_RUN_BODY);
+			hak_words_set(u, 1, HAK_RUN_HEAD);
+			hak_page.large_blocks++;
+			hak_page.large_allocs++;
+			hak_page.large_units += units;
+		}
+		hak_unlock(&hak_page.lock);
+		if (r)
+			return r->base;
+	}
+	if (!(p = hak_whale_alloc(n ? n : 1, align > hak_boot.os_page ? align : hak_boot.os_page, zero)))
+		errno = ENOMEM;
+	return p;
+}
+
+static HAK_NOINLINE void hak_large_free(void *p, uint32_t u)
+{
+	bool over = false, good;
+	hak_lock(&hak_page.lock);
+	good = hak_word(u) == HAK_RUN_HEAD && hak_slab_of(u)->base == p;
+	if (good) {
+		uint32_t units = hak_slab_of(u)->len;
+		hak_page.large_blocks--;
+		hak_page.large_frees++;
+		hak_page.large_units -= units;
+		over = hak_run_release_locked(u, units, hak_os_now());
+	}
+	hak_unlock(&hak_page.lock);
+	if (!good)
+		hak_die("free", p, hak_error_texts[HAK_ERR_INTERIOR]);
+	if (over)
+		hak_page_purge(0, false);
+}
+
+/* Makes a run of `units` of the run at u, where it stands.  False: there is no room. */
+static HAK_COLD bool hak_large_resize(uint32_t u, uint32_t units)
+{
+	hak_slab_t *r = hak_slab_of(u), *next;
+	uint32_t len, more;
+	uint64_t now = hak_os_now();
+	bool fits = true;
+
+	hak_lock(&hak_page.lock);
+	len = r->len;
+	if (units < len) {
+		r->len = units;
+		hak_page.large_units -= len - units;
+		hak_run_release_locked(u + units, len - units, now);
+	} else if (units > len) {
+		more = units - len;
+		fits = hak_super_of(u + len) && hak_word(u + len) == 0 && (next = hak_slab_of(u + len))->len >= more;
+		if (fits) {
+			uint32_t left = next->len - more;
+			uint64_t stamp = next->stamp;
+			hak_slab_t *older = next->dirty ? next->older : hak_page.newest;
+			hak_run_remove_locked(next);
+			if (left)
+				hak_run_insert_locked(u + units, left, hak_dirty_count(u + units, left), stamp, older);
+			hak_dirty_set(u + len, more, true);
+			hak_words_set(u + len, more, HAK_RUN_BODY);
+			r->len = units;
+			hak_page.large_units += more;
+			hak_page.used_units += more;
+			hak_page_peak_locked();
+		}
+	}
+	hak_unlock(&hak_page.lock);
+	return fits;
+}
+
+/* Moves a run that has no room to grow into a mapping of its own: its OS pages change their address, nothing is
+ * copied, and from there on it grows by mremap.  NULL: the system will not, and the block is as it was. */
+static HAK_COLD void *hak_large_to_whale(void *p, uint32_t u, size_t n)
+{
+	size_t len = (size_t)hak_slab_of(u)->len << HAK_UNIT_SHIFT, to = hak_round_up(n, hak_boot.os_page);
+	char *moved, *base;
+	hak_whale_t *w;
+
+	hak_lock(&hak_whales.lock);
+	w = hak_whale_entry_locked();
+	hak_unlock(&hak_whales.lock);
+	if (!w)
+		return NULL;
+	/* DONTUNMAP: what is left behind stays mapped and reads as zero, so that nobody can map into our range. */
+	moved = mremap(p, len, len, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, NULL);
+	base = moved == MAP_FAILED ? NULL : hak_os_remap(moved, len, to);
+	if (moved != MAP_FAILED && !base)
+		mremap(moved, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, p);
+	hak_lock(&hak_whales.lock);
+	if (base) {
+		w->base = base;
+		w->len = to;
+		hak_whales.allocs++;
+		hak_whale_enter_locked(w);
+	} else {
+		w->next = hak_whales.unused;
+		hak_whales.unused = w;
+	}
+	hak_unlock(&hak_whales.lock);
+	if (base) {
+		hak_lock(&hak_page.lock);
+		uint32_t units = hak_slab_of(u)->len;
+		hak_page.large_blocks--;
+		hak_page.large_frees++;
+		hak_page.large_units -= units;
+		hak_dirty_set(u, units, false);
+		hak_run_release_locked(u, units, hak_os_now());
+		hak_unlock(&hak_page.lock);
+	}
+	return base;
+}
+
+/* ================================================== slow paths ================================================= */
+
+/* One block of the heap that all threads without one share. */
+static HAK_NOINLINE void *hak_shared_alloc(uint32_t c)
+{
+	hak_heap_t *h = hak_heap_shared();
+	void *p = NULL;
+
+	if (!h)
+		return NULL;
+	hak_claim(h);
+	if (hak_heap_take_locked(h, c, &p, 1)) {
+		hak_store(&h->v[c], h->v[c] + 0x10000);
+		hak_count(&h->bin[c].misses, 1u);
+	}
+	hak_unclaim(h);
+	return p;
+}
+
+/* The stack was empty, the size is above every class, or the thread has no heap yet.  The size comes, not the class:
+ * before the first call has run the size tables are empty. */
+static HAK_NOINLINE void *hak_malloc_slow(size_t n)
+{
+	hak_heap_t *h;
+	void *p;
+	bool zero;
+
+	if (n > HAK_CLASS_MAX)
+		return hak_large_alloc(n, 1, &zero);
+	hak_boot_init();
+	h = hak_heap_attach();
+	p = h ? hak_heap_refill(h, hak_class_of(n)) : hak_shared_alloc(hak_class_of(n));
+	if (hak_unlikely(!p))
+		errno = ENOMEM;
+	return p;
+}
+
+static _Noreturn HAK_COLD void hak_free_bad(const void *p, const char *call)
+{
+	uint32_t u = hak_unit_of(p);
+	bool ours = u < HAK_UNITS_MAX && hak_load_acquire(&hak_super[u / HAK_SUPER_UNITS]);
+	int error = !ours ? HAK_ERR_FOREIGN : hak_word(u) == HAK_RUN_BODY ? HAK_ERR_INTERIOR : HAK_ERR_ALREADY_FREE;
+	hak_die(call, p, hak_error_texts[error]);
+}
+
+static _Noreturn HAK_COLD void hak_free_twice(const void *p)
+{
+	hak_die("free", p, hak_error_texts[HAK_ERR_ALREADY_FREE]);
+}
+
+/* NULL, a full stack, a block of another heap or of none, a large block, or no block at all. */
+static HAK_NOINLINE void hak_free_slow(void *p)
+{
+	uint32_t u, word, owner;
+	hak_heap_t *h;
+	int saved = errno;
+
+	if (!p)
+		return;
+	u = hak_unit_of(p);
+	word = hak_word(u);
+	owner = hak_word_owner(word);
+	if (owner < HAK_OWNER_ORPHAN) {
+		if (word == HAK_RUN_HEAD)
+			hak_large_free(p, u);
+		else if (owner == HAK_OWNER_RUN || !hak_whale_free(p))
+			hak_free_bad(p, "free");
+	} else if (!(h = hak_heap_attach())) {
+		hak_block_free_anywhere(p, false);
+	} else if (owner != h->id) {
+		hak_remote_free(h, p, word);
+		hak_heap_tick(h);
+	} else {
+		uint32_t c = hak_word_class(word), at = (uint32_t)(h->v[c] & 0xFFFF);
+		if (h->slot[at] == p)
+			hak_free_twice(p);
+		if (at == h->top[c]) {
+			hak_heap_overflow(h, c, p);
+		} else { /* in a range that the fast path does not know */
+			h->slot[at + 1] = p;
+			hak_store(&h->v[c], h->v[c] + 1);
+		}
+	}
+	errno = saved;
+}
+
+/* =================================================== HOT PATHS ================================================= */
+
+/* v holds the stack's index in its low 16 bits and the count of allocations above: a pop adds 1 to the count and
+ * takes 1 from the index in one addition, 0xFFFF.  Below each stack stands a NULL, so an empty one needs no test of
+ * its own. */
+#define HAK_POP 0xFFFF
+#define HAK_PUSH 1
+
+HAK_INLINE void *hak_hot_malloc(size_t n)
+{
+	hak_heap_t *h = hak_self;
+	size_t c;
+
+	if (hak_likely(n <= HAK_SMALL_MAX))
+		c = hak_class_small[(n + 7) >> 3];
+	else if (n <= HAK_MID_MAX)
+		c = hak_class_mid[(n + 255) >> 8];
+	else if (n <= HAK_CLASS_MAX)
+		c = hak_class_big[(n + 8191) >> 13];
+	else
+		return hak_malloc_slow(n);
+	uint64_t v = hak_load(&h->v[c]);
+	void *p = h->slot[v & 0xFFFF];
+	if (hak_unlikely(!p))
+		return hak_malloc_slow(n);
+	hak_store(&h->v[c], v + HAK_POP);
+	return p;
+}
+
+HAK_INLINE void hak_hot_free(void *p)
+{
+	hak_heap_t *h = hak_self;
+	size_t u = ((uintptr_t)p - hak_fast.base) >> HAK_UNIT_SHIFT;
+
+	if (hak_unlikely(u >= hak_fast.units))
+		return hak_free_slow(p);
+	/* One load and one comparison: on a unit with blocks, owned by this heap, and of which class. */
+	size_t c = (uint32_t)(hak_load(&hak_unit[u]) - h->tag);
+	if (hak_unlikely(c > 255))
+		return hak_free_slow(p);
+	uint64_t v = hak_load(&h->v[c]);
+	size_t at = v & 0xFFFF;
+	if (hak_unlikely(at == h->top[c]))
+		return hak_free_slow(p);
+	if (hak_unlikely(h->slot[at] == p))
+		hak_free_twice(p);
+	h->slot[at + 1] = p;
+	hak_store(&h->v[c], v + HAK_PUSH);
+}
+
+HAK_EXPORT void *hak_malloc(size_t n) { return hak_hot_malloc(n); }
+HAK_EXPORT void hak_free(void *p) { hak_hot_free(p); }
+
+/* ================================================= derived calls =============================================== */
+
+HAK_EXPORT void *hak_calloc(size_t count, size_t size)
+{
+	size_t n;
+	bool zero;
+	void *p;
+
+	if (hak_unlikely(__builtin_mul_overflow(count, size, &n))) {
+		errno = ENOMEM;
+		return NULL;
+	}
+	if (hak_unlikely(n > HAK_CLASS_MAX)) {
+		p = hak_large_alloc(n, 1, &zero);
+		return p && !zero ? memset(p, 0, n) : p;
+	}
+	p = hak_hot_malloc(n);
+	return hak_likely(p != NULL) ? memset(p, 0, n) : p;
+}
+
+/* Bytes of the block at p.  Aborts if there is none. */
+static size_t hak_block_size(const void *p, const char *call)
+{
+	uint32_t u = hak_unit_of(p), word = hak_word(u);
+	size_t size;
+
+	if (hak_word_owner(word) >= HAK_OWNER_ORPHAN) {
+		const hak_class_t *k = &hak_class[hak_word_class(word)];
+		uint64_t offset = (uint64_t)((const char *)p - hak_slab_head(u)->base);
+		if (((offset * k->reciprocal) >> 40) * k->size != offset)
+			hak_die(call, p, hak_error_texts[HAK_ERR_INTERIOR]);
+		return k->size;
+	}
+	if (word == HAK_RUN_HEAD) {
+		const hak_slab_t *r = hak_slab_of(u);
+		if (r->base != p)
+			hak_die(call, p, hak_error_texts[HAK_ERR_INTERIOR]);
+		return (size_t)r->len << HAK_UNIT_SHIFT;
+	}
+	if (word || !(size = hak_whale_size(p)))
+		hak_free_bad(p, call);
+	return size;
+}
+
+HAK_EXPORT size_t hak_usable_size(const void *p)
+{
+	return p ? hak_block_size(p, "malloc_usable_size") : 0;
+}
+
+HAK_EXPORT void *hak_realloc(void *p, size_t n)
+{
+	size_t size;
+	void *q;
+
+	if (!p)
+		return hak_hot_malloc(n);
+	if (n == 0) {
+		hak_hot_free(p);
+		return NULL;
+	}
+	size = hak_block_size(p, "realloc");
+	if (size <= HAK_CLASS_MAX) { /* a class, or the run of a large alignment */
+		if (n <= size && (n >= size / 2 || size <= 64))
+			return p;
+	} else if (n > HAK_CLASS_MAX && n <= PTRDIFF_MAX - HAK_SUPER) {
+		uint32_t u = hak_unit_of(p);
+		if (u == HAK_UNITS_MAX) {
+			if (n <= size && n >= size / 2)
+				return p;
+			if (!(q = hak_whale_resize(p, n)))
+				errno = ENOMEM;
+			return q;
+		}
+		if (n <= HAK_RUN_MAX && hak_large_resize(u, (uint32_t)((n + HAK_UNIT - 1) >> HAK_UNIT_SHIFT)))
+			return p;
+		if ((q = hak_large_to_whale(p, u, n)))
+			return q;
+	}
+	if (!(q = hak_hot_malloc(n)))
+		return NULL;
+	memcpy(q, p, n < size ? n : size);
+	hak_hot_free(p);
+	return q;
+}
+
+/* align: a power of two (the callers check). */
+static void *hak_aligned(size_t align, size_t n)
+{
+	bool zero;
+
+	if (align <= 16 && (n > 8 || align <= 8))
+		return hak_hot_malloc(n);
+	hak_boot_init();
+	if (align <= HAK_UNIT && n <= HAK_CLASS_MAX) {
+		/* Slabs begin at a unit, so the blocks of every class that is a multiple of the alignment are aligned. */
+		for (uint32_t c = hak_class_of(n > align ? n : align); c < HAK_CLASSES; c++)
+			if ((hak_class[c].size & (align - 1)) == 0)
+				return hak_hot_malloc(hak_class[c].size);
+	}
+	return hak_large_alloc(n, align, &zero);
+}
+
+HAK_EXPORT void *hak_aligned_alloc(size_t align, size_t n)
+{
+	if (align == 0 || (align & (align - 1))) {
+		errno = EINVAL;
+		return NULL;
+	}
+	return hak_aligned(align, n);
+}
+
+/* Sites: accepted, and without an effect until there are rules for them. */
+HAK_EXPORT void *hak_alloc_at(size_t n, uint64_t site)
+{
+	(void)site;
+	return hak_hot_malloc(n);
+}
+
+HAK_EXPORT void hak_free_at(void *p, uint64_t site)
+{
+	(void)site;
+	hak_hot_free(p);
+}
+
+/* Gives back everything that can be: the calling thread's stacks, every inbox, empty slabs, free OS pages in others,
+ * free runs, kept whales, and stacks of heaps without a thread.  Returns the bytes. */
+HAK_EXPORT HAK_COLD size_t hak_trim(void)
+{
+	hak_heap_t *self;
+	size_t sum = 0;
+	int saved = errno;
+
+	hak_boot_init();
+	self = hak_self->id ? hak_self : NULL;
+	if (self)
+		hak_heap_post_all(self);
+	for (uint32_t id = HAK_OWNER_SHARED; id < HAK_OWNER_FIRST + hak_load_acquire(&hak_heaps.made); id++) {
+		hak_heap_t *h = hak_heap_by_id(id);
+		hak_batch_t *stray = NULL;
+		if (!h)
+			continue;
+		hak_claim(h);
+		if (hak_load(&h->inbox) != HAK_CLOSED)
+			stray = hak_heap_drain_locked(h, h == self, self, NULL);
+		for (uint32_t c = 0; h == self && c < HAK_CLASSES; c++) {
+			hak_heap_flush_locked(h, c, hak_heap_level(h, c));
+			hak_heap_stack_reset(h, c);
+		}
+		sum += hak_heap_purge_locked(h);
+		hak_unclaim(h);
+		hak_batch_reroute(self, stray);
+	}
+	hak_lock(&hak_page.lock);
+	for (uint32_t c = 0; c < HAK_CLASSES; c++)
+		for (hak_slab_t *s = hak_page.orphan[c].head; s; s = s->next)
+			sum += hak_slab_purge(s);
+	hak_unlock(&hak_page.lock);
+	sum += hak_page_purge(UINT64_MAX, true);
+	sum += hak_whale_purge(UINT64_MAX);
+	hak_lock(&hak_heaps.lock);
+	for (hak_heap_t *h = hak_heaps.free; h; h = h->next_free)
+		hak_heap_purge_stacks(h); /* not counted: nobody knows how much of it was touched */
+	hak_unlock(&hak_heaps.lock);
+	errno = saved;
+	return sum;
+}
+
+/* ================================================ introspection ABI ============================================ */
+
+/* Records: name of the C type in a snapshot, then for each field: kind, name, unit, help.  Python reads the layouts
+ * from hak_about().  Kinds: Q uint64, q int64, I uint32, z const char *. */
+#define HAK_KIND_Q uint64_t
+#define HAK_KIND_q int64_t
+#define HAK_KIND_I uint32_t
+#define HAK_KIND_z const char *
+
+#define HAK_CLASS_FIELDS(X)                                                                   \
+	X(I, index, "", "number of the class")                                                    \
+	X(z, tier, "", "its tier")                                                                \
+	X(Q, size, "bytes", "size of a block")                                                    \
+	X(Q, slab_bytes, "bytes", "size of a slab")                                               \
+	X(Q, blocks_per_slab, "blocks", "blocks in a slab")                                       \
+	X(Q, max_cached, "blocks", "most blocks in a thread's stack; 0: its tier is switched off") \
+	X(Q, allocs, "blocks", "blocks handed out, ever")                                         \
+	X(Q, frees, "blocks", "blocks taken back, ever")                                          \
+	X(Q, misses, "blocks", "of the blocks handed out, those from the slow path")              \
+	X(Q, live_blocks, "blocks", "blocks that callers hold")                                   \
+	X(Q, cached_blocks, "blocks", "blocks in stacks")                                         \
+	X(Q, transit_blocks, "blocks", "blocks in outgoing batches and inboxes")                  \
+	X(Q, used_blocks, "blocks", "blocks out of their slabs: live, cached and in transit")     \
+	X(Q, free_blocks, "blocks", "free blocks in slabs")                                       \
+	X(Q, slabs, "slabs", "slabs, orphans among them")                                         \
+	X(Q, orphan_slabs, "slabs", "slabs of dead threads that nobody has taken over")
+
+#define HAK_TIER_FIELDS(X)                                                                    \
+	X(z, name, "", "the tier")                                                                \
+	X(Q, min_size, "bytes", "smallest request")                                               \
+	X(Q, max_size, "bytes", "largest request")                                                \
+	X(Q, classes, "classes", "classes in it; 0: blocks are cut to measure")                   \
+	X(Q, enabled, "", "1: threads cache its blocks")                                          \
+	X(Q, allocs, "blocks", "blocks handed out, ever")                                         \
+	X(Q, frees, "blocks", "blocks taken back, ever")                                          \
+	X(Q, misses, "blocks", "of the blocks handed out, those from the slow path")              \
+	X(Q, live_blocks, "blocks", "blocks that callers hold")                                   \
+	X(Q, live_bytes, "bytes", "their bytes, rounded up to their class")                       \
+	X(Q, cached_bytes, "bytes", "blocks in stacks")                                           \
+	X(Q, transit_bytes, "bytes", "blocks in outgoing batches and inboxes")
+
+#define HAK_OWNER_FIELDS(X)                                                                   \
+	X(Q, base, "address", "start of the block")                                               \
+	X(Q, size, "bytes", "its usable size")                                                    \
+	X(I, class, "", "its class; 4294967295: none")                                            \
+	X(I, heap, "", "the heap that owns it; 0: no thread's")                                   \
+	X(z, tier, "", "its tier")                                                                \
+	X(z, state, "", "live (or in another thread's stack), cached in this thread's, or free")
+
+#define HAK_OPTION_FIELDS(X)                                                                  \
+	X(z, name, "", "name, as set() takes it")                                                 \
+	X(z, env, "", "environment variable that sets it")                                        \
+	X(z, type, "", "bool, int or bytes")                                                      \
+	X(z, unit, "", "unit")                                                                    \
+	X(z, when, "", "start: only in the environment; any: also while the program runs")        \
+	X(z, help, "", "what it does")                                                            \
+	X(q, initial, "", "default")                                                              \
+	X(q, least, "", "smallest value")                                                         \
+	X(q, most, "", "largest value")
+
+#define HAK_STAT_GLOBAL(X) HAK_GLOBAL_STATS(X)
+#define HAK_STAT_HEAP(X) HAK_HEAP_COUNTERS(X)
+
+#define HAK_DECLARE_FIELD(kind, name, unit, help) HAK_KIND_##kind name;
+typedef struct hak_class_row { HAK_CLASS_FIELDS(HAK_DECLARE_FIELD) } hak_class_row_t;
+typedef struct hak_tier_row { HAK_TIER_FIELDS(HAK_DECLARE_FIELD) } hak_tier_row_t;
+typedef struct hak_owner { HAK_OWNER_FIELDS(HAK_DECLARE_FIELD) } hak_owner_t;
+typedef struct hak_stats { HAK_GLOBAL_STATS(HAK_DECLARE_COUNTER) HAK_HEAP_COUNTERS(HAK_DECLARE_COUNTER) } hak_stats_t;
+
+typedef struct hak_field { const char *name, *kind, *unit, *help; uint32_t offset, size; } hak_field_t;
+typedef struct hak_record { const char *name; const hak_field_t *fields; uint32_t count, size; } hak_record_t;
+typedef struct hak_about {
+	uint32_t abi, size;
+	const char *version, *variant;
+	const hak_record_t *records;
+	uint32_t count, reserved;
+} hak_about_t;
+
+#define HAK_FIELD(type, kind, name, unit, help) {#name, #kind, unit, help, offsetof(type, name), sizeof(((type *)0)->name)},
+#define HAK_CLASS_FIELD(kind, name, unit, help) HAK_FIELD(hak_class_row_t, kind, name, unit, help)
+#define HAK_TIER_FIELD(kind, name, unit, help) HAK_FIELD(hak_tier_row_t, kind, name, unit, help)
+#define HAK_OWNER_FIELD(kind, name, unit, help) HAK_FIELD(hak_owner_t, kind, name, unit, help)
+#define HAK_OPTION_FIELD(kind, name, unit, help) HAK_FIELD(hak_option_row_t, kind, name, unit, help)
+#define HAK_STAT_FIELD(name, unit, help) HAK_FIELD(hak_stats_t, Q, name, unit, help)
+static const hak_field_t hak_class_fields[] = {HAK_CLASS_FIELDS(HAK_CLASS_FIELD)};
+static const hak_field_t hak_tier_fields[] = {HAK_TIER_FIELDS(HAK_TIER_FIELD)};
+static const hak_field_t hak_owner_fields[] = {HAK_OWNER_FIELDS(HAK_OWNER_FIELD)};
+static const hak_field_t hak_option_fields[] = {HAK_OPTION_FIELDS(HAK_OPTION_FIELD)};
+static const hak_field_t hak_stat_fields[] = {HAK_GLOBAL_STATS(HAK_STAT_FIELD) HAK_HEAP_COUNTERS(HAK_STAT_FIELD)};
+#define HAK_RECORD(name, fields, type) {name, fields, sizeof fields / sizeof *fields, sizeof(type)}
+static const hak_record_t hak_records[] = {
+	HAK_RECORD("stats", hak_stat_fields, hak_stats_t),
+	HAK_RECORD("class", hak_class_fields, hak_class_row_t),
+	HAK_RECORD("tier", hak_tier_fields, hak_tier_row_t),
+	HAK_RECORD("option", hak_option_fields, hak_option_row_t),
+	HAK_RECORD("owner", hak_owner_fields, hak_owner_t),
+};
+static const hak_about_t hak_about_this = {
+	HAK_ABI, sizeof(hak_about_t), HAK_VERSION, HAK_VARIANT, hak_records, sizeof hak_records / sizeof *hak_records, 0};
+
+HAK_EXPORT const hak_about_t *hak_about(void) { return &hak_about_this; }
+
+HAK_EXPORT const char *hak_error_text(int code)
+{
+	return code >= 0 && code < HAK_ERR_COUNT ? hak_error_texts[code] : "unknown error";
+}
+
+/* Sums over all heaps and the orphans, one row for each class, and the counters of heaps into *sum.  What is received
+ * is read before what is sent, so that a block in transit is never counted as less than none; live blocks are the
+ * rest.  Exact when no thread allocates; while some do, blocks that moved between two reads are off. */
+static HAK_COLD void hak_stats_collect(hak_class_row_t row[HAK_CLASSES], hak_heap_counters_t *sum, uint64_t *claims,
+                                       uint64_t *claims_contended)
+{
+	uint32_t end;
+	uint64_t received[HAK_CLASSES] = {0}, sent[HAK_CLASSES] = {0}, direct[HAK_CLASSES] = {0};
+
+	hak_boot_init();
+	end = HAK_OWNER_FIRST + hak_load_acquire(&hak_heaps.made);
+	memset(sum, 0, sizeof *sum);
+	*claims = *claims_contended = 0;
+	hak_lock(&hak_page.lock);
+	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
+		const hak_class_t *k = &hak_class[c];
+		row[c] = (hak_class_row_t){.index = c, .tier = hak_tier[k->tier].name, .size = k->size,
+			.slab_bytes = (uint64_t)hak_slab_units(k) << HAK_UNIT_SHIFT, .blocks_per_slab = k->blocks,
+			.max_cached = k->cached && hak_option.enable_tls ? k->most : 0,
+			.used_blocks = hak_page.orphan_used[c], .slabs = hak_page.orphans[c], .orphan_slabs = hak_page.orphans[c]};
+		received[c] = hak_page.orphan_received[c];
+		direct[c] = hak_page.orphan_claimed[c];
+	}
+	hak_unlock(&hak_page.lock);
+	for (uint32_t id = HAK_OWNER_SHARED; id < end; id++) {
+		hak_heap_t *h = hak_heap_by_id(id);
+		if (!h)
+			continue;
+		hak_claim(h); /* its slow paths stand still; its fast path goes on */
+		for (uint32_t c = 0; c < HAK_CLASSES; c++) {
+			const hak_bin_t *b = &h->bin[c];
+			uint64_t v = hak_load(&h->v[c]), allocs = (v >> 16) + b->folded;
+			uint64_t level = (v & 0xFFFF) - h->floor[c];
+			row[c].allocs += allocs;
+			row[c].misses += b->misses;
+			row[c].cached_blocks += level;
+			row[c].used_blocks += b->used;
+			row[c].slabs += b->slabs;
+			received[c] += b->received;
+			/* What went in came from slow paths or from frees; what went out, to callers or to slow paths. */
+			direct[c] += level + (allocs - b->misses) + b->flushed - b->filled + hak_load(&b->direct) + b->claimed;
+		}
+		*claims += id == HAK_OWNER_SHARED ? 0 : h->claim.taken;
+		*claims_contended += id == HAK_OWNER_SHARED ? 0 : h->claim.contended;
+		hak_unclaim(h);
+	}
+	for (uint32_t id = HAK_OWNER_SHARED; id < end; id++) {
+		hak_heap_t *h = hak_heap_by_id(id);
+		for (uint32_t c = 0; h && c < HAK_CLASSES; c++)
+			sent[c] += hak_load(&h->bin[c].sent);
+#define HAK_SUM_COUNTER(name, unit, help) sum->name += h ? hak_load(&h->count.name) : 0;
+		HAK_HEAP_COUNTERS(HAK_SUM_COUNTER)
+	}
+	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
+		uint64_t out = row[c].cached_blocks + (sent[c] - received[c]);
+		row[c].transit_blocks = sent[c] - received[c];
+		row[c].frees = direct[c] + sent[c];
+		row[c].live_blocks = row[c].used_blocks > out ? row[c].used_blocks - out : 0;
+		row[c].free_blocks = row[c].slabs * hak_class[c].blocks - row[c].used_blocks;
+	}
+}
+
+HAK_EXPORT HAK_COLD int hak_class_table(hak_class_row_t *rows, size_t row_size, int most)
+{
+	hak_class_row_t row[HAK_CLASSES];
+	hak_heap_counters_t counters;
+	uint64_t claims, contended;
+
+	if (most > 0) {
+		if (row_size != sizeof *rows)
+			return -HAK_ERR_SIZE;
+		hak_stats_collect(row, &counters, &claims, &contended);
+		memcpy(rows, row, (size_t)hak_min32((uint32_t)most, HAK_CLASSES) * sizeof *rows);
+	}
+	return HAK_CLASSES;
+}
+
+HAK_EXPORT HAK_COLD int hak_stats_snapshot(hak_stats_t *s, size_t size)
+{
+	hak_class_row_t row[HAK_CLASSES];
+	hak_heap_counters_t sum;
+	uint64_t kept;
+	const hak_lock_t *shared[] = {&hak_heaps.lock, &hak_page.lock, &hak_page.purging, &hak_pool.lock, &hak_whales.lock,
+	                              &hak_meta.lock, NULL};
+
+	if (size != sizeof *s)
+		return HAK_ERR_SIZE;
+	memset(s, 0, sizeof *s);
+	hak_stats_collect(row, &sum, &s->claims, &s->claims_contended);
+	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
+		const hak_class_row_t *r = &row[c];
+		s->allocs += r->allocs;
+		s->frees += r->frees;
+		s->cache_misses += r->misses;
+		s->live_blocks += r->live_blocks;
+		s->live_bytes += r->live_blocks * r->size;
+		s->cached_bytes += r->cached_blocks * r->size;
+		s->transit_bytes += r->transit_blocks * r->size;
+		s->slab_free_bytes += r->free_blocks * r->size;
+		s->slab_tail_bytes += r->slabs * (r->slab_bytes - r->blocks_per_slab * r->size);
+		s->slabs += r->slabs - r->orphan_slabs;
+		s->orphan_slabs += r->orphan_slabs;
+	}
+	s->cache_hits = s->allocs - s->cache_misses;
+#define HAK_COPY_COUNTER(name, unit, help) s->name = sum.name;
+	HAK_HEAP_COUNTERS(HAK_COPY_COUNTER)
+
+	hak_lock(&hak_whales.lock);
+	s->whale_blocks = hak_whales.live;
+	s->whale_bytes = hak_whales.bytes;
+	s->whale_hits = hak_whales.hits;
+	s->allocs += hak_whales.allocs;
+	s->frees += hak_whales.frees;
+	kept = hak_whales.kept_bytes;
+	hak_unlock(&hak_whales.lock);
+	hak_lock(&hak_page.lock);
+	s->large_blocks = hak_page.large_blocks;
+	s->large_bytes = hak_page.large_units << HAK_UNIT_SHIFT;
+	s->allocs += hak_page.large_allocs;
+	s->frees += hak_page.large_frees;
+	s->free_dirty_bytes = (hak_page.dirty_units + hak_page.purging_dirty) << HAK_UNIT_SHIFT;
+	s->free_clean_bytes = (hak_page.clean_units + hak_page.purging_clean) << HAK_UNIT_SHIFT;
+	s->in_use_bytes = (hak_page.used_units << HAK_UNIT_SHIFT) + s->whale_bytes;
+	s->peak_in_use_bytes = hak_page.peak_bytes > s->in_use_bytes ? hak_page.peak_bytes : s->in_use_bytes;
+	s->superslabs = hak_page.supers;
+	s->purges = hak_page.purges;
+	s->purged_bytes = hak_page.purged_units << HAK_UNIT_SHIFT;
+	for (uint32_t i = 0; i < hak_page.ranges; i++)
+		s->reserved_bytes += (uint64_t)hak_page.range[i].units << HAK_UNIT_SHIFT;
+	hak_unlock(&hak_page.lock);
+	s->live_blocks += s->large_blocks + s->whale_blocks;
+	s->live_bytes += s->large_bytes + s->whale_bytes;
+	s->kept_whale_bytes = kept;
+	hak_lock(&hak_heaps.lock);
+	s->heaps = hak_heaps.running + (hak_heap_by_id(HAK_OWNER_SHARED) ? 1 : 0);
+	s->heaps_made = hak_heaps.made;
+	s->threads_exited = hak_heaps.exited;
+	hak_unlock(&hak_heaps.lock);
+	hak_lock(&hak_meta.lock);
+	s->metadata_bytes = hak_meta.bytes;
+	hak_unlock(&hak_meta.lock);
+	s->committed_bytes = s->live_bytes + s->cached_bytes + s->transit_bytes + s->slab_free_bytes + s->slab_tail_bytes
+	                   + s->free_dirty_bytes + s->free_clean_bytes + s->kept_whale_bytes + s->metadata_bytes;
+	if (hak_heap_by_id(HAK_OWNER_SHARED))
+		shared[sizeof shared / sizeof *shared - 1] = &hak_heap_by_id(HAK_OWNER_SHARED)->claim;
+	for (size_t i = 0; i < sizeof shared / sizeof *shared && shared[i]; i++) {
+		s->shared_locks += hak_load(&shared[i]->taken);
+		s->shared_locks_contended += hak_load(&shared[i]->contended);
+	}
+	return HAK_ERR_OK;
+}
+
+HAK_EXPORT HAK_COLD uint64_t hak_stat(const char *name)
+{
+	hak_stats_t s;
+	hak_stats_snapshot(&s, sizeof s);
+	for (size_t i = 0; i < sizeof hak_stat_fields / sizeof *hak_stat_fields; i++)
+		if (strcmp(hak_stat_fields[i].name, name) == 0)
+			return *(const uint64_t *)(const void *)((const char *)&s + hak_stat_fields[i].offset);
+	return UINT64_MAX;
+}
+
+HAK_EXPORT HAK_COLD int hak_tier_table(hak_tier_row_t *rows, size_t row_size, int most)
+{
+	hak_class_row_t row[HAK_CLASSES];
+	hak_heap_counters_t counters;
+	hak_stats_t s;
+	uint64_t claims, contended;
+
+	if (most <= 0)
+		return HAK_TIER_COUNT;
+	if (row_size != sizeof *rows || most < HAK_TIER_COUNT)
+		return -HAK_ERR_SIZE;
+	hak_stats_snapshot(&s, sizeof s);
+	hak_stats_collect(row, &counters, &claims, &contended);
+	for (uint32_t t = 0; t < HAK_TIER_COUNT; t++)
+		rows[t] = (hak_tier_row_t){.name = hak_tier[t].name, .min_size = t ? hak_tier[t].least : 0,
+			.max_size = t == HAK_TIER_whale ? PTRDIFF_MAX : hak_tier[t].most, .classes = hak_tier[t].classes};
+	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
+		hak_tier_row_t *t = &rows[hak_class[c].tier];
+		t->enabled = row[c].max_cached != 0;
+		t->allocs += row[c].allocs;
+		t->frees += row[c].frees;
+		t->misses += row[c].misses;
+		t->live_blocks += row[c].live_blocks;
+		t->live_bytes += row[c].live_blocks * row[c].size;
+		t->cached_bytes += row[c].cached_blocks * row[c].size;
+		t->transit_bytes += row[c].transit_blocks * row[c].size;
+	}
+	hak_tier_row_t *w = &rows[HAK_TIER_whale];
+	w->live_blocks = s.large_blocks + s.whale_blocks;
+	w->live_bytes = s.large_bytes + s.whale_bytes;
+	hak_lock(&hak_page.lock);
+	w->allocs = hak_page.large_allocs;
+	w->frees = hak_page.large_frees;
+	hak_unlock(&hak_page.lock);
+	hak_lock(&hak_whales.lock);
+	w->allocs += hak_whales.allocs;
+	w->frees += hak_whales.frees;
+	hak_unlock(&hak_whales.lock);
+	w->misses = w->allocs;
+	return HAK_TIER_COUNT;
+}
+
+HAK_EXPORT HAK_COLD const hak_option_row_t *hak_option_table(int *count)
+{
+	hak_boot_init(); /* it writes the env names */
+	*count = HAK_OPTION_COUNT;
+	return hak_option_rows;
+}
+
+static HAK_COLD int hak_option_index(const char *name)
+{
+	for (int i = 0; i < HAK_OPTION_COUNT; i++)
+		if (strcmp(hak_option_rows[i].name, name) == 0)
+			return i;
+	return -1;
+}
+
+HAK_EXPORT HAK_COLD int hak_option_get(const char *name, int64_t *out)
+{
+	int i = hak_option_index(name);
+	hak_boot_init();
+	if (i < 0)
+		return HAK_ERR_NO_OPTION;
+	*out = hak_load(hak_option_places[i]);
+	return HAK_ERR_OK;
+}
+
+HAK_EXPORT HAK_COLD int hak_option_set(const char *name, int64_t value)
+{
+	int i = hak_option_index(name);
+	hak_boot_init();
+	if (i < 0)
+		return HAK_ERR_NO_OPTION;
+	if (value < hak_option_rows[i].least || value > hak_option_rows[i].most)
+		return HAK_ERR_RANGE;
+	if (hak_option_rows[i].when[0] == 's')
+		return HAK_ERR_WHEN;
+	hak_store(hak_option_places[i], value);
+	return HAK_ERR_OK;
+}
+
+/* What is at p, which may point anywhere. */
+static HAK_COLD int hak_block_find(const void *p, hak_owner_t *out)
+{
+	uint32_t u, word, c, index;
+
+	hak_boot_init();
+	*out = (hak_owner_t){.class = UINT32_MAX, .tier = hak_tier[HAK_TIER_whale].name, .state = "live"};
+again:
+	u = hak_unit_of(p);
+	word = hak_word(u);
+	c = hak_word_class(word);
+	if (hak_word_owner(word) >= HAK_OWNER_ORPHAN) {
+		const hak_class_t *k = &hak_class[c];
+		hak_heap_t *h = hak_word_owner(word) == HAK_OWNER_ORPHAN ? NULL : hak_heap_by_id(hak_word_owner(word));
+		hak_lock_t *lock = h ? &h->claim : &hak_page.lock;
+		hak_lock(lock);
+		if (hak_word(u) != word) {
+			hak_unlock(lock);
+			goto again;
+		}
+		const hak_slab_t *s = hak_slab_head(u);
+		index = (uint32_t)(((uint64_t)((const char *)p - s->base) * k->reciprocal) >> 40);
+		bool never = index >= s->carved, isfree = never || ((s->map[index / 64] >> (index % 64)) & 1);
+		out->base = (uint64_t)(uintptr_t)(s->base + (size_t)index * k->size);
+		hak_unlock(lock);
+		out->size = k->size;
+		out->class = c;
+		out->heap = h ? h->id : 0;
+		out->tier = hak_tier[k->tier].name;
+		if (index >= k->blocks)
+			return HAK_ERR_FOREIGN; /* the end of a slab, too short for a block */
+		if (isfree)
+			out->state = "free";
+		else if (h && h == hak_self)
+			for (uint32_t i = 0; i < hak_heap_level(h, c); i++)
+				if ((uintptr_t)h->slot[h->floor[c] + 1 + i] == out->base)
+					out->state = "cached";
+		return HAK_ERR_OK;
+	}
+	if (hak_word_owner(word) == HAK_OWNER_RUN) {
+		int found = HAK_ERR_FOREIGN;
+		hak_lock(&hak_page.lock);
+		while (hak_word(u) == HAK_RUN_BODY)
+			u--;
+		if (hak_word(u) == HAK_RUN_HEAD) {
+			out->base = (uint64_t)(uintptr_t)hak_slab_of(u)->base;
+			out->size = (uint64_t)hak_slab_of(u)->len << HAK_UNIT_SHIFT;
+			found = HAK_ERR_OK;
+		}
+		hak_unlock(&hak_page.lock);
+		return found;
+	}
+	out->base = (uint64_t)(uintptr_t)p;
+	out->size = hak_whale_size(p);
+	if (out->size)
+		return HAK_ERR_OK;
+	return u < HAK_UNITS_MAX && hak_load_acquire(&hak_super[u / HAK_SUPER_UNITS]) ? HAK_ERR_ALREADY_FREE : HAK_ERR_FOREIGN;
+}
+
+static HAK_COLD int hak_block_check(const void *p, hak_owner_t *o)
+{
+	int error = hak_block_find(p, o);
+	if (error)
+		return error;
+	if (o->state[0] != 'l')
+		return HAK_ERR_ALREADY_FREE;
+	return o->base == (uint64_t)(uintptr_t)p ? HAK_ERR_OK : HAK_ERR_INTERIOR;
+}
+
+/* 0, or HAK_ERR_FOREIGN for what is in no block. */
+HAK_EXPORT HAK_COLD int hak_owner_of(const void *p, hak_owner_t *out, size_t size)
+{
+	if (size != sizeof *out)
+		return HAK_ERR_SIZE;
+	return hak_block_find(p, out) ? HAK_ERR_FOREIGN : HAK_ERR_OK;
+}
+
+/* The calls below return an error where the plain ones abort.  A block that another thread has freed may be taken for
+ * a live one. */
+HAK_EXPORT HAK_COLD int hak_free_checked(void *p)
+{
+	hak_owner_t o;
+	int error = p ? hak_block_check(p, &o) : HAK_ERR_OK;
+	if (!error)
+		hak_hot_free(p);
+	return error;
+}
+
+HAK_EXPORT HAK_COLD int hak_realloc_checked(void *p, size_t n, void **out)
+{
+	hak_owner_t o;
+	int error = p ? hak_block_check(p, &o) : HAK_ERR_OK;
+	if (!error) {
+		*out = hak_realloc(p, n);
+		if (!*out && (n || !p))
+			error = HAK_ERR_NOMEM;
+	}
+	return error;
+}
+
+HAK_EXPORT HAK_COLD int hak_usable_size_checked(const void *p, size_t *out)
+{
+	hak_owner_t o;
+	int error = p ? hak_block_check(p, &o) : HAK_ERR_OK;
+	*out = p && !error ? (size_t)o.size : 0;
+	return error;
+}
+
+/* ==================================================== lifecycle ================================================ */
+
+/* fork: every lock is taken in the order of the file's opening comment, so that the child finds the lists whole. */
+static HAK_COLD void hak_fork_each_claim(void (*act)(hak_lock_t *))
+{
+	for (uint32_t id = HAK_OWNER_SHARED; id < HAK_OWNER_FIRST + hak_load_acquire(&hak_heaps.made); id++) {
+		hak_heap_t *h = hak_heap_by_id(id);
+		if (h)
+			act(&h->claim);
+	}
+}
+
+static HAK_COLD void hak_fork_each_shared(void (*act)(hak_lock_t *))
+{
+	hak_lock_t *const locks[] = {&hak_page.purging, &hak_page.lock, &hak_pool.lock, &hak_whales.lock, &hak_meta.lock};
+	for (size_t i = 0; i < sizeof locks / sizeof *locks; i++)
+		act(locks[i]);
+}
+
+static HAK_COLD void hak_fork_take(hak_lock_t *l) { hak_lock(l); }
+static HAK_COLD void hak_fork_drop(hak_lock_t *l) { hak_unlock(l); }
+static HAK_COLD void hak_fork_renew(hak_lock_t *l) { hak_store(&l->word, 0u); } /* those that slept on it are gone */
+
+static HAK_COLD void hak_fork_prepare(void)
+{
+	hak_lock(&hak_heaps.lock);
+	hak_fork_each_claim(hak_fork_take);
+	hak_fork_each_shared(hak_fork_take);
+}
+
+static HAK_COLD void hak_fork_parent(void)
+{
+	hak_fork_each_shared(hak_fork_drop);
+	hak_fork_each_claim(hak_fork_drop);
+	hak_unlock(&hak_heaps.lock);
+}
+
+/* The threads of the other heaps do not exist here.  One that was caught on its fast path loses a block at most; one
+ * that was posting, a batch. */
+static HAK_COLD void hak_fork_child(void)
+{
+	hak_heap_t *self = hak_self->id ? hak_self : NULL;
+
+	hak_fork_each_shared(hak_fork_renew);
+	hak_fork_each_claim(hak_fork_renew);
+	hak_fork_renew(&hak_heaps.lock);
+	for (uint32_t id = HAK_OWNER_FIRST; id < HAK_OWNER_FIRST + hak_heaps.made; id++) {
+		hak_heap_t *h = hak_heap[id];
+		if (h && h->running && h != self)
+			hak_heap_retire(h);
+	}
+}
+
+__attribute__((constructor)) static void hak_boot_constructor(void)
+{
+	hak_boot_init();
+	pthread_atfork(hak_fork_prepare, hak_fork_parent, hak_fork_child); /* may allocate */
+}
+
+/* =============================================== libc and C++ overrides ======================================== */
+
+#ifndef HAK_NO_OVERRIDE
+
+#include <malloc.h>
+
+#define HAK_ALIAS(of) __attribute__((alias(#of), visibility("default"), copy(of)))
+
+HAK_EXPORT void *malloc(size_t n) { return hak_hot_malloc(n); }
+HAK_EXPORT void free(void *p) { hak_hot_free(p); }
+void cfree(void *p) HAK_ALIAS(hak_free);
+void *calloc(size_t count, size_t size) HAK_ALIAS(hak_calloc);
+void *realloc(void *p, size_t n) HAK_ALIAS(hak_realloc);
+size_t malloc_usable_size(void *p) HAK_ALIAS(hak_usable_size);
+
+HAK_EXPORT void *reallocarray(void *p, size_t count, size_t size)
+{
+	size_t n;
+	if (__builtin_mul_overflow(count, size, &n)) {
+		errno = ENOMEM;
+		return NULL;
+	}
+	return hak_realloc(p, n);
+}
+
+HAK_EXPORT int posix_memalign(void **out, size_t align, size_t n)
+{
+	int saved = errno;
+	void *p;
+	if (align < sizeof(void *) || (align & (align - 1)))
+		return EINVAL;
+	p = hak_aligned(align, n);
+	errno = saved;
+	if (!p)
+		return ENOMEM;
+	*out = p;
+	return 0;
+}
+
+HAK_EXPORT void *aligned_alloc(size_t align, size_t n) { return hak_aligned_alloc(align, n); }
+
+/* As glibc's: an alignment that is not a power of two is rounded up to one. */
+HAK_EXPORT void *memalign(size_t align, size_t n)
+{
+	size_t power = 16;
+	while (power < align && power <= PTRDIFF_MAX / 2)
+		power *= 2;
+	return hak_aligned(power, n);
+}
+
+HAK_EXPORT void *valloc(size_t n)
+{
+	hak_boot_init();
+	return hak_aligned(hak_boot.os_page, n);
+}
+
+HAK_EXPORT void *pvalloc(size_t n)
+{
+	hak_boot_init();
+	if (n > PTRDIFF_MAX - hak_boot.os_page) {
+		errno = ENOMEM;
+		return NULL;
+	}
+	return hak_aligned(hak_boot.os_page, hak_round_up(n ? n : 1, hak_boot.os_page));
+}
+
+HAK_EXPORT int malloc_trim(size_t pad)
+{
+	(void)pad;
+	return hak_trim() != 0;
+}
+
+HAK_EXPORT int mallopt(int parameter, int value) /* glibc's parameters mean nothing here */
+{
+	(void)parameter;
+	(void)value;
+	return 1;
+}
+
+HAK_EXPORT struct mallinfo2 mallinfo2(void)
+{
+	hak_stats_t s;
+	struct mallinfo2 m = {0};
+	hak_stats_snapshot(&s, sizeof s);
+	m.arena = s.committed_bytes - s.whale_bytes - s.kept_whale_bytes;
+	m.ordblks = s.slabs + s.orphan_slabs;
+	m.hblks = s.whale_blocks;
+	m.hblkhd = s.whale_bytes;
+	m.uordblks = s.live_bytes - s.whale_bytes;
+	m.fordblks = m.arena - m.uordblks;
+	m.keepcost = s.free_dirty_bytes;
+	return m;
+}
+
+HAK_EXPORT struct mallinfo mallinfo(void)
+{
+	struct mallinfo2 m = mallinfo2();
+	struct mallinfo small = {0};
+	/* Its fields are ints: a large value stands at the largest int, not at its low bits. */
+#define HAK_NARROW(field) small.field = m.field > INT_MAX ? INT_MAX : (int)m.field
+	HAK_NARROW(arena);
+	HAK_NARROW(ordblks);
+	HAK_NARROW(hblks);
+	HAK_NARROW(hblkhd);
+	HAK_NARROW(uordblks);
+	HAK_NARROW(fordblks);
+	HAK_NARROW(keepcost);
+	return small;
+}
+
+HAK_EXPORT void malloc_stats(void)
+{
+	hak_stats_t s;
+	hak_stats_snapshot(&s, sizeof s);
+	for (size_t i = 0; i < sizeof hak_stat_fields / sizeof *hak_stat_fields; i++)
+		hak_sayf("hakmem: %-24s %14llu %s\n", hak_stat_fields[i].name,
+		         *(const unsigned long long *)(const void *)((const char *)&s + hak_stat_fields[i].offset),
+		         hak_stat_fields[i].unit);
+}
+
+HAK_EXPORT int malloc_info(int options, FILE *stream)
+{
+	hak_stats_t s;
+	if (options != 0)
+		return errno = EINVAL, -1;
+	hak_stats_snapshot(&s, sizeof s);
+	fputs("<malloc version=\"hakmem-" HAK_VERSION "\">\n", stream);
+	for (size_t i = 0; i < sizeof hak_stat_fields / sizeof *hak_stat_fields; i++)
+		fprintf(stream, "<stat name=\"%s\" unit=\"%s\" value=\"%llu\"/>\n", hak_stat_fields[i].name,
+		        hak_stat_fields[i].unit,
+		        *(const unsigned long long *)(const void *)((const char *)&s + hak_stat_fields[i].offset));
+	fputs("</malloc>\n", stream);
+	return 0;
+}
+
+/* C++.  The names are those of the Itanium ABI; what comes from libstdc++ is weak, so that C programs need none. */
+typedef void (*hak_new_handler_t)(void);
+extern hak_new_handler_t hak_cxx_get_new_handler(void) __asm__("_ZSt15get_new_handlerv") __attribute__((weak));
+extern _Noreturn void hak_cxx_throw_bad_alloc(void) __asm__("_ZSt17__throw_bad_allocv") __attribute__((weak));
+
+static HAK_COLD void *hak_cxx_new_slow(size_t n, size_t align)
+{
+	for (;;) {
+		void *p = align ? hak_aligned(align, n) : hak_hot_malloc(n);
+		if (p)
+			return p;
+		hak_new_handler_t handler = hak_cxx_get_new_handler ? hak_cxx_get_new_handler() : NULL;
+		if (handler)
+			handler();
+		else if (hak_cxx_throw_bad_alloc)
+			hak_cxx_throw_bad_alloc();
+		else
+			hak_die("operator new", NULL, hak_error_texts[HAK_ERR_NOMEM]);
+	}
+}
+
+HAK_INLINE void *hak_cxx_new(size_t n)
+{
+	void *p = hak_hot_malloc(n);
+	return hak_likely(p != NULL) ? p : hak_cxx_new_slow(n, 0);
+}
+
+#define HAK_CXX_NEW(symbol)                                     \
+	HAK_EXPORT void *symbol(size_t n);                          \
+	HAK_EXPORT void *symbol(size_t n) { return hak_cxx_new(n); }
+#define HAK_CXX_NEW_NOTHROW(symbol)                             \
+	HAK_EXPORT void *symbol(size_t n, const void *tag);         \
+	HAK_EXPORT void *symbol(size_t n, const void *tag) { (void)tag; return hak_hot_malloc(n); }
+#define HAK_CXX_NEW_ALIGNED(symbol)                             \
+	HAK_EXPORT void *symbol(size_t n, size_t align);            \
+	HAK_EXPORT void *symbol(size_t n, size_t align)             \
+	{ void *p = hak_aligned(align, n); return hak_likely(p != NULL) ? p : hak_cxx_new_slow(n, align); }
+#define HAK_CXX_NEW_ALIGNED_NOTHROW(symbol)                     \
+	HAK_EXPORT void *symbol(size_t n, size_t align, const void *tag); \
+	HAK_EXPORT void *symbol(size_t n, size_t align, const void *tag) { (void)tag; return hak_aligned(align, n); }
+#define HAK_CXX_DELETE(symbol, ...)                             \
+	HAK_EXPORT void symbol(void *p __VA_ARGS__);                \
+	HAK_EXPORT void symbol(void *p __VA_ARGS__) { hak_hot_free(p); }
+
+HAK_CXX_NEW(_Znwm)
+HAK_CXX_NEW(_Znam)
+HAK_CXX_NEW_NOTHROW(_ZnwmRKSt9nothrow_t)
+HAK_CXX_NEW_NOTHROW(_ZnamRKSt9nothrow_t)
+HAK_CXX_NEW_ALIGNED(_ZnwmSt11align_val_t)
+HAK_CXX_NEW_ALIGNED(_ZnamSt11align_val_t)
+HAK_CXX_NEW_ALIGNED_NOTHROW(_ZnwmSt11align_val_tRKSt9nothrow_t)
+HAK_CXX_NEW_ALIGNED_NOTHROW(_ZnamSt11align_val_tRKSt9nothrow_t)
+HAK_CXX_DELETE(_ZdlPv)
+HAK_CXX_DELETE(_ZdaPv)
+HAK_CXX_DELETE(_ZdlPvm, , HAK_UNUSED size_t n)
+HAK_CXX_DELETE(_ZdaPvm, , HAK_UNUSED size_t n)
+HAK_CXX_DELETE(_ZdlPvRKSt9nothrow_t, , HAK_UNUSED const void *tag)
+HAK_CXX_DELETE(_ZdaPvRKSt9nothrow_t, , HAK_UNUSED const void *tag)
+HAK_CXX_DELETE(_ZdlPvSt11align_val_t, , HAK_UNUSED size_t align)
+HAK_CXX_DELETE(_ZdaPvSt11align_val_t, , HAK_UNUSED size_t align)
+HAK_CXX_DELETE(_ZdlPvmSt11align_val_t, , HAK_UNUSED size_t n, HAK_UNUSED size_t align)
+HAK_CXX_DELETE(_ZdaPvmSt11align_val_t, , HAK_UNUSED size_t n, HAK_UNUSED size_t align)
+HAK_CXX_DELETE(_ZdlPvSt11align_val_tRKSt9nothrow_t, , HAK_UNUSED size_t align, HAK_UNUSED const void *tag)
+HAK_CXX_DELETE(_ZdaPvSt11align_val_tRKSt9nothrow_t, , HAK_UNUSED size_t align, HAK_UNUSED const void *tag)
+
+#endif /* HAK_NO_OVERRIDE */
