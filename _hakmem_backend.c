@@ -34,8 +34,9 @@
  *  2. Only the owning thread touches its stacks, their indices and their capacities; its slow paths do so under its
  *     claim, so that fork finds them whole.
  *  3. A block in a stack, in an outgoing batch or in an inbox counts as used: its slab cannot disappear.
- *  4. A stack holds only blocks of slabs that its heap owns.  Every drain looks at each block's owner again, so a
- *     heap struct that was reused in between does no harm.
+ *  4. A stack holds only blocks of slabs that its heap owns, unless `lost` is set: then the owner sorts its stacks
+ *     out before it flushes them.  Every drain looks at each block's owner again, so a heap struct that was reused in
+ *     between does no harm.
  *  5. Heap structs, the unit table and slab metadata are type-stable: reused, never unmapped.  A poster with a stale
  *     owner, or a reader of statistics, cannot fault.
  *  6. No metadata lies in or next to blocks.
@@ -108,6 +109,7 @@
 	X(batches_rerouted, "batches", "batches whose owner had died before they arrived")            \
 	X(batches_orphaned, "batches", "batches of blocks in orphaned slabs")                         \
 	X(batches_drained, "batches", "batches taken out of the inbox")                               \
+	X(inboxes_helped, "inboxes", "inboxes of idle threads emptied by this one")                   \
 	X(slabs_adopted, "slabs", "slabs of dead threads taken over")                                 \
 	X(slabs_new, "slabs", "slabs made of free units")                                             \
 	X(slabs_released, "slabs", "empty slabs given back to the page heap")                         \
@@ -186,11 +188,13 @@ enum {
 	HAK_REMOTE_BLOCKS = 126,          /* pointers in a batch of remote frees: the struct is 1 KiB */
 	HAK_REMOTE_BYTES = 256 << 10,     /* a batch is posted when its blocks have this many bytes; an inbox is full at as many */
 	HAK_REMOTE_AT_ONCE = 64 << 10,    /* a block of this size is posted at once */
+	HAK_LEFT_ALONE = 4,               /* full inboxes that others empty before an owner that does nothing loses its slabs */
 	HAK_OUT_SLOTS = 16,               /* owners for which a thread collects batches at a time */
 	HAK_POOL_MOVE = 16,               /* empty batches move between a heap and the pool so many at a time */
 	HAK_INLINE_BITS = 512,            /* a slab of more blocks has its bitmap outside its struct */
 	HAK_MAP_WORDS = 128,              /* words of such a bitmap: 64 KiB in blocks of 8 bytes */
 	HAK_TICK = 64,                    /* slow paths between two looks at the clock */
+	HAK_STALE_MS = 100,               /* remote frees that have been on their way for so long are helped along */
 	HAK_SETTLE_LEAST = 1 << 20,       /* a heap whose live bytes never rose above this is not looked through */
 	HAK_KEPT_WHALES = 64,             /* freed mappings kept at most */
 };
@@ -414,16 +418,20 @@ typedef struct hak_heap {
 	hak_batch_t *out[HAK_OUT_SLOTS];    /* owner: batches being filled */
 	uint32_t out_owner[HAK_OUT_SLOTS];  /* owner: for which heap */
 	uint64_t out_stamp;                 /* owner: ms when what is pending was last posted */
+	uint32_t helped;                    /* owner: heaps looked at for a stale inbox, in turn */
 	bool running;                       /* a thread has it: heaps lock */
 	uint8_t dying;                      /* owner: how often its destructor has put itself off */
 	struct hak_heap *next_free;         /* heaps lock */
 	hak_lock_t claim HAK_LINE;
 	uint64_t used_bytes;                /* claim: bytes of blocks out of its slabs */
 	uint64_t peak_bytes;                /* claim: most of these since the last settling */
+	uint32_t left_alone;                /* claim: full inboxes that others have emptied since the owner's last slow path */
+	uint32_t lost;                      /* claim: its slabs were disowned, and its stacks not yet sorted out */
 	hak_bin_t bin[HAK_CLASSES];
 	hak_heap_counters_t count;
 	hak_batch_t *inbox HAK_LINE;        /* anybody: pushed with CAS; HAK_CLOSED when no thread has the heap */
 	uint64_t inbox_bytes;               /* anybody: atomic */
+	uint64_t inbox_stamp;               /* whoever pushes first: ms when the inbox ceased to be empty */
 	void *slot[] HAK_LINE;              /* owner: the stacks; slot[0] is NULL */
 } hak_heap_t;
 
@@ -514,7 +522,7 @@ static struct { /* lock: page heap */
 	uint64_t supers;
 	uint64_t large_blocks, large_units, large_allocs, large_frees;
 	uint64_t purges, purged_units;
-	hak_list_t orphan[HAK_CLASSES];                  /* slabs without a heap that have a free block */
+	hak_list_t orphan[HAK_CLASSES];                  /* slabs without a heap that are worth taking over */
 	hak_list_t orphan_full[HAK_CLASSES];
 	uint64_t orphans[HAK_CLASSES], orphan_used[HAK_CLASSES];
 	uint64_t orphan_received[HAK_CLASSES], orphan_claimed[HAK_CLASSES];
@@ -1444,8 +1452,9 @@ static void hak_heap_release_locked(hak_heap_t *h, hak_slab_t *s)
 	hak_page_release(s->unit, s->len);
 }
 
-/* A block of slab s, which h owns, goes into the bitmap. */
-HAK_INLINE void hak_heap_put_locked(hak_heap_t *h, hak_slab_t *s, const hak_class_t *k, const void *p)
+/* A block of slab s, which h owns, goes into the bitmap.  An empty slab is released; the owner keeps the current one,
+ * so that a thread at the edge of a slab does not go to the page heap each time. */
+HAK_INLINE void hak_heap_put_locked(hak_heap_t *h, hak_slab_t *s, const hak_class_t *k, const void *p, bool owner)
 {
 	uint32_t i;
 	int error = hak_slab_index(s, k, p, &i);
@@ -1458,8 +1467,7 @@ HAK_INLINE void hak_heap_put_locked(hak_heap_t *h, hak_slab_t *s, const hak_clas
 		hak_heap_delist_locked(h, s);
 		hak_heap_enlist_locked(h, s, k);
 	}
-	/* The current slab stays, so that a thread at the edge of a slab does not go to the page heap each time. */
-	if (hak_unlikely(s->used == 0) && (s->where != HAK_IN_CURRENT || k->tier == HAK_TIER_l25))
+	if (hak_unlikely(s->used == 0) && (!owner || s->where != HAK_IN_CURRENT || k->tier == HAK_TIER_l25))
 		hak_heap_release_locked(h, s);
 }
 
@@ -1512,7 +1520,7 @@ static void hak_heap_flush_locked(hak_heap_t *h, uint32_t c, uint32_t n)
 			last = u;
 			s = hak_slab_head(u);
 		}
-		hak_heap_put_locked(h, s, k, bottom[i]);
+		hak_heap_put_locked(h, s, k, bottom[i], true);
 		if (s->where == HAK_IN_NONE)
 			last = HAK_UNITS_MAX; /* it was released */
 	}
@@ -1553,11 +1561,13 @@ static HAK_COLD size_t hak_heap_purge_locked(hak_heap_t *h)
  * paid for by the frees of half of what was live. */
 static HAK_COLD void hak_heap_settle_locked(hak_heap_t *h, bool owner)
 {
+	uint64_t slack;
 	for (uint32_t c = 0; owner && c < HAK_CLASSES; c++) {
 		hak_heap_flush_locked(h, c, hak_heap_level(h, c));
 		hak_heap_stack_reset(h, c);
 	}
-	if (hak_heap_slab_bytes(h) > 2 * h->used_bytes + ((uint64_t)hak_load(&hak_option.retain) >> 3))
+	slack = hak_heap_slab_bytes(h) - h->used_bytes;
+	if (slack > h->used_bytes && slack > (uint64_t)hak_load(&hak_option.retain) / 2)
 		hak_heap_purge_locked(h);
 	h->peak_bytes = h->used_bytes;
 	hak_count(&h->count.settles, 1u);
@@ -1622,6 +1632,14 @@ static hak_batch_t *hak_batch_new(hak_heap_t *h) /* owner of h; NULL: out of mem
 	return b;
 }
 
+/* An orphan with some room may be taken over; one with hardly any is not worth the lock. */
+static void hak_orphan_enlist_locked(hak_slab_t *s)
+{
+	const hak_class_t *k = &hak_class[s->class];
+	s->where = s->used + k->blocks / 8 < k->blocks ? HAK_IN_PARTIAL : HAK_IN_FULL;
+	hak_list_append(s->where == HAK_IN_PARTIAL ? &hak_page.orphan[s->class] : &hak_page.orphan_full[s->class], s);
+}
+
 /* A slab of a dead thread has got a free block, or is empty.  Lock of the page heap; returns whether too much is
  * kept now. */
 static bool hak_orphan_put_locked(hak_slab_t *s, const void *p, uint64_t now)
@@ -1633,17 +1651,15 @@ static bool hak_orphan_put_locked(hak_slab_t *s, const void *p, uint64_t now)
 		hak_die("free", p, hak_error_texts[error]);
 	hak_slab_put(s, i);
 	hak_count(&hak_page.orphan_used[s->class], -1ull);
-	if (s->where == HAK_IN_FULL || s->used == 0)
-		hak_list_remove(s->where == HAK_IN_FULL ? &hak_page.orphan_full[s->class] : &hak_page.orphan[s->class], s);
+	if (s->where == HAK_IN_PARTIAL && s->used != 0)
+		return false;
+	hak_list_remove(s->where == HAK_IN_FULL ? &hak_page.orphan_full[s->class] : &hak_page.orphan[s->class], s);
 	if (s->used == 0) {
 		s->where = HAK_IN_NONE;
 		hak_count(&hak_page.orphans[s->class], -1ull);
 		return hak_run_release_locked(s->unit, s->len, now);
 	}
-	if (s->where == HAK_IN_FULL) {
-		s->where = HAK_IN_PARTIAL;
-		hak_list_append(&hak_page.orphan[s->class], s);
-	}
+	hak_orphan_enlist_locked(s);
 	return false;
 }
 
@@ -1696,7 +1712,7 @@ static uint32_t hak_batch_free_locked(hak_heap_t *h, hak_batch_t *b, bool owner)
 			last = u;
 			s = hak_slab_head(u);
 		}
-		hak_heap_put_locked(h, s, &hak_class[c], p);
+		hak_heap_put_locked(h, s, &hak_class[c], p, owner);
 		if (s->where == HAK_IN_NONE)
 			last = HAK_UNITS_MAX;
 	}
@@ -1760,7 +1776,7 @@ static HAK_NOINLINE void hak_block_free_anywhere(void *p, bool received)
 		hak_claim(h);
 		if (hak_word(u) == word) {
 			hak_count(received ? &h->bin[c].received : &h->bin[c].claimed, 1u);
-			hak_heap_put_locked(h, hak_slab_head(u), &hak_class[c], p);
+			hak_heap_put_locked(h, hak_slab_head(u), &hak_class[c], p, h->id == HAK_OWNER_SHARED);
 			hak_heap_settle_maybe_locked(h, false);
 			hak_unclaim(h);
 			return;
@@ -1781,6 +1797,39 @@ static HAK_COLD void hak_batch_reroute(hak_heap_t *to, hak_batch_t *b)
 	}
 }
 
+/* All slabs of h go to whoever needs them next: empty ones to the page heap, the others to the orphans.  Returns
+ * whether too much is kept now. */
+static HAK_COLD bool hak_heap_disown_locked(hak_heap_t *h)
+{
+	uint64_t now = hak_os_now();
+	bool over = false;
+
+	hak_lock(&hak_page.lock);
+	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
+		hak_bin_t *b = &h->bin[c];
+		for (hak_slab_t *s; (s = b->current ? b->current : b->partial.head ? b->partial.head : b->full.head);) {
+			hak_heap_delist_locked(h, s);
+			if (s->used == 0) {
+				over |= hak_run_release_locked(s->unit, s->len, now);
+				hak_count(&h->count.slabs_released, 1u);
+				continue;
+			}
+			hak_words_set(s->unit, s->len, (HAK_OWNER_ORPHAN << 8) | c);
+			hak_count(&hak_page.orphans[c], 1u);
+			hak_count(&hak_page.orphan_used[c], s->used);
+			hak_orphan_enlist_locked(s);
+		}
+		hak_store(&b->slabs, 0u);
+		hak_store(&b->used, 0u);
+	}
+	hak_unlock(&hak_page.lock);
+	hak_store(&h->used_bytes, 0u);
+	h->peak_bytes = 0;
+	h->left_alone = 0;
+	h->lost = 1;
+	return over;
+}
+
 /* Sends a batch on its way.  `self` is the calling thread's heap; it holds no claim. */
 static HAK_NOINLINE void hak_batch_post(hak_heap_t *self, hak_batch_t *b, uint32_t owner)
 {
@@ -1794,20 +1843,27 @@ static HAK_NOINLINE void hak_batch_post(hak_heap_t *self, hak_batch_t *b, uint32
 		return;
 	}
 	if (hak_load(&h->inbox_bytes) >= HAK_REMOTE_BYTES) {
-		/* The owner does not come to its inbox: do its work for it, rather than let memory pile up. */
+		/* The owner does not come to its inbox: do its work for it, rather than let memory pile up.  And if it has
+		 * not come for long, others may have its slabs. */
 		hak_batch_t *stray;
+		bool over = false;
 		hak_claim(h);
 		stray = hak_load(&h->inbox) == HAK_CLOSED ? NULL : hak_heap_drain_locked(h, false, self, NULL);
 		hak_batch_free_locked(h, b, false);
-		hak_heap_settle_maybe_locked(h, false);
+		if (++h->left_alone >= HAK_LEFT_ALONE)
+			over = hak_heap_disown_locked(h);
 		hak_unclaim(h);
 		hak_count(&self->count.batches_claimed, 1u);
 		b->next = stray;
 		hak_batch_reroute(self, b);
+		if (over)
+			hak_page_purge(0, false);
 		return;
 	}
 	hak_add_shared(&h->inbox_bytes, b->bytes);
 	seen = hak_load(&h->inbox);
+	if (!seen)
+		hak_store(&h->inbox_stamp, hak_os_now());
 	do {
 		if (seen == HAK_CLOSED) { /* its thread has ended */
 			hak_sub_shared(&h->inbox_bytes, b->bytes);
@@ -1862,6 +1918,37 @@ static void hak_remote_free(hak_heap_t *h, void *p, uint32_t word)
 	if (b->count == HAK_REMOTE_BLOCKS || b->bytes >= HAK_REMOTE_BYTES || size >= HAK_REMOTE_AT_ONCE) {
 		h->out[i] = NULL;
 		hak_batch_post(h, b, owner);
+	}
+}
+
+/* Sorts the stacks out after a disowning: blocks of slabs that h does not own any more leave as others' do.  A block
+ * is out of the stack before it goes anywhere, so that fork finds it in one place.  Owner, no claim. */
+static HAK_COLD void hak_heap_sort_out(hak_heap_t *h)
+{
+	hak_claim(h);
+	h->lost = 0;
+	hak_unclaim(h);
+	for (uint32_t c = 0; c < HAK_CLASSES; c++)
+		for (uint32_t i = hak_heap_level(h, c); i > 0; i--) {
+			void **at = &h->slot[h->floor[c] + i], *p = *at;
+			uint32_t word = hak_word(hak_unit_of(p));
+			if (word == (h->tag | c))
+				continue;
+			*at = h->slot[h->v[c] & 0xFFFF];
+			hak_store(&h->v[c], h->v[c] - 1);
+			hak_remote_free(h, p, word);
+		}
+}
+
+/* The claim of the calling thread's own heap, with stacks that may be flushed. */
+static void hak_claim_own(hak_heap_t *h)
+{
+	for (;; hak_heap_sort_out(h)) {
+		hak_claim(h);
+		h->left_alone = 0;
+		if (hak_likely(!h->lost))
+			return;
+		hak_unclaim(h);
 	}
 }
 
@@ -1935,16 +2022,37 @@ static uint32_t hak_heap_take_locked(hak_heap_t *h, uint32_t c, void **out, uint
 	return got;
 }
 
+/* Blocks that have lain in the inbox of an idle thread for long go back to their slabs: few as they are, each may
+ * hold a slab.  One heap is looked at in a call, in turn. */
+static HAK_COLD void hak_heap_help(hak_heap_t *self, uint64_t now)
+{
+	uint32_t made = hak_load_acquire(&hak_heaps.made), id = HAK_OWNER_FIRST + self->helped++ % made;
+	hak_heap_t *h = hak_heap_by_id(id);
+	const hak_batch_t *inbox = h ? hak_load(&h->inbox) : NULL;
+
+	if (h == self || !inbox || inbox == HAK_CLOSED || now - hak_load(&h->inbox_stamp) < HAK_STALE_MS)
+		return;
+	hak_claim(h);
+	hak_batch_t *stray = hak_load(&h->inbox) == HAK_CLOSED ? NULL : hak_heap_drain_locked(h, false, self, NULL);
+	bool over = hak_heap_disown_locked(h);
+	hak_unclaim(h);
+	hak_batch_reroute(self, stray);
+	if (over)
+		hak_page_purge(0, false);
+	hak_count(&self->count.inboxes_helped, 1u);
+}
+
 /* Every so many slow paths: post what has been pending for long, and give back what has been free for long. */
 static HAK_COLD void hak_heap_tick_slow(hak_heap_t *h)
 {
 	uint64_t now = hak_os_now(), age = (uint64_t)hak_load(&hak_option.purge_ms);
 
 	h->tick = HAK_TICK;
-	if (now - h->out_stamp >= 100) {
+	if (now - h->out_stamp >= HAK_STALE_MS) {
 		h->out_stamp = now;
 		hak_heap_post_all(h);
 	}
+	hak_heap_help(h, now);
 	if (hak_load(&hak_page.dirty_units) && now > age)
 		hak_page_purge(now - age, false);
 }
@@ -1965,6 +2073,7 @@ static HAK_NOINLINE void *hak_heap_refill(hak_heap_t *h, uint32_t c)
 	uint32_t n, got, at, capacity = (uint32_t)(h->top[c] - h->floor[c]);
 
 	hak_claim(h);
+	h->left_alone = 0;
 	stray = hak_heap_drain_locked(h, true, h, NULL);
 	if (++b->refills >= 10) { /* ten refills with a flush among them: the stack is too small for what goes on */
 		if (b->flushes && capacity && capacity < k->most) {
@@ -2011,12 +2120,17 @@ static HAK_NOINLINE void hak_heap_overflow(hak_heap_t *h, uint32_t c, void *p)
 	hak_bin_t *b = &h->bin[c];
 	uint32_t capacity = (uint32_t)(h->top[c] - h->floor[c]);
 
-	hak_claim(h);
+	hak_claim_own(h);
+	if (hak_unlikely(hak_word(hak_unit_of(p)) != (h->tag | c))) { /* disowned since we looked */
+		hak_unclaim(h);
+		hak_remote_free(h, p, hak_word(hak_unit_of(p)));
+		return;
+	}
 	if (capacity == 0) {
 		hak_count(&b->direct, 1u);
-		hak_heap_put_locked(h, hak_slab_head(hak_unit_of(p)), k, p);
+		hak_heap_put_locked(h, hak_slab_head(hak_unit_of(p)), k, p, true);
 	} else {
-		hak_heap_flush_locked(h, c, (capacity + 1) / 2);
+		hak_heap_flush_locked(h, c, hak_min32((capacity + 1) / 2, hak_heap_level(h, c)));
 		hak_count(&h->count.flushes, 1u);
 		if (++b->flushes >= 8 && b->refills == 0 && capacity > k->first) {
 			/* Only frees for long: what stands here is of no use to anybody. */
@@ -2063,43 +2177,20 @@ static HAK_COLD hak_heap_t *hak_heap_shared(void)
 	return h;
 }
 
-/* Everything that h holds goes to whoever needs it next: blocks to their slabs, empty slabs to the page heap, the
- * others to the orphans.  Owner, or fork's child for a thread that it has not got. */
+/* Everything that h holds goes to whoever needs it next: blocks to their slabs, slabs as above.  Owner, or fork's child for a thread that it has not got. */
 static HAK_COLD void hak_heap_abandon(hak_heap_t *h, hak_heap_t *to)
 {
 	hak_batch_t *stray;
-	bool over = false;
-	uint64_t now = hak_os_now();
+	bool over;
 
 	hak_heap_post_all(h);
-	hak_claim(h);
+	hak_claim_own(h);
 	stray = hak_heap_drain_locked(h, false, to, HAK_CLOSED);
 	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
-		hak_bin_t *b = &h->bin[c];
 		hak_heap_flush_locked(h, c, hak_heap_level(h, c));
 		hak_heap_stack_reset(h, c);
-		if (b->slabs == 0)
-			continue;
-		hak_lock(&hak_page.lock);
-		for (hak_slab_t *s; (s = b->current ? b->current : b->partial.head ? b->partial.head : b->full.head);) {
-			hak_heap_delist_locked(h, s);
-			if (s->used == 0) {
-				over |= hak_run_release_locked(s->unit, s->len, now);
-				hak_count(&h->count.slabs_released, 1u);
-				continue;
-			}
-			hak_words_set(s->unit, s->len, (HAK_OWNER_ORPHAN << 8) | c);
-			hak_count(&hak_page.orphans[c], 1u);
-			hak_count(&hak_page.orphan_used[c], s->used);
-			s->where = hak_slab_has_room(s, &hak_class[c]) ? HAK_IN_PARTIAL : HAK_IN_FULL;
-			hak_list_append(s->where == HAK_IN_PARTIAL ? &hak_page.orphan[c] : &hak_page.orphan_full[c], s);
-		}
-		hak_unlock(&hak_page.lock);
-		hak_store(&b->slabs, 0u);
-		hak_store(&b->used, 0u);
 	}
-	hak_store(&h->used_bytes, 0u);
-	h->peak_bytes = 0;
+	over = hak_heap_disown_locked(h);
 	hak_unclaim(h);
 	hak_batch_reroute(to, stray);
 	if (over)
@@ -2809,7 +2900,10 @@ HAK_EXPORT HAK_COLD size_t hak_trim(void)
 		hak_batch_t *stray = NULL;
 		if (!h)
 			continue;
-		hak_claim(h);
+		if (h == self)
+			hak_claim_own(h);
+		else
+			hak_claim(h);
 		if (hak_load(&h->inbox) != HAK_CLOSED)
 			stray = hak_heap_drain_locked(h, h == self, self, NULL);
 		for (uint32_t c = 0; h == self && c < HAK_CLASSES; c++) {

@@ -102,10 +102,14 @@ def _locked(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _is_current(target: Path, stamp: Path, wanted: list[str]) -> bool:
-    """Compares as many lines as are wanted: without a compiler the hash alone decides."""
+def _stamp(target: Path) -> Path:
+    return target.parent / f".{target.name}.stamp"
+
+
+def _is_current(target: Path, wanted: list[str]) -> bool:
+    """Compares as many lines of the stamp as are wanted: the first is the hash, the second the compiler line."""
     try:
-        return target.exists() and stamp.read_text().splitlines()[: len(wanted)] == wanted
+        return target.exists() and _stamp(target).read_text().splitlines()[: len(wanted)] == wanted
     except OSError:
         return False
 
@@ -116,19 +120,18 @@ def compile_file(
     """Compile one C file unless its stamp says that nothing changed; readers never see half a file."""
     if not source.exists():
         raise BuildError(f"{source} is missing")
-    stamp = target.parent / f".{target.name}.stamp"
     wanted = [source_hash(source, arguments)]
     try:
         compiler = find_compiler()
         wanted.append(shlex.join([*compiler, *arguments]))
     except BuildError:
-        if not force and _is_current(target, stamp, wanted):
+        if not force and _is_current(target, wanted):
             return target
         raise
-    if not force and _is_current(target, stamp, wanted):
+    if not force and _is_current(target, wanted):
         return target
     with _locked(target.parent / f".{target.name}.lock"):
-        if not force and _is_current(target, stamp, wanted):
+        if not force and _is_current(target, wanted):
             return target
         fresh = target.parent / f".{target.name}.{os.getpid()}.new"
         command = [*compiler, *arguments, "-o", str(fresh), str(source), "-ldl"]
@@ -145,13 +148,20 @@ def compile_file(
             os.replace(fresh, target)
         finally:
             fresh.unlink(missing_ok=True)
-        stamp.write_text("\n".join(wanted) + "\n")
+        _stamp(target).write_text("\n".join(wanted) + "\n")
     return target
 
 
 def build(variant: str = "release", force: bool = False, quiet: bool = False, directory: Path = HERE) -> Path:
     """Make the library of a variant and return its path."""
     return compile_file(SOURCE, library_path(variant, directory), flags(variant), force, quiet)
+
+
+def refresh() -> None:
+    """Make the release library again if it was made here from another source, whichever compiler did it."""
+    target = library_path()
+    if _stamp(target).exists() and not _is_current(target, [source_hash(SOURCE, flags())]):
+        build(quiet=True)
 
 
 def workloads(force: bool = False, quiet: bool = False) -> Path:

@@ -118,7 +118,7 @@ def _beside() -> Path:
     """The library beside this file; where it was built from source here (a stamp tells), never an old one."""
     path = _HERE / "_hakmem_backend.so"
     if (_HERE / f".{path.name}.stamp").exists():
-        _build_module().build(quiet=True)
+        _build_module().refresh()
     return path
 
 
@@ -365,14 +365,9 @@ def owner_of(pointer: int) -> Any:
 class Option:
     """One option: name, env, type, unit, when, default, min, max and help as C declares them, and its value."""
 
-    def __init__(self, declared: Any) -> None:
-        self._declared = declared
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
-            raise AttributeError(name)
-        value = getattr(self._declared, name)
-        return bool(value) if name in ("default", "min", "max") and self._declared.type == "bool" else value
+    def __init__(self, declared: Iterable[Any]) -> None:
+        self.name, self.env, self.type, self.unit, self.when, self.help, *bounds = declared
+        self.default, self.min, self.max = (bool(bound) if self.type == "bool" else bound for bound in bounds)
 
     @property
     def value(self) -> int:
@@ -480,9 +475,10 @@ _TORCH_KEYS = {
     "allocation.{}.allocated": "allocs",
     "allocation.{}.freed": "frees",
     "allocation.{}.current": "live_blocks",
-    "inactive_bytes.{}.current": "cached_bytes",
+    "active_bytes.{}.current": "in_use_bytes",
+    "active_bytes.{}.peak": "peak_in_use_bytes",
+    "cached_bytes.{}.current": "cached_bytes",
     "reserved_bytes.{}.current": "committed_bytes",
-    "reserved_bytes.{}.peak": "peak_committed_bytes",
 }
 
 

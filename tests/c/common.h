@@ -297,7 +297,7 @@ static UNUSED void check_laws(void)
     CHECK(of(&s, "allocs") - of(&s, "frees") == of(&s, "live_blocks"), "%llu - %llu, live %llu",
           (unsigned long long)of(&s, "allocs"), (unsigned long long)of(&s, "frees"),
           (unsigned long long)of(&s, "live_blocks"));
-    CHECK(of(&s, "peak_live_bytes") >= of(&s, "live_bytes"));
+    CHECK(of(&s, "peak_in_use_bytes") >= of(&s, "in_use_bytes"));
 }
 
 #endif

@@ -26,8 +26,8 @@ static void show(void)
         int64_t value = 0;
         CHECK(get(name, &value) == 0, "%s", name);
         printf("%s %s %s %s %lld %lld %lld %lld\n", name, text_field("option", r, "env"), text_field("option", r, "type"),
-               text_field("option", r, "when"), (long long)field("option", r, "default"),
-               (long long)field("option", r, "min"), (long long)field("option", r, "max"), (long long)value);
+               text_field("option", r, "when"), (long long)field("option", r, "initial"),
+               (long long)field("option", r, "least"), (long long)field("option", r, "most"), (long long)value);
     }
 }
 
@@ -40,7 +40,7 @@ static void set_and_get(void)
     for (int i = 0; i < options.count; i++) {
         const void *r = row(&options, i);
         const char *name = text_field("option", r, "name");
-        int64_t low = (int64_t)field("option", r, "min"), high = (int64_t)field("option", r, "max");
+        int64_t low = (int64_t)field("option", r, "least"), high = (int64_t)field("option", r, "most");
         int64_t before, after;
         CHECK(low <= high, "%s", name);
         CHECK(get(name, &before) == 0, "%s", name);

@@ -360,7 +360,7 @@ static void statistics_while_threads_run(void)
 {
     static const char *const never_back[] = {"allocs",       "frees",          "cache_hits",     "cache_misses", "refills",
                                              "flushes",      "remote_frees",   "batches_posted", "claims",       "shared_locks",
-                                             "purged_bytes", "threads_exited", "slabs_adopted",  "peak_live_bytes"};
+                                             "purged_bytes", "threads_exited", "slabs_adopted",  "peak_in_use_bytes"};
     if (!about()) return;
     struct snapshot *a = own_pages(sizeof *a), *b = own_pages(sizeof *b);
     pthread_t threads[4];

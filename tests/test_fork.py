@@ -1,0 +1,55 @@
+"""A child forked while other threads are inside the allocator can allocate, free, start threads and fork again."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from _helpers import case_names, program, succeed
+
+SUBPROCESSES = """
+import subprocess, sys, threading
+stop = threading.Event()
+def work():
+    while not stop.is_set():
+        [bytearray(n * 37 % 5000) for n in range(200)]
+threads = [threading.Thread(target=work) for _ in range(4)]
+for t in threads: t.start()
+for i in range(30):
+    assert subprocess.run(["echo", str(i)], capture_output=True, text=True).stdout == f"{i}\\n"
+stop.set()
+for t in threads: t.join()
+print("done")
+"""
+POOL = """
+import multiprocessing, hashlib
+def work(n):
+    return hashlib.sha256(b"".join(str(i).encode() * (i % 50) for i in range(n))).hexdigest()
+if __name__ == "__main__":
+    context = multiprocessing.get_context("fork")
+    with context.Pool(4) as pool:
+        print(pool.map(work, range(3000, 3100)))
+    queue = context.Queue()
+    children = [context.Process(target=lambda i=i: queue.put("x" * i * 10000)) for i in range(8)]
+    for child in children: child.start()
+    print(sorted(len(queue.get()) for _ in children))
+    for child in children: child.join()
+    print([child.exitcode for child in children])
+"""
+
+
+@pytest.mark.parametrize("case", case_names("fork.c"))
+def test_fork(case: str) -> None:
+    succeed([program("fork.c"), case])
+
+
+def test_fork_without_thread_caches() -> None:
+    succeed([program("fork.c"), "allocating_threads", 20], env={"HAKMEM_ENABLE_TLS": "0"})
+
+
+@pytest.mark.parametrize("pymalloc", ["pymalloc", "malloc"])
+@pytest.mark.parametrize("source", [SUBPROCESSES, POOL], ids=["subprocess", "multiprocessing"])
+def test_python_children(source: str, pymalloc: str) -> None:
+    command = [sys.executable, "-W", "ignore", "-c", source]
+    env = {"PYTHONMALLOC": pymalloc}
+    assert succeed(command, env=env) == succeed(command, env=env, preload=False)

@@ -1,0 +1,42 @@
+"""The stress program runs without a report under ThreadSanitizer, AddressSanitizer and UndefinedBehaviorSanitizer."""
+
+from __future__ import annotations
+
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+from _helpers import ROOT, build, program, run, scratch, text
+
+ROUNDS = {"thread": 5, "address": 30, "undefined": 30}
+OPTIONS = {
+    "TSAN_OPTIONS": "die_after_fork=0 exitcode=66",  # the children of a process with threads go on; they start none
+    "ASAN_OPTIONS": "exitcode=66",
+    "UBSAN_OPTIONS": "print_stacktrace=1",
+}
+
+
+@lru_cache(maxsize=None)
+def stress(sanitizer: str) -> Path:
+    flag = f"-fsanitize={sanitizer}"
+    empty = scratch() / "empty.c"
+    empty.write_text("int main(void) { return 0; }\n")
+    command = [*build.find_compiler(), flag, str(empty), "-o", str(scratch() / "empty")]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip(f"the compiler's runtime for {flag} is not installed")
+    more = ["-fno-sanitize-recover=all"] if sanitizer == "undefined" else []
+    define = ["-DHAK_NO_OVERRIDE=1", f'-DHAK_VARIANT="{sanitizer}"', "-Wno-error"]
+    return program("stress.c", flag, *more, *define, also=ROOT / "_hakmem_backend.c")
+
+
+@pytest.mark.parametrize("switch", ["", "HAKMEM_ENABLE_TLS", "HAKMEM_TLS_TINY", "HAKMEM_TINY_USE_SUPERSLAB"])
+@pytest.mark.parametrize("sanitizer", ROUNDS)
+def test_stress(sanitizer: str, switch: str) -> None:
+    env = {**OPTIONS, **({switch: "0"} if switch else {})}
+    command = [stress(sanitizer), max(1, ROUNDS[sanitizer] // (2 if switch else 1))]
+    done = run(command, env=env, preload=False)
+    if b"unexpected memory mapping" in done.stderr:  # older runtimes cannot place their shadow under much ASLR
+        done = run(["setarch", "-R", *command], env=env, preload=False)
+    assert done.returncode == 0, text(done.stderr)[:6000]
+    assert not done.stderr, text(done.stderr)[:6000]
