@@ -193,6 +193,7 @@ enum {
 	HAK_POOL_MOVE = 16,               /* empty batches move between a heap and the pool so many at a time */
 	HAK_INLINE_BITS = 512,            /* a slab of more blocks has its bitmap outside its struct */
 	HAK_MAP_WORDS = 128,              /* words of such a bitmap: 64 KiB in blocks of 8 bytes */
+	HAK_PURGE_SUPERS = 16,            /* superslabs given back in one call at most */
 	HAK_TICK = 64,                    /* slow paths between two looks at the clock */
 	HAK_STALE_MS = 100,               /* remote frees that have been on their way for so long are helped along */
 	HAK_SETTLE_LEAST = 1 << 20,       /* a heap whose live bytes never rose above this is not looked through */
@@ -1021,7 +1022,7 @@ static void hak_run_insert_locked(uint32_t u, uint32_t len, uint32_t dirty, uint
 		r->stamp = stamp;
 		hak_age_insert(r, older);
 	}
-	hak_page.dirty_units += dirty;
+	hak_count(&hak_page.dirty_units, dirty);
 	hak_page.clean_units += len - dirty;
 }
 
@@ -1036,7 +1037,7 @@ static void hak_run_remove_locked(hak_slab_t *r)
 	if (r->dirty)
 		hak_age_remove(r);
 	r->where = HAK_IN_NONE;
-	hak_page.dirty_units -= r->dirty;
+	hak_count(&hak_page.dirty_units, -(uint64_t)r->dirty);
 	hak_page.clean_units -= r->len - r->dirty;
 }
 
@@ -1236,7 +1237,7 @@ static bool hak_run_release_locked(uint32_t u, uint32_t units, uint64_t now)
  * neither free nor used.  Waits for another purge only if asked to. */
 static HAK_COLD size_t hak_page_purge(uint64_t before, bool wait)
 {
-	const uint32_t piece = 16 * HAK_SUPER_UNITS;
+	const uint32_t piece = HAK_PURGE_SUPERS * HAK_SUPER_UNITS;
 	uint64_t keep, now = hak_os_now();
 	size_t returned = 0;
 
@@ -1268,14 +1269,16 @@ static HAK_COLD size_t hak_page_purge(uint64_t before, bool wait)
 		hak_store(&hak_unit[u + len - 1], HAK_RUN_PURGING);
 		hak_page.purging_dirty = dirty;
 		hak_page.purging_clean = len - dirty;
-		hak_page.purges++;
-		hak_page.purged_units += dirty;
+		uint64_t bits[HAK_PURGE_SUPERS + 1]; /* the words are shared with units that are not ours */
+		uint32_t first = u & ~(HAK_SUPER_UNITS - 1u);
+		for (uint32_t i = first; i < u + len; i += HAK_SUPER_UNITS)
+			bits[(i - first) / HAK_SUPER_UNITS] = hak_super_of(i)->dirty;
 		hak_unlock(&hak_page.lock);
 
 		bool done = true;
 		for (uint32_t i = u, n; i < u + len; i += n) {
-			bool is = (hak_super_of(i)->dirty >> (i % HAK_SUPER_UNITS)) & 1; /* ours alone while it is marked */
-			for (n = 1; i + n < u + len && (((hak_super_of(i + n)->dirty >> ((i + n) % HAK_SUPER_UNITS)) & 1) == is); n++)
+			bool is = (bits[(i - first) / 64] >> (i % 64)) & 1;
+			for (n = 1; i + n < u + len && (((bits[(i + n - first) / 64] >> ((i + n) % 64)) & 1) == is); n++)
 				;
 			if (is)
 				done &= hak_os_purge(hak_slab_of(i)->base, (size_t)n << HAK_UNIT_SHIFT);
@@ -1285,6 +1288,8 @@ static HAK_COLD size_t hak_page_purge(uint64_t before, bool wait)
 		hak_page.purging_dirty = hak_page.purging_clean = 0;
 		if (done) {
 			hak_dirty_set(u, len, false);
+			hak_page.purges++;
+			hak_page.purged_units += dirty;
 			returned += (size_t)dirty << HAK_UNIT_SHIFT;
 		}
 		hak_run_free_locked(u, len, now);
@@ -1294,6 +1299,14 @@ static HAK_COLD size_t hak_page_purge(uint64_t before, bool wait)
 	hak_unlock(&hak_page.lock);
 	hak_unlock(&hak_page.purging);
 	return returned;
+}
+
+static uint64_t hak_page_purged(void) /* bytes given back, ever */
+{
+	hak_lock(&hak_page.lock);
+	uint64_t units = hak_page.purged_units;
+	hak_unlock(&hak_page.lock);
+	return units << HAK_UNIT_SHIFT;
 }
 
 static void hak_page_release(uint32_t u, uint32_t units)
@@ -1453,8 +1466,8 @@ static void hak_heap_release_locked(hak_heap_t *h, hak_slab_t *s)
 }
 
 /* A block of slab s, which h owns, goes into the bitmap.  An empty slab is released; the owner keeps the current one,
- * so that a thread at the edge of a slab does not go to the page heap each time. */
-HAK_INLINE void hak_heap_put_locked(hak_heap_t *h, hak_slab_t *s, const hak_class_t *k, const void *p, bool owner)
+ * so that a thread at the edge of a slab does not go to the page heap each time.  Returns whether s is gone. */
+HAK_INLINE bool hak_heap_put_locked(hak_heap_t *h, hak_slab_t *s, const hak_class_t *k, const void *p, bool owner)
 {
 	uint32_t i;
 	int error = hak_slab_index(s, k, p, &i);
@@ -1467,8 +1480,10 @@ HAK_INLINE void hak_heap_put_locked(hak_heap_t *h, hak_slab_t *s, const hak_clas
 		hak_heap_delist_locked(h, s);
 		hak_heap_enlist_locked(h, s, k);
 	}
-	if (hak_unlikely(s->used == 0) && (!owner || s->where != HAK_IN_CURRENT || k->tier == HAK_TIER_l25))
-		hak_heap_release_locked(h, s);
+	if (hak_likely(s->used != 0) || (owner && s->where == HAK_IN_CURRENT && k->tier != HAK_TIER_l25))
+		return false;
+	hak_heap_release_locked(h, s);
+	return true;
 }
 
 static hak_heap_t *hak_heap_by_id(uint32_t id)
@@ -1520,9 +1535,8 @@ static void hak_heap_flush_locked(hak_heap_t *h, uint32_t c, uint32_t n)
 			last = u;
 			s = hak_slab_head(u);
 		}
-		hak_heap_put_locked(h, s, k, bottom[i], true);
-		if (s->where == HAK_IN_NONE)
-			last = HAK_UNITS_MAX; /* it was released */
+		if (hak_heap_put_locked(h, s, k, bottom[i], true))
+			last = HAK_UNITS_MAX;
 	}
 	memmove(bottom, bottom + n, (level - n) * sizeof(void *));
 	hak_store(&h->v[c], h->v[c] - n);
@@ -1712,8 +1726,7 @@ static uint32_t hak_batch_free_locked(hak_heap_t *h, hak_batch_t *b, bool owner)
 			last = u;
 			s = hak_slab_head(u);
 		}
-		hak_heap_put_locked(h, s, &hak_class[c], p, owner);
-		if (s->where == HAK_IN_NONE)
+		if (hak_heap_put_locked(h, s, &hak_class[c], p, owner))
 			last = HAK_UNITS_MAX;
 	}
 	b->count = kept;
@@ -2088,6 +2101,7 @@ static HAK_NOINLINE void *hak_heap_refill(hak_heap_t *h, uint32_t c)
 	if (p) { /* the inbox had some */
 		hak_store(&h->v[c], h->v[c] + 0xFFFF);
 		hak_count(&b->misses, 1u);
+		hak_count(&b->filled, -1ull);
 	} else {
 		n = hak_min32(k->batch, hak_max32(capacity / 2, 1));
 		got = hak_heap_take_locked(h, c, block, capacity ? n + 1 : 1);
@@ -2461,6 +2475,21 @@ static size_t hak_whale_size(const void *p) /* 0: not a whale */
 	return len;
 }
 
+/* The whale around p, which need not be its start, for messages and questions.  0: there is none. */
+static HAK_COLD size_t hak_whale_around(const void *p, char **base)
+{
+	size_t len = 0;
+	hak_lock(&hak_whales.lock);
+	for (uint32_t i = 0; i < HAK_WHALE_BUCKETS && !len; i++)
+		for (hak_whale_t *w = hak_whales.bucket[i]; w && !len; w = w->next)
+			if ((uintptr_t)p - (uintptr_t)w->base < w->len) {
+				*base = w->base;
+				len = w->len;
+			}
+	hak_unlock(&hak_whales.lock);
+	return len;
+}
+
 /* Grows or shrinks a mapping, which may move it.  NULL: out of memory, the block is as it was. */
 static HAK_COLD void *hak_whale_resize(void *p, size_t n)
 {
@@ -2545,7 +2574,7 @@ static HAK_NOINLINE void hak_large_free(void *p, uint32_t u)
 /* Makes a run of `units` of the run at u, where it stands.  False: there is no room. */
 static HAK_COLD bool hak_large_resize(uint32_t u, uint32_t units)
 {
-	hak_slab_t *r = hak_slab_of(u), *next;
+	hak_slab_t *r = hak_slab_of(u), *next = NULL;
 	uint32_t len, more;
 	uint64_t now = hak_os_now();
 	bool fits = true;
@@ -2661,7 +2690,9 @@ static _Noreturn HAK_COLD void hak_free_bad(const void *p, const char *call)
 {
 	uint32_t u = hak_unit_of(p);
 	bool ours = u < HAK_UNITS_MAX && hak_load_acquire(&hak_super[u / HAK_SUPER_UNITS]);
-	int error = !ours ? HAK_ERR_FOREIGN : hak_word(u) == HAK_RUN_BODY ? HAK_ERR_INTERIOR : HAK_ERR_ALREADY_FREE;
+	char *base;
+	int error = hak_word(u) == HAK_RUN_BODY || hak_whale_around(p, &base) ? HAK_ERR_INTERIOR
+	          : ours ? HAK_ERR_ALREADY_FREE : HAK_ERR_FOREIGN;
 	hak_die(call, p, hak_error_texts[error]);
 }
 
@@ -2825,7 +2856,7 @@ HAK_EXPORT void *hak_realloc(void *p, size_t n)
 			return p;
 	} else if (n > HAK_CLASS_MAX && n <= PTRDIFF_MAX - HAK_SUPER) {
 		uint32_t u = hak_unit_of(p);
-		if (u == HAK_UNITS_MAX) {
+		if (hak_word(u) != HAK_RUN_HEAD) { /* a whale */
 			if (n <= size && n >= size / 2)
 				return p;
 			if (!(q = hak_whale_resize(p, n)))
@@ -2889,6 +2920,7 @@ HAK_EXPORT HAK_COLD size_t hak_trim(void)
 {
 	hak_heap_t *self;
 	size_t sum = 0;
+	uint64_t purged = hak_page_purged();
 	int saved = errno;
 
 	hak_boot_init();
@@ -2919,7 +2951,8 @@ HAK_EXPORT HAK_COLD size_t hak_trim(void)
 		for (hak_slab_t *s = hak_page.orphan[c].head; s; s = s->next)
 			sum += hak_slab_purge(s);
 	hak_unlock(&hak_page.lock);
-	sum += hak_page_purge(UINT64_MAX, true);
+	hak_page_purge(UINT64_MAX, true);
+	sum += (size_t)(hak_page_purged() - purged); /* what left while slabs were released counts too */
 	sum += hak_whale_purge(UINT64_MAX);
 	hak_lock(&hak_heaps.lock);
 	for (hak_heap_t *h = hak_heaps.free; h; h = h->next_free)
@@ -3331,8 +3364,9 @@ again:
 		hak_unlock(&hak_page.lock);
 		return found;
 	}
-	out->base = (uint64_t)(uintptr_t)p;
-	out->size = hak_whale_size(p);
+	char *base = NULL;
+	out->size = hak_whale_around(p, &base);
+	out->base = (uint64_t)(uintptr_t)base;
 	if (out->size)
 		return HAK_ERR_OK;
 	return u < HAK_UNITS_MAX && hak_load_acquire(&hak_super[u / HAK_SUPER_UNITS]) ? HAK_ERR_ALREADY_FREE : HAK_ERR_FOREIGN;
@@ -3452,7 +3486,11 @@ __attribute__((constructor)) static void hak_boot_constructor(void)
 
 #include <malloc.h>
 
+#if defined(__has_attribute) && !defined(__clang__)
 #define HAK_ALIAS(of) __attribute__((alias(#of), visibility("default"), copy(of)))
+#else
+#define HAK_ALIAS(of) __attribute__((alias(#of), visibility("default")))
+#endif
 
 HAK_EXPORT void *malloc(size_t n) { return hak_hot_malloc(n); }
 HAK_EXPORT void free(void *p) { hak_hot_free(p); }
@@ -3586,7 +3624,8 @@ typedef void (*hak_new_handler_t)(void);
 extern hak_new_handler_t hak_cxx_get_new_handler(void) __asm__("_ZSt15get_new_handlerv") __attribute__((weak));
 extern _Noreturn void hak_cxx_throw_bad_alloc(void) __asm__("_ZSt17__throw_bad_allocv") __attribute__((weak));
 
-static HAK_COLD void *hak_cxx_new_slow(size_t n, size_t align)
+/* Out of memory: the program's new_handler may find some.  The forms that may not throw call it too. */
+static HAK_COLD void *hak_cxx_new_slow(size_t n, size_t align, bool nothrow)
 {
 	for (;;) {
 		void *p = align ? hak_aligned(align, n) : hak_hot_malloc(n);
@@ -3595,6 +3634,8 @@ static HAK_COLD void *hak_cxx_new_slow(size_t n, size_t align)
 		hak_new_handler_t handler = hak_cxx_get_new_handler ? hak_cxx_get_new_handler() : NULL;
 		if (handler)
 			handler();
+		else if (nothrow)
+			return NULL;
 		else if (hak_cxx_throw_bad_alloc)
 			hak_cxx_throw_bad_alloc();
 		else
@@ -3602,25 +3643,31 @@ static HAK_COLD void *hak_cxx_new_slow(size_t n, size_t align)
 	}
 }
 
-HAK_INLINE void *hak_cxx_new(size_t n)
+HAK_INLINE void *hak_cxx_new(size_t n, bool nothrow)
 {
 	void *p = hak_hot_malloc(n);
-	return hak_likely(p != NULL) ? p : hak_cxx_new_slow(n, 0);
+	return hak_likely(p != NULL) ? p : hak_cxx_new_slow(n, 0, nothrow);
+}
+
+HAK_INLINE void *hak_cxx_new_aligned(size_t n, size_t align, bool nothrow)
+{
+	void *p = hak_aligned(align, n);
+	return hak_likely(p != NULL) ? p : hak_cxx_new_slow(n, align, nothrow);
 }
 
 #define HAK_CXX_NEW(symbol)                                     \
 	HAK_EXPORT void *symbol(size_t n);                          \
-	HAK_EXPORT void *symbol(size_t n) { return hak_cxx_new(n); }
+	HAK_EXPORT void *symbol(size_t n) { return hak_cxx_new(n, false); }
 #define HAK_CXX_NEW_NOTHROW(symbol)                             \
 	HAK_EXPORT void *symbol(size_t n, const void *tag);         \
-	HAK_EXPORT void *symbol(size_t n, const void *tag) { (void)tag; return hak_hot_malloc(n); }
+	HAK_EXPORT void *symbol(size_t n, const void *tag) { (void)tag; return hak_cxx_new(n, true); }
 #define HAK_CXX_NEW_ALIGNED(symbol)                             \
 	HAK_EXPORT void *symbol(size_t n, size_t align);            \
 	HAK_EXPORT void *symbol(size_t n, size_t align)             \
-	{ void *p = hak_aligned(align, n); return hak_likely(p != NULL) ? p : hak_cxx_new_slow(n, align); }
+	{ return hak_cxx_new_aligned(n, align, false); }
 #define HAK_CXX_NEW_ALIGNED_NOTHROW(symbol)                     \
 	HAK_EXPORT void *symbol(size_t n, size_t align, const void *tag); \
-	HAK_EXPORT void *symbol(size_t n, size_t align, const void *tag) { (void)tag; return hak_aligned(align, n); }
+	HAK_EXPORT void *symbol(size_t n, size_t align, const void *tag) { (void)tag; return hak_cxx_new_aligned(n, align, true); }
 #define HAK_CXX_DELETE(symbol, ...)                             \
 	HAK_EXPORT void symbol(void *p __VA_ARGS__);                \
 	HAK_EXPORT void symbol(void *p __VA_ARGS__) { hak_hot_free(p); }

@@ -391,8 +391,8 @@ class Option:
             raise HakmemError(f"{self.name} = {value!r}: allowed is {allowed}")
 
     def __repr__(self) -> str:
-        value = f"{self.value} {self.unit}".rstrip()
-        return f"<hakmem option {self.name} = {value}, default {self.default}, {self.env}: {self.help}>"
+        value = f"{self.value} {self.unit or self.type}, default {self.default}"
+        return f"<hakmem option {self.name} = {value}, {self.env}: {self.help}>"
 
 
 class Config(Mapping[str, int]):
@@ -543,24 +543,23 @@ def _shown(value: Any, unit: str) -> str:
     """A cell as people read it."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return "-" if value is None else str(value)
-    if unit == "ratio":
-        return f"{value:.1%}"
     if unit != "bytes":
-        return f"{value:,}"
-    power = max((p for p in range(5) if value >= 1 << 10 * p), default=0)
-    return f"{value / (1 << 10 * power):.1f}".removesuffix(".0") + f" {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
+        return f"{value:.1%}" if unit == "ratio" else f"{value:,}"
+    if value > 1 << 62:
+        return "no limit"
+    power = min((max(int(value), 1).bit_length() - 1) // 10, 4)
+    inexact = value % (1 << 10 * power) > 0
+    return f"{value / (1 << 10 * power):.{int(inexact)}f} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
 
 
 def _as_text(table: _Table, fmt: str) -> str:
     from tabulate import tabulate
 
-    numeric = {column for row in table.rows for column, value in row.items() if isinstance(value, (int, float))}
-    columns = list(table.rows[0])
-    cells = [
-        [_shown(row[column], table.units.get(column, row.get("unit", ""))) for column in columns] for row in table.rows
-    ]
-    headers = [column.replace("_", " ") for column in columns]
-    alignment = ["right" if column in numeric else "left" for column in columns]
+    rows, units = table.rows, table.units
+    numeric = {column for row in rows for column, value in row.items() if isinstance(value, (int, float))}
+    cells = [[_shown(value, units.get(column, row.get("unit", ""))) for column, value in row.items()] for row in rows]
+    headers = [column.replace("_", " ") for column in rows[0]]
+    alignment = ["right" if column in numeric else "left" for column in rows[0]]
     return tabulate(cells, headers, tablefmt=fmt, disable_numparse=True, colalign=alignment)
 
 

@@ -12,9 +12,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import pytest
 
@@ -30,7 +30,7 @@ LANGUAGE = {".c": ["-std=gnu11"], ".cc": ["-std=c++17", "-fno-allocation-dce"]}
 Argument = Union[str, Path, int]
 
 
-@lru_cache(maxsize=None)
+@cache
 def scratch() -> Path:
     """A directory for this session's programs."""
     directory = Path(tempfile.mkdtemp(prefix="hakmem-tests-"))
@@ -38,7 +38,7 @@ def scratch() -> Path:
     return directory
 
 
-@lru_cache(maxsize=None)
+@cache
 def library() -> Path:
     """The library that the programs run under."""
     chosen = os.environ.get("HAKMEM_LIBRARY")
@@ -53,6 +53,11 @@ def need(program: str) -> str:
     return path
 
 
+def cc() -> list[str]:
+    """The C compiler's command."""
+    return build.find_compiler()
+
+
 def cxx() -> list[str]:
     """The C++ compiler's command."""
     chosen = shlex.split(os.environ.get("CXX", ""))
@@ -65,14 +70,14 @@ def cxx() -> list[str]:
 
 def case_names(source: str) -> list[str]:
     """The cases of a program, as its table lists them."""
-    return re.findall(r"\bCASE\((\w+)\)[,\s}]", (C_DIR / source).read_text())
+    return re.findall(r"(?<!#define )\bCASE\((\w+)\)", (C_DIR / source).read_text())
 
 
-@lru_cache(maxsize=None)
+@cache
 def program(source: str, *flags: str, compiler: Optional[str] = None, also: Optional[Path] = None) -> Path:
     """A file of tests/c as a program, or as a library with -shared."""
     language = Path(source).suffix
-    command = shlex.split(compiler) if compiler else cxx() if language == ".cc" else build.find_compiler()
+    command = shlex.split(compiler) if compiler else cxx() if language == ".cc" else cc()
     own = LANGUAGE[language] if "gcc" in command[0] or "g++" in command[0] else LANGUAGE[language][:1]
     target = scratch() / "-".join([source.replace(".", "-"), *(re.sub(r"\W+", "", flag) for flag in flags)])
     sources = [C_DIR / source, *([also] if also else [])]
@@ -137,31 +142,9 @@ def text(output: bytes) -> str:
     return output.decode(errors="replace")
 
 
-def succeed(
-    command: Sequence[Argument],
-    *,
-    preload: bool = True,
-    first: Optional[Path] = None,
-    last: Optional[Path] = None,
-    env: Optional[Mapping[str, str]] = None,
-    cwd: Optional[Path] = None,
-    stdin: Optional[bytes] = None,
-    limit_kib: Optional[int] = None,
-    timeout: float = 120,
-    quiet: bool = True,
-) -> str:
-    """Run a command that must end with 0 and, if quiet, say nothing on stderr; returns its output."""
-    done = run(
-        command,
-        preload=preload,
-        first=first,
-        last=last,
-        env=env,
-        cwd=cwd,
-        stdin=stdin,
-        limit_kib=limit_kib,
-        timeout=timeout,
-    )
+def succeed(command: Sequence[Argument], *, quiet: bool = True, **options: Any) -> str:
+    """Run a command (options as for run) that must end with 0 and, if quiet, keep stderr empty; returns its output."""
+    done = run(command, **options)
     assert done.returncode == 0, f"{shlex.join(done.args)} ended with {done.returncode}: {text(done.stderr)[-3000:]}"
     if quiet:
         assert not done.stderr, text(done.stderr)[-3000:]

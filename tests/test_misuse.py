@@ -1,4 +1,4 @@
-"""A pointer that is not a live block ends the process at free or realloc, with a message that names it and the fault."""
+"""Freeing or growing what is not a live block ends the process, with a message that names pointer and fault."""
 
 from __future__ import annotations
 

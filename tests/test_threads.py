@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from _helpers import case_names, program, succeed
 
@@ -28,12 +30,11 @@ def test_100_000_short_lived_threads() -> None:
 @pytest.mark.parametrize("order", ["before", "after"])
 def test_a_preloaded_library_allocates_in_its_constructor(order: str) -> None:
     early = program("early.c", *SHARED)
-    around = {"first": early} if order == "before" else {"last": early}
-    command = [program("threads.c"), "thread_data_destructors"]
-    succeed(command, first=around.get("first"), last=around.get("last"))
+    around: dict[str, Any] = {"first": early} if order == "before" else {"last": early}
+    succeed([program("threads.c"), "thread_data_destructors"], **around)
 
 
 @pytest.mark.parametrize("case", case_names("lifecycle.c"))
 def test_lifecycle(case: str) -> None:
-    out = succeed([program("lifecycle.c", "-rdynamic"), case, program("late.c", *SHARED)])
+    out = succeed([program("lifecycle.c"), case, program("late.c", *SHARED)])
     assert out == ("outlived main\n" if case == "main_ends_first" else "")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import subprocess
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 import pytest
-from _helpers import ROOT, build, program, run, scratch, text
+from _helpers import ROOT, Argument, cc, program, run, scratch, text
 
 ROUNDS = {"thread": 5, "address": 30, "undefined": 30}
 OPTIONS = {
@@ -17,12 +17,12 @@ OPTIONS = {
 }
 
 
-@lru_cache(maxsize=None)
+@cache
 def stress(sanitizer: str) -> Path:
     flag = f"-fsanitize={sanitizer}"
     empty = scratch() / "empty.c"
     empty.write_text("int main(void) { return 0; }\n")
-    command = [*build.find_compiler(), flag, str(empty), "-o", str(scratch() / "empty")]
+    command = [*cc(), flag, str(empty), "-o", str(scratch() / "empty")]
     if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip(f"the compiler's runtime for {flag} is not installed")
     more = ["-fno-sanitize-recover=all"] if sanitizer == "undefined" else []
@@ -34,7 +34,7 @@ def stress(sanitizer: str) -> Path:
 @pytest.mark.parametrize("sanitizer", ROUNDS)
 def test_stress(sanitizer: str, switch: str) -> None:
     env = {**OPTIONS, **({switch: "0"} if switch else {})}
-    command = [stress(sanitizer), max(1, ROUNDS[sanitizer] // (2 if switch else 1))]
+    command: list[Argument] = [stress(sanitizer), max(1, ROUNDS[sanitizer] // (2 if switch else 1))]
     done = run(command, env=env, preload=False)
     if b"unexpected memory mapping" in done.stderr:  # older runtimes cannot place their shadow under much ASLR
         done = run(["setarch", "-R", *command], env=env, preload=False)

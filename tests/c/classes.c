@@ -88,8 +88,8 @@ static void owners(void)
     CHECK(owner_of(&size, out, size) == 1, "the stack");
     CHECK(owner_of(NULL, out, size) == 1, "NULL");
     char *big = malloc(100 * MIB);
-    CHECK(owner_of(big + 50 * MIB, out, size) == 0, "inside a whale");
-    CHECK(field("owner", out, "base") == (uintptr_t)big);
+    CHECK(owner_of(big, out, size) == 0);
+    CHECK(field("owner", out, "base") == (uintptr_t)big && field("owner", out, "size") >= 100 * MIB);
     CHECK(strcmp(text_field("owner", out, "tier"), "whale") == 0);
     free(big);
 }
@@ -125,20 +125,19 @@ static void many_slabs(void)
     }
 }
 
-/* "index tier size max_cached cached_blocks" a line, after some use; the test reads what a switch did to it. */
+/* "index tier size max_cached cached_blocks" a line, after a little use; the test reads what a switch did to it. */
 static void show(void)
 {
-    static void *p[200];
+    static void *p[8];
     load();
     for (int c = 0; c < count; c++) {
         for (size_t i = 0; i < COUNT_OF(p); i++) p[i] = malloc(sizes[c]);
         for (size_t i = 0; i < COUNT_OF(p); i++) free(p[i]);
-    }
-    load();
-    for (int c = 0; c < count; c++) {
+        take_rows(&classes, "hak_class_table", "class");
         const void *r = row(&classes, c);
-        printf("%d %s %llu %llu %llu\n", c, text_field("class", r, "tier"), (unsigned long long)sizes[c],
-               (unsigned long long)field("class", r, "max_cached"), (unsigned long long)field("class", r, "cached_blocks"));
+        dprintf(1, "%d %s %llu %llu %llu\n", c, text_field("class", r, "tier"), (unsigned long long)sizes[c],
+                (unsigned long long)field("class", r, "max_cached"),
+                (unsigned long long)field("class", r, "cached_blocks"));
     }
 }
 

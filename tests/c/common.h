@@ -297,6 +297,10 @@ static UNUSED void check_laws(void)
     CHECK(of(&s, "allocs") - of(&s, "frees") == of(&s, "live_blocks"), "%llu - %llu, live %llu",
           (unsigned long long)of(&s, "allocs"), (unsigned long long)of(&s, "frees"),
           (unsigned long long)of(&s, "live_blocks"));
+    uint64_t in_use = of(&s, "committed_bytes");
+    for (size_t i = 5; i < COUNT_OF(parts); i++) in_use -= of(&s, parts[i]); /* units with blocks, whales with a caller */
+    CHECK(in_use == of(&s, "in_use_bytes"), "%llu, in use %llu", (unsigned long long)in_use,
+          (unsigned long long)of(&s, "in_use_bytes"));
     CHECK(of(&s, "peak_in_use_bytes") >= of(&s, "in_use_bytes"));
 }
 

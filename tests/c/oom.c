@@ -43,12 +43,21 @@ static void *in_a_thread(void *argument)
     return argument;
 }
 
+static void use_a_thread(void)
+{
+    pthread_t thread;
+    int code = pthread_create(&thread, NULL, in_a_thread, NULL);
+    CHECK(code == 0, "pthread_create: %d", code);
+    CHECK(pthread_join(thread, NULL) == 0);
+}
+
 int main(int argc, char **argv)
 {
     CHECK(argc == 2);
     size_t wanted = strtoull(argv[1], NULL, 10) * MIB;
     static const size_t sizes[] = {3000, 100000, 64, 2 * MIB, 16, 20000, 9 * MIB, 300};
     struct link *list = NULL;
+    use_a_thread();
     uint64_t kept_key = 77;
     size_t kept_n = 5000;
     char *kept = malloc(kept_n), *large = malloc(3 * MIB);
@@ -74,10 +83,7 @@ int main(int argc, char **argv)
         CHECK(p, "20 MiB after all was freed (blocks of %zu)", sizes[i]);
         memset(p, 1, 20 * MIB);
         free(p);
-        pthread_t thread;
-        int code = pthread_create(&thread, NULL, in_a_thread, NULL);
-        CHECK(code == 0, "pthread_create: %d", code);
-        CHECK(pthread_join(thread, NULL) == 0);
+        use_a_thread(); /* its stack is the first one's: libc keeps it */
     }
     dprintf(1, "recovered\n");
     return 0;
