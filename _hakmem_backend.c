@@ -1843,6 +1843,19 @@ static HAK_COLD bool hak_heap_disown_locked(hak_heap_t *h)
 	return over;
 }
 
+/* Empties the inbox of h on behalf of `to`, the calling thread's heap or NULL. */
+static HAK_COLD void hak_heap_drain(hak_heap_t *h, hak_heap_t *to)
+{
+	hak_batch_t *stray = NULL;
+	if (!h)
+		return;
+	hak_claim(h);
+	if (hak_load(&h->inbox) != HAK_CLOSED)
+		stray = hak_heap_drain_locked(h, false, to, NULL);
+	hak_unclaim(h);
+	hak_batch_reroute(to, stray);
+}
+
 /* Sends a batch on its way.  `self` is the calling thread's heap; it holds no claim. */
 static HAK_NOINLINE void hak_batch_post(hak_heap_t *self, hak_batch_t *b, uint32_t owner)
 {
@@ -3446,6 +3459,9 @@ static HAK_COLD void hak_fork_renew(hak_lock_t *l) { hak_store(&l->word, 0u); } 
 
 static HAK_COLD void hak_fork_prepare(void)
 {
+	/* What other threads have sent so far arrives; see hak_fork_forget. */
+	for (uint32_t id = HAK_OWNER_FIRST; id < HAK_OWNER_FIRST + hak_load_acquire(&hak_heaps.made); id++)
+		hak_heap_drain(hak_heap_by_id(id), hak_self->id ? hak_self : NULL);
 	hak_lock(&hak_heaps.lock);
 	hak_fork_each_claim(hak_fork_take);
 	hak_fork_each_shared(hak_fork_take);
@@ -3458,8 +3474,21 @@ static HAK_COLD void hak_fork_parent(void)
 	hak_unlock(&hak_heaps.lock);
 }
 
-/* The threads of the other heaps do not exist here.  One that was caught on its fast path loses a block at most; one
- * that was posting, a batch. */
+/* The system copies a process page by page, while its other threads go on: what they write without a lock may have
+ * been copied in part.  The child drops it: the other threads' stacks and outgoing batches, and what was put into an
+ * inbox since fork-prepare.  Those blocks stay used for ever, as do the blocks that the threads held themselves. */
+static HAK_COLD void hak_fork_forget(hak_heap_t *h)
+{
+	for (uint32_t c = 0; c < HAK_CLASSES; c++)
+		hak_heap_stack_reset(h, c);
+	for (uint32_t i = 0; i < HAK_OUT_SLOTS; i++)
+		h->out[i] = NULL;
+	h->spare = NULL;
+	h->spares = 0;
+	h->lost = 0;
+}
+
+/* The threads of the other heaps do not exist here. */
 static HAK_COLD void hak_fork_child(void)
 {
 	hak_heap_t *self = hak_self->id ? hak_self : NULL;
@@ -3467,6 +3496,15 @@ static HAK_COLD void hak_fork_child(void)
 	hak_fork_each_shared(hak_fork_renew);
 	hak_fork_each_claim(hak_fork_renew);
 	hak_fork_renew(&hak_heaps.lock);
+	for (uint32_t id = HAK_OWNER_FIRST; id < HAK_OWNER_FIRST + hak_heaps.made; id++) {
+		hak_heap_t *h = hak_heap[id];
+		if (h && h->running) {
+			hak_store(&h->inbox, NULL);
+			hak_store(&h->inbox_bytes, 0u);
+		}
+		if (h && h->running && h != self)
+			hak_fork_forget(h);
+	}
 	for (uint32_t id = HAK_OWNER_FIRST; id < HAK_OWNER_FIRST + hak_heaps.made; id++) {
 		hak_heap_t *h = hak_heap[id];
 		if (h && h->running && h != self)
