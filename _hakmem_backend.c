@@ -1237,7 +1237,6 @@ static bool hak_run_release_locked(uint32_t u, uint32_t units, uint64_t now)
  * neither free nor used.  Waits for another purge only if asked to. */
 static HAK_COLD size_t hak_page_purge(uint64_t before, bool wait)
 {
-	const uint32_t piece = HAK_PURGE_SUPERS * HAK_SUPER_UNITS;
 	uint64_t keep, now = hak_os_now();
 	size_t returned = 0;
 
@@ -1249,12 +1248,14 @@ static HAK_COLD size_t hak_page_purge(uint64_t before, bool wait)
 	keep = (uint64_t)hak_load(&hak_option.retain) >> HAK_UNIT_SHIFT;
 	if (keep < hak_page.used_units)
 		keep = hak_page.used_units;
-	/* When more is kept than that, an eighth at a time goes, not one unit for each unit that comes. */
-	keep = hak_page.dirty_units > keep ? keep - keep / 8 : UINT64_MAX;
+	/* When more is kept than that, a sixteenth goes at a time, not one unit for each unit that comes. */
+	keep = hak_page.dirty_units > keep ? keep - keep / 16 : UINT64_MAX;
 	for (hak_slab_t *r; (r = hak_page.oldest) && (r->stamp < before || hak_page.dirty_units > keep);) {
-		uint32_t u = r->unit, len = r->len, dirty;
+		uint32_t u = r->unit, len = r->len, dirty, piece = HAK_PURGE_SUPERS * HAK_SUPER_UNITS;
 		uint64_t stamp = r->stamp;
 		hak_slab_t *older = r->older;
+		if (stamp >= before && hak_page.dirty_units - keep < piece) /* no more of a young run than need be */
+			piece = hak_max32((uint32_t)(hak_page.dirty_units - keep), HAK_SUPER_UNITS);
 		hak_run_remove_locked(r);
 		if (len > piece) {
 			hak_run_insert_locked(u + piece, len - piece, hak_dirty_count(u + piece, len - piece), stamp, older);

@@ -24,7 +24,7 @@ sys.path.insert(0, str(ROOT))
 
 import build  # noqa: E402
 
-FLAGS = "-O1 -g -Wall -Wextra -Werror -pthread -fno-builtin".split()
+FLAGS = "-O1 -g -Wall -Wextra -pthread -fno-builtin".split()
 LANGUAGE = {".c": ["-std=gnu11"], ".cc": ["-std=c++17", "-fno-allocation-dce"]}
 
 Argument = Union[str, Path, int]

@@ -31,11 +31,11 @@ int main(void)
         pattern_write(p, n, 3);
         pattern_write(neighbour, n, 4);
         int code = free_checked(p + n / 2);
-        CHECK(code == INTERIOR || (n > 64 * MIB && code == FOREIGN), "%zu: code %d", n, code);
+        CHECK(code == INTERIOR, "%zu: code %d", n, code);
         code = usable_checked(p, &usable);
         CHECK(code == OK && usable >= n, "%zu: code %d, %zu", n, code, usable);
         code = usable_checked(p + n / 2, &usable);
-        CHECK(code == INTERIOR || (n > 64 * MIB && code == FOREIGN), "%zu: code %d", n, code);
+        CHECK(code == INTERIOR, "%zu: code %d", n, code);
         void *out = NULL;
         code = realloc_checked(p, (size_t)PTRDIFF_MAX + 1, &out);
         CHECK(code == NOMEM, "%zu: code %d", n, code);
