@@ -968,6 +968,14 @@ static uint32_t hak_dirty_count(uint32_t u, uint32_t n)
 	return sum;
 }
 
+static uint32_t hak_dirty_skip(uint32_t u, uint32_t n) /* clean units before the first dirty one */
+{
+	uint32_t i = 0;
+	while (i < n && !((hak_super_of(u + i)->dirty >> ((u + i) % HAK_SUPER_UNITS)) & 1))
+		i++;
+	return i;
+}
+
 static void hak_dirty_set(uint32_t u, uint32_t n, bool dirty)
 {
 	while (n) {
@@ -1257,15 +1265,16 @@ static HAK_COLD size_t hak_page_purge(uint64_t before, bool wait)
 		if (stamp >= before && hak_page.dirty_units - keep < piece) /* no more of a young run than need be */
 			piece = hak_max32((uint32_t)(hak_page.dirty_units - keep), HAK_SUPER_UNITS);
 		hak_run_remove_locked(r);
+		uint32_t clean = hak_dirty_skip(u, len); /* what is before and behind the piece joins it again below */
+		if (clean)
+			hak_run_insert_locked(u, clean, 0, 0, NULL);
+		u += clean;
+		len -= clean;
 		if (len > piece) {
 			hak_run_insert_locked(u + piece, len - piece, hak_dirty_count(u + piece, len - piece), stamp, older);
 			len = piece;
 		}
 		dirty = hak_dirty_count(u, len);
-		if (dirty == 0) { /* the dirt is in the other part */
-			hak_run_insert_locked(u, len, 0, 0, NULL);
-			continue;
-		}
 		hak_store(&hak_unit[u], HAK_RUN_PURGING);
 		hak_store(&hak_unit[u + len - 1], HAK_RUN_PURGING);
 		hak_page.purging_dirty = dirty;
