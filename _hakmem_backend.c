@@ -193,6 +193,7 @@ enum {
 	HAK_POOL_MOVE = 16,               /* empty batches move between a heap and the pool so many at a time */
 	HAK_INLINE_BITS = 512,            /* a slab of more blocks has its bitmap outside its struct */
 	HAK_MAP_WORDS = 128,              /* words of such a bitmap: 64 KiB in blocks of 8 bytes */
+	HAK_REGRET_MS = 100,              /* memory that is wanted again so soon should not have been purged */
 	HAK_PURGE_SUPERS = 16,            /* superslabs given back in one call at most */
 	HAK_TICK = 64,                    /* slow paths between two looks at the clock */
 	HAK_STALE_MS = 100,               /* remote frees that have been on their way for so long are helped along */
@@ -518,6 +519,9 @@ static struct { /* lock: page heap */
 	uint64_t nonempty[2][HAK_RUN_WORDS];
 	hak_slab_t *oldest, *newest;                     /* dirty runs by age */
 	uint64_t used_units, dirty_units, clean_units;   /* in use; free */
+	uint64_t regret_units;                           /* kept beyond the option, since what was purged came back at once */
+	uint64_t regret_stamp;                           /* ms when that was last halved */
+	uint64_t recent_units, recent_stamp;             /* purged of late, and when the last of it was */
 	uint64_t purging_dirty, purging_clean;           /* in the hands of the purging thread */
 	uint64_t peak_bytes;
 	uint64_t supers;
@@ -1193,6 +1197,28 @@ static void hak_page_peak_locked(void)
 		hak_store(&hak_page.peak_bytes, bytes);
 }
 
+/* Free dirty units that may be kept: as many as are in use, or as the option says and what experience adds to it. */
+static uint64_t hak_page_allowance_locked(void)
+{
+	uint64_t keep = ((uint64_t)hak_load(&hak_option.retain) >> HAK_UNIT_SHIFT) + hak_page.regret_units;
+	return keep > hak_page.used_units ? keep : hak_page.used_units;
+}
+
+/* Clean units are handed out: if as many were purged a moment ago, a program's use goes up and down, and more is worth
+ * keeping on its way down, to its peak at most.  One that only frees never gets here. */
+static void hak_page_regret_locked(uint64_t clean, uint64_t now)
+{
+	uint64_t most = hak_page.peak_bytes >> HAK_UNIT_SHIFT;
+	if (now - hak_page.recent_stamp > HAK_REGRET_MS)
+		hak_page.recent_units = 0;
+	if (clean > hak_page.recent_units)
+		clean = hak_page.recent_units;
+	hak_page.recent_units -= clean;
+	hak_page.regret_units += clean;
+	if (hak_page.regret_units > most)
+		hak_page.regret_units = most;
+}
+
 /* Takes a run of `units` at a multiple of `align` units, its words still 0; 0: out of memory.  *zero: never used. */
 static uint32_t hak_run_alloc_locked(uint32_t units, uint32_t align, bool *zero, uint64_t now)
 {
@@ -1220,7 +1246,10 @@ static uint32_t hak_run_alloc_locked(uint32_t units, uint32_t align, bool *zero,
 			len -= skip;
 		}
 	}
-	*zero = hak_dirty_count(u, units) == 0;
+	dirty = hak_dirty_count(u, units);
+	*zero = dirty == 0;
+	if (dirty < units && hak_page.recent_units)
+		hak_page_regret_locked(units - dirty, now);
 	if (len > units) {
 		dirty = hak_dirty_count(u + units, len - units);
 		hak_run_insert_locked(u + units, len - units, dirty, stamp, older);
@@ -1236,8 +1265,7 @@ static bool hak_run_release_locked(uint32_t u, uint32_t units, uint64_t now)
 {
 	hak_page.used_units -= units;
 	hak_run_free_locked(u, units, now);
-	uint64_t keep = (uint64_t)hak_load(&hak_option.retain) >> HAK_UNIT_SHIFT;
-	return hak_page.dirty_units > keep && hak_page.dirty_units > hak_page.used_units;
+	return hak_page.dirty_units > hak_page_allowance_locked();
 }
 
 /* Gives memory back, oldest first: everything that was freed before `before` (ms), and more while more than the
@@ -1253,9 +1281,11 @@ static HAK_COLD size_t hak_page_purge(uint64_t before, bool wait)
 	else if (!hak_lock_try(&hak_page.purging))
 		return 0;
 	hak_lock(&hak_page.lock);
-	keep = (uint64_t)hak_load(&hak_option.retain) >> HAK_UNIT_SHIFT;
-	if (keep < hak_page.used_units)
-		keep = hak_page.used_units;
+	if (now - hak_page.regret_stamp >= 1000) { /* what was learned is forgotten by half in a second */
+		hak_page.regret_units /= 2;
+		hak_page.regret_stamp = now;
+	}
+	keep = hak_page_allowance_locked();
 	/* When more is kept than that, a sixteenth goes at a time, not one unit for each unit that comes. */
 	keep = hak_page.dirty_units > keep ? keep - keep / 16 : UINT64_MAX;
 	for (hak_slab_t *r; (r = hak_page.oldest) && (r->stamp < before || hak_page.dirty_units > keep);) {
@@ -1300,6 +1330,8 @@ static HAK_COLD size_t hak_page_purge(uint64_t before, bool wait)
 			hak_dirty_set(u, len, false);
 			hak_page.purges++;
 			hak_page.purged_units += dirty;
+			hak_page.recent_units = (now - hak_page.recent_stamp > HAK_REGRET_MS ? 0 : hak_page.recent_units) + dirty;
+			hak_page.recent_stamp = now;
 			returned += (size_t)dirty << HAK_UNIT_SHIFT;
 		}
 		hak_run_free_locked(u, len, now);

@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 import build  # noqa: E402
 
 FLAGS = "-O1 -g -Wall -Wextra -pthread -fno-builtin".split()
-LANGUAGE = {".c": ["-std=gnu11"], ".cc": ["-std=c++17", "-fno-allocation-dce"]}
+LANGUAGE = {".c": ["-std=gnu11"], ".cc": ["-std=c++17", "-fsized-deallocation"]}
 
 Argument = Union[str, Path, int]
 
@@ -74,15 +74,14 @@ def case_names(source: str) -> list[str]:
 
 
 @cache
-def program(source: str, *flags: str, compiler: Optional[str] = None, also: Optional[Path] = None) -> Path:
+def program(source: str, *flags: str, also: Optional[Path] = None) -> Path:
     """A file of tests/c as a program, or as a library with -shared."""
     language = Path(source).suffix
-    command = shlex.split(compiler) if compiler else cxx() if language == ".cc" else cc()
-    own = LANGUAGE[language] if "gcc" in command[0] or "g++" in command[0] else LANGUAGE[language][:1]
+    command = cxx() if language == ".cc" else cc()
     target = scratch() / "-".join([source.replace(".", "-"), *(re.sub(r"\W+", "", flag) for flag in flags)])
     sources = [C_DIR / source, *([also] if also else [])]
     done = subprocess.run(
-        [*command, *own, *FLAGS, *flags, *map(str, sources), "-o", str(target), "-ldl"],
+        [*command, *LANGUAGE[language], *FLAGS, *flags, *map(str, sources), "-o", str(target), "-ldl"],
         capture_output=True,
         text=True,
         timeout=120,
