@@ -44,9 +44,9 @@
  *
  * Order of locks: heaps list, claim, purge, page heap, batch pool, whales, metadata.
  *
- * Sections: tables; compiler and platform; atomics and locks; types; state; size classes; counters; OS; messages;
- * options; metadata; page heap; slabs; heaps; remote frees; orphans; refill and flush; thread start and end; large
- * runs; whales; slow paths; HOT PATHS (start reading there); derived calls; introspection; lifecycle; libc and C++.
+ * Sections: tables; compiler and platform; atomics and locks; types; state; OS; messages; options; size
+ * classes; metadata; page heap; whales; slabs; heaps; remote frees and orphans; refill and flush; thread start and
+ * end; large runs; slow paths; HOT PATHS (start reading there); derived calls; introspection; lifecycle; libc and C++.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE 1
@@ -274,8 +274,16 @@ typedef struct hak_lock {
 	uint64_t contended; /* of these, those that waited: written by the holder */
 } hak_lock_t;
 
+/* The thread that is in fork, by the address of its hak_thread.  It holds every lock from the prepare handler to those
+ * of parent and child; other libraries' handlers that run in between may allocate, and then lock and unlock nothing. */
+static const void *hak_fork_thread;
+static _Thread_local const char hak_thread __attribute__((tls_model("initial-exec")));
+#define hak_fork_is_here() (hak_unlikely(hak_load(&hak_fork_thread) != NULL) && hak_load(&hak_fork_thread) == &hak_thread)
+
 static HAK_COLD void hak_lock_wait(hak_lock_t *l)
 {
+	if (hak_fork_is_here())
+		return;
 	/* A short spin only: with more threads than cores the holder is often not running. */
 	for (int i = 0; i < 100; i++) {
 		uint32_t zero = 0;
@@ -311,6 +319,8 @@ static inline bool hak_lock_try(hak_lock_t *l)
 
 static inline void hak_unlock(hak_lock_t *l)
 {
+	if (hak_fork_is_here())
+		return;
 	if (HAK_LOCKING && hak_unlikely(hak_exchange(&l->word, 0u) == 2)) {
 		int saved = errno;
 		syscall(SYS_futex, &l->word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
@@ -695,7 +705,7 @@ static HAK_COLD bool hak_option_parse(const hak_option_row_t *row, const char *t
 	bool good = end != text && errno == 0;
 	errno = saved;
 	if (good && *end && strcmp(row->type, "bytes") == 0) {
-		const char *s = strchr(suffixes, *end & ~32);
+		const char *s = *end & ~32 ? strchr(suffixes, *end & ~32) : NULL;
 		if (s && __builtin_mul_overflow(n, 1ll << (10 * (s - suffixes + 1)), &n))
 			return false;
 		if (s && (*++end == 'i' || *end == 'I'))
@@ -885,12 +895,13 @@ static HAK_COLD void *hak_meta_alloc(size_t n)
 	n = hak_round_up(n, 64);
 	hak_lock(&hak_meta.lock);
 	if (n > (size_t)(hak_meta.end - hak_meta.at)) {
-		size_t chunk = n > (256 << 10) ? hak_round_up(n, hak_boot.os_page) : (size_t)1 << 20;
+		bool own = n > (256 << 10); /* a heap struct */
+		size_t chunk = own ? hak_round_up(n, hak_boot.os_page) : (size_t)1 << 20;
 		char *fresh = hak_os_map(chunk, PROT_READ | PROT_WRITE);
 		if (!fresh)
 			goto out;
 		hak_meta.bytes += chunk;
-		if (chunk == n) {
+		if (own) {
 			p = fresh;
 			goto out;
 		}
@@ -1094,7 +1105,7 @@ static HAK_COLD bool hak_range_reserve_locked(uint32_t units)
 
 	if (i) /* a superslab that is never committed stands between two ranges, so that runs do not join across */
 		first = hak_page.range[i - 1].first + hak_page.range[i - 1].units + HAK_SUPER_UNITS;
-	if (i == HAK_RANGES_MAX || first + units > HAK_UNITS_MAX)
+	if (i == HAK_RANGES_MAX || first + units > HAK_UNITS_MAX - HAK_SUPER_UNITS) /* one beyond the last, too */
 		return false;
 	if (want == 0) {
 		want = (size_t)64 << 30;
@@ -1104,7 +1115,7 @@ static HAK_COLD bool hak_range_reserve_locked(uint32_t units)
 		if (want > limit)
 			want = limit;
 	}
-	limit = (size_t)(HAK_UNITS_MAX - first) << HAK_UNIT_SHIFT;
+	limit = (size_t)(HAK_UNITS_MAX - HAK_SUPER_UNITS - first) << HAK_UNIT_SHIFT;
 	want = (want < limit ? want : limit) & ~(HAK_SUPER - 1);
 	if (want < least)
 		want = least;
@@ -1359,6 +1370,201 @@ static void hak_page_release(uint32_t u, uint32_t units)
 	hak_unlock(&hak_page.lock);
 	if (hak_unlikely(over))
 		hak_page_purge(0, false);
+}
+
+/* =================================================== whales ==================================================== */
+
+static hak_whale_t **hak_whale_place_locked(const void *p) /* the link that points to p's entry, or to NULL */
+{
+	hak_whale_t **at = &hak_whales.bucket[((uintptr_t)p * 0x9E3779B97F4A7C15ull) >> 52];
+	while (*at && (*at)->base != p)
+		at = &(*at)->next;
+	return at;
+}
+
+static void hak_whale_enter_locked(hak_whale_t *w)
+{
+	hak_whale_t **at = hak_whale_place_locked(w->base);
+	w->next = *at;
+	*at = w;
+	hak_whales.live++;
+	hak_store(&hak_whales.bytes, hak_whales.bytes + w->len);
+}
+
+static hak_whale_t *hak_whale_leave_locked(const void *p) /* NULL: not a whale */
+{
+	hak_whale_t **at = hak_whale_place_locked(p), *w = *at;
+	if (w) {
+		*at = w->next;
+		hak_whales.live--;
+		hak_store(&hak_whales.bytes, hak_whales.bytes - w->len);
+	}
+	return w;
+}
+
+static void hak_whale_unlist_kept_locked(hak_whale_t **at)
+{
+	hak_whale_t *w = *at;
+	*at = w->next;
+	hak_whales.kept_count--;
+	hak_store(&hak_whales.kept_bytes, hak_whales.kept_bytes - w->len);
+}
+
+/* Unmaps kept whales: those freed before `before`, and the oldest while there are more than may be kept. */
+static HAK_COLD size_t hak_whale_purge(uint64_t before)
+{
+	size_t sum = 0;
+	hak_lock(&hak_whales.lock);
+	for (;;) {
+		hak_whale_t **at = &hak_whales.kept, *w;
+		uint64_t keep = (uint64_t)hak_load(&hak_option.retain);
+		if (keep < hak_whales.bytes)
+			keep = hak_whales.bytes;
+		while (*at && (*at)->next) /* the last is the oldest */
+			at = &(*at)->next;
+		w = *at;
+		if (!w || (w->stamp >= before && hak_whales.kept_bytes <= keep && hak_whales.kept_count <= HAK_KEPT_WHALES))
+			break;
+		hak_whale_unlist_kept_locked(at);
+		char *base = w->base;
+		size_t len = w->len;
+		w->next = hak_whales.unused;
+		hak_whales.unused = w;
+		hak_unlock(&hak_whales.lock);
+		hak_os_unmap(base, len);
+		sum += len;
+		hak_lock(&hak_whales.lock);
+	}
+	hak_unlock(&hak_whales.lock);
+	return sum;
+}
+
+static hak_whale_t *hak_whale_entry_locked(void)
+{
+	hak_whale_t *w = hak_whales.unused;
+	if (w)
+		hak_whales.unused = w->next;
+	else
+		w = hak_meta_alloc(sizeof *w);
+	return w;
+}
+
+/* A mapping of its own for a block.  *zero: it is fresh.  NULL: out of memory. */
+static HAK_COLD void *hak_whale_alloc(size_t n, size_t align, bool *zero)
+{
+	size_t len = hak_round_up(n, hak_boot.os_page);
+	hak_whale_t **best = NULL, *w = NULL;
+	char *base;
+
+	*zero = false;
+	hak_lock(&hak_whales.lock);
+	for (hak_whale_t **at = &hak_whales.kept; *at; at = &(*at)->next)
+		if ((*at)->len >= len && (*at)->len - len <= len / 4 && ((uintptr_t)(*at)->base & (align - 1)) == 0
+		    && (!best || (*at)->len < (*best)->len))
+			best = at;
+	if (best) {
+		w = *best;
+		hak_whale_unlist_kept_locked(best);
+		hak_whales.hits++;
+	} else {
+		w = hak_whale_entry_locked();
+	}
+	hak_unlock(&hak_whales.lock);
+	if (!w)
+		return NULL;
+	if (!best) {
+		base = hak_os_map_aligned(len, align, PROT_READ | PROT_WRITE);
+		if (!base && hak_whale_purge(UINT64_MAX) + hak_page_purge(UINT64_MAX, false))
+			base = hak_os_map_aligned(len, align, PROT_READ | PROT_WRITE);
+		hak_lock(&hak_whales.lock);
+		if (!base) {
+			w->next = hak_whales.unused;
+			hak_whales.unused = w;
+			hak_unlock(&hak_whales.lock);
+			return NULL;
+		}
+		w->base = base;
+		w->len = len;
+		*zero = true;
+	} else {
+		hak_lock(&hak_whales.lock);
+	}
+	hak_whales.allocs++;
+	hak_whale_enter_locked(w);
+	base = w->base;
+	hak_unlock(&hak_whales.lock);
+	hak_lock(&hak_page.lock);
+	hak_page_peak_locked();
+	hak_unlock(&hak_page.lock);
+	return base;
+}
+
+static HAK_COLD bool hak_whale_free(void *p) /* false: not a whale */
+{
+	hak_lock(&hak_whales.lock);
+	hak_whale_t *w = hak_whale_leave_locked(p);
+	if (!w) {
+		hak_unlock(&hak_whales.lock);
+		return false;
+	}
+	hak_whales.frees++;
+	w->stamp = hak_os_now();
+	w->next = hak_whales.kept;
+	hak_whales.kept = w;
+	hak_whales.kept_count++;
+	hak_store(&hak_whales.kept_bytes, hak_whales.kept_bytes + w->len);
+	hak_unlock(&hak_whales.lock);
+	hak_whale_purge(0);
+	return true;
+}
+
+static size_t hak_whale_size(const void *p) /* 0: not a whale */
+{
+	hak_lock(&hak_whales.lock);
+	hak_whale_t *w = *hak_whale_place_locked(p);
+	size_t len = w ? w->len : 0;
+	hak_unlock(&hak_whales.lock);
+	return len;
+}
+
+/* The whale around p, which need not be its start, for messages and questions.  0: there is none. */
+static HAK_COLD size_t hak_whale_around(const void *p, char **base)
+{
+	size_t len = 0;
+	hak_lock(&hak_whales.lock);
+	for (uint32_t i = 0; i < HAK_WHALE_BUCKETS && !len; i++)
+		for (hak_whale_t *w = hak_whales.bucket[i]; w && !len; w = w->next)
+			if ((uintptr_t)p - (uintptr_t)w->base < w->len) {
+				*base = w->base;
+				len = w->len;
+			}
+	hak_unlock(&hak_whales.lock);
+	return len;
+}
+
+/* Grows or shrinks a mapping, which may move it.  NULL: out of memory, the block is as it was. */
+static HAK_COLD void *hak_whale_resize(void *p, size_t n)
+{
+	size_t len = hak_round_up(n, hak_boot.os_page);
+	hak_lock(&hak_whales.lock);
+	hak_whale_t *w = hak_whale_leave_locked(p);
+	if (w) {
+		/* With room to grow, so that a block that grows by steps does not go to the system at each: address space
+		 * only, nobody has touched it. */
+		if (len > w->len)
+			len = hak_round_up(len + len / 8, hak_boot.os_page);
+		char *q = hak_os_remap(w->base, w->len, len);
+		if (!q && len > w->len)
+			q = hak_os_remap(w->base, w->len, len = hak_round_up(n, hak_boot.os_page));
+		if (q) {
+			w->base = q;
+			w->len = len;
+		}
+		hak_whale_enter_locked(w);
+		p = q;
+	}
+	hak_unlock(&hak_whales.lock);
+	return p;
 }
 
 /* ===================================================== slabs =================================================== */
@@ -2098,11 +2304,13 @@ static HAK_COLD void hak_heap_help(hak_heap_t *self, uint64_t now)
 	hak_heap_t *h = hak_heap_by_id(id);
 	const hak_batch_t *inbox = h ? hak_load(&h->inbox) : NULL;
 
-	if (h == self || !inbox || inbox == HAK_CLOSED || now - hak_load(&h->inbox_stamp) < HAK_STALE_MS)
+	if (h == self || !inbox || inbox == HAK_CLOSED || now < hak_load(&h->inbox_stamp) + HAK_STALE_MS)
 		return;
 	hak_claim(h);
-	hak_batch_t *stray = hak_load(&h->inbox) == HAK_CLOSED ? NULL : hak_heap_drain_locked(h, false, self, NULL);
-	bool over = hak_heap_disown_locked(h);
+	inbox = hak_load(&h->inbox);
+	bool still = inbox && inbox != HAK_CLOSED && now >= hak_load(&h->inbox_stamp) + HAK_STALE_MS;
+	hak_batch_t *stray = still ? hak_heap_drain_locked(h, false, self, NULL) : NULL;
+	bool over = still && hak_heap_disown_locked(h);
 	hak_unclaim(h);
 	hak_batch_reroute(self, stray);
 	if (over)
@@ -2123,6 +2331,8 @@ static HAK_COLD void hak_heap_tick_slow(hak_heap_t *h)
 	hak_heap_help(h, now);
 	if (hak_load(&hak_page.dirty_units) && now > age)
 		hak_page_purge(now - age, false);
+	if (hak_load(&hak_whales.kept_bytes) && now > age)
+		hak_whale_purge(now - age);
 }
 
 HAK_INLINE void hak_heap_tick(hak_heap_t *h) /* owner, no claim */
@@ -2262,6 +2472,7 @@ static HAK_COLD void hak_heap_abandon(hak_heap_t *h, hak_heap_t *to)
 	over = hak_heap_disown_locked(h);
 	hak_unclaim(h);
 	hak_batch_reroute(to, stray);
+	hak_heap_post_all(h); /* what sorting the stacks out has put there */
 	if (over)
 		hak_page_purge(0, false);
 	while (h->spare) { /* empty batches of a thread that is gone are for everybody */
@@ -2378,198 +2589,6 @@ static HAK_NOINLINE hak_heap_t *hak_heap_attach(void)
 	return h;
 }
 
-/* =================================================== whales ==================================================== */
-
-static hak_whale_t **hak_whale_place_locked(const void *p) /* the link that points to p's entry, or to NULL */
-{
-	hak_whale_t **at = &hak_whales.bucket[((uintptr_t)p * 0x9E3779B97F4A7C15ull) >> 52];
-	while (*at && (*at)->base != p)
-		at = &(*at)->next;
-	return at;
-}
-
-static void hak_whale_enter_locked(hak_whale_t *w)
-{
-	hak_whale_t **at = hak_whale_place_locked(w->base);
-	w->next = *at;
-	*at = w;
-	hak_whales.live++;
-	hak_store(&hak_whales.bytes, hak_whales.bytes + w->len);
-}
-
-static hak_whale_t *hak_whale_leave_locked(const void *p) /* NULL: not a whale */
-{
-	hak_whale_t **at = hak_whale_place_locked(p), *w = *at;
-	if (w) {
-		*at = w->next;
-		hak_whales.live--;
-		hak_store(&hak_whales.bytes, hak_whales.bytes - w->len);
-	}
-	return w;
-}
-
-static void hak_whale_unlist_kept_locked(hak_whale_t **at)
-{
-	hak_whale_t *w = *at;
-	*at = w->next;
-	hak_whales.kept_count--;
-	hak_whales.kept_bytes -= w->len;
-}
-
-/* Unmaps kept whales: those freed before `before`, and the oldest while there are more than may be kept. */
-static HAK_COLD size_t hak_whale_purge(uint64_t before)
-{
-	size_t sum = 0;
-	hak_lock(&hak_whales.lock);
-	for (;;) {
-		hak_whale_t **at = &hak_whales.kept, *w;
-		uint64_t keep = (uint64_t)hak_load(&hak_option.retain);
-		if (keep < hak_whales.bytes)
-			keep = hak_whales.bytes;
-		while (*at && (*at)->next) /* the last is the oldest */
-			at = &(*at)->next;
-		w = *at;
-		if (!w || (w->stamp >= before && hak_whales.kept_bytes <= keep && hak_whales.kept_count <= HAK_KEPT_WHALES))
-			break;
-		hak_whale_unlist_kept_locked(at);
-		char *base = w->base;
-		size_t len = w->len;
-		w->next = hak_whales.unused;
-		hak_whales.unused = w;
-		hak_unlock(&hak_whales.lock);
-		hak_os_unmap(base, len);
-		sum += len;
-		hak_lock(&hak_whales.lock);
-	}
-	hak_unlock(&hak_whales.lock);
-	return sum;
-}
-
-static hak_whale_t *hak_whale_entry_locked(void)
-{
-	hak_whale_t *w = hak_whales.unused;
-	if (w)
-		hak_whales.unused = w->next;
-	else
-		w = hak_meta_alloc(sizeof *w);
-	return w;
-}
-
-/* A mapping of its own for a block.  *zero: it is fresh.  NULL: out of memory. */
-static HAK_COLD void *hak_whale_alloc(size_t n, size_t align, bool *zero)
-{
-	size_t len = hak_round_up(n, hak_boot.os_page);
-	hak_whale_t **best = NULL, *w = NULL;
-	char *base;
-
-	*zero = false;
-	hak_lock(&hak_whales.lock);
-	for (hak_whale_t **at = &hak_whales.kept; *at; at = &(*at)->next)
-		if ((*at)->len >= len && (*at)->len - len <= len / 4 && ((uintptr_t)(*at)->base & (align - 1)) == 0
-		    && (!best || (*at)->len < (*best)->len))
-			best = at;
-	if (best) {
-		w = *best;
-		hak_whale_unlist_kept_locked(best);
-		hak_whales.hits++;
-	} else {
-		w = hak_whale_entry_locked();
-	}
-	hak_unlock(&hak_whales.lock);
-	if (!w)
-		return NULL;
-	if (!best) {
-		base = hak_os_map_aligned(len, align, PROT_READ | PROT_WRITE);
-		if (!base && hak_whale_purge(UINT64_MAX) + hak_page_purge(UINT64_MAX, false))
-			base = hak_os_map_aligned(len, align, PROT_READ | PROT_WRITE);
-		hak_lock(&hak_whales.lock);
-		if (!base) {
-			w->next = hak_whales.unused;
-			hak_whales.unused = w;
-			hak_unlock(&hak_whales.lock);
-			return NULL;
-		}
-		w->base = base;
-		w->len = len;
-		*zero = true;
-	} else {
-		hak_lock(&hak_whales.lock);
-	}
-	hak_whales.allocs++;
-	hak_whale_enter_locked(w);
-	base = w->base;
-	hak_unlock(&hak_whales.lock);
-	return base;
-}
-
-static HAK_COLD bool hak_whale_free(void *p) /* false: not a whale */
-{
-	hak_lock(&hak_whales.lock);
-	hak_whale_t *w = hak_whale_leave_locked(p);
-	if (!w) {
-		hak_unlock(&hak_whales.lock);
-		return false;
-	}
-	hak_whales.frees++;
-	w->stamp = hak_os_now();
-	w->next = hak_whales.kept;
-	hak_whales.kept = w;
-	hak_whales.kept_count++;
-	hak_whales.kept_bytes += w->len;
-	hak_unlock(&hak_whales.lock);
-	hak_whale_purge(0);
-	return true;
-}
-
-static size_t hak_whale_size(const void *p) /* 0: not a whale */
-{
-	hak_lock(&hak_whales.lock);
-	hak_whale_t *w = *hak_whale_place_locked(p);
-	size_t len = w ? w->len : 0;
-	hak_unlock(&hak_whales.lock);
-	return len;
-}
-
-/* The whale around p, which need not be its start, for messages and questions.  0: there is none. */
-static HAK_COLD size_t hak_whale_around(const void *p, char **base)
-{
-	size_t len = 0;
-	hak_lock(&hak_whales.lock);
-	for (uint32_t i = 0; i < HAK_WHALE_BUCKETS && !len; i++)
-		for (hak_whale_t *w = hak_whales.bucket[i]; w && !len; w = w->next)
-			if ((uintptr_t)p - (uintptr_t)w->base < w->len) {
-				*base = w->base;
-				len = w->len;
-			}
-	hak_unlock(&hak_whales.lock);
-	return len;
-}
-
-/* Grows or shrinks a mapping, which may move it.  NULL: out of memory, the block is as it was. */
-static HAK_COLD void *hak_whale_resize(void *p, size_t n)
-{
-	size_t len = hak_round_up(n, hak_boot.os_page);
-	hak_lock(&hak_whales.lock);
-	hak_whale_t *w = hak_whale_leave_locked(p);
-	if (w) {
-		/* With room to grow, so that a block that grows by steps does not go to the system at each: address space
-		 * only, nobody has touched it. */
-		if (len > w->len)
-			len = hak_round_up(len + len / 8, hak_boot.os_page);
-		char *q = hak_os_remap(w->base, w->len, len);
-		if (!q && len > w->len)
-			q = hak_os_remap(w->base, w->len, len = hak_round_up(n, hak_boot.os_page));
-		if (q) {
-			w->base = q;
-			w->len = len;
-		}
-		hak_whale_enter_locked(w);
-		p = q;
-	}
-	hak_unlock(&hak_whales.lock);
-	return p;
-}
-
 /* ================================================= large runs ================================================== */
 
 /* A block above 1 MiB, or of an alignment above a unit. */
@@ -2632,14 +2651,14 @@ static HAK_COLD bool hak_large_resize(uint32_t u, uint32_t units)
 	hak_slab_t *r = hak_slab_of(u), *next = NULL;
 	uint32_t len, more;
 	uint64_t now = hak_os_now();
-	bool fits = true;
+	bool fits = true, over = false;
 
 	hak_lock(&hak_page.lock);
 	len = r->len;
 	if (units < len) {
 		r->len = units;
 		hak_page.large_units -= len - units;
-		hak_run_release_locked(u + units, len - units, now);
+		over = hak_run_release_locked(u + units, len - units, now);
 	} else if (units > len) {
 		more = units - len;
 		fits = hak_super_of(u + len) && hak_word(u + len) == 0 && (next = hak_slab_of(u + len))->len >= more;
@@ -2659,6 +2678,8 @@ static HAK_COLD bool hak_large_resize(uint32_t u, uint32_t units)
 		}
 	}
 	hak_unlock(&hak_page.lock);
+	if (over)
+		hak_page_purge(0, false);
 	return fits;
 }
 
@@ -2678,8 +2699,10 @@ static HAK_COLD void *hak_large_to_whale(void *p, uint32_t u, size_t n)
 	/* DONTUNMAP: what is left behind stays mapped and reads as zero, so that nobody can map into our range. */
 	moved = mremap(p, len, len, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, NULL);
 	base = moved == MAP_FAILED ? NULL : hak_os_remap(moved, len, to);
-	if (moved != MAP_FAILED && !base)
-		mremap(moved, len, len, MREMAP_MAYMOVE | MREMAP_FIXED, p);
+	if (moved != MAP_FAILED && !base) { /* back by hand: the system may have no mapping left to move it in */
+		memcpy(p, moved, len);
+		hak_os_unmap(moved, len);
+	}
 	hak_lock(&hak_whales.lock);
 	if (base) {
 		w->base = base;
@@ -2980,8 +3003,11 @@ HAK_EXPORT HAK_COLD size_t hak_trim(void)
 
 	hak_boot_init();
 	self = hak_self->id ? hak_self : NULL;
-	if (self)
+	if (self) {
+		hak_claim_own(self); /* sorts its stacks out, if others have its slabs */
+		hak_unclaim(self);
 		hak_heap_post_all(self);
+	}
 	for (uint32_t id = HAK_OWNER_SHARED; id < HAK_OWNER_FIRST + hak_load_acquire(&hak_heaps.made); id++) {
 		hak_heap_t *h = hak_heap_by_id(id);
 		hak_batch_t *stray = NULL;
@@ -3507,10 +3533,12 @@ static HAK_COLD void hak_fork_prepare(void)
 	hak_lock(&hak_heaps.lock);
 	hak_fork_each_claim(hak_fork_take);
 	hak_fork_each_shared(hak_fork_take);
+	hak_store(&hak_fork_thread, &hak_thread);
 }
 
 static HAK_COLD void hak_fork_parent(void)
 {
+	hak_store(&hak_fork_thread, NULL);
 	hak_fork_each_shared(hak_fork_drop);
 	hak_fork_each_claim(hak_fork_drop);
 	hak_unlock(&hak_heaps.lock);
@@ -3535,16 +3563,18 @@ static HAK_COLD void hak_fork_child(void)
 {
 	hak_heap_t *self = hak_self->id ? hak_self : NULL;
 
+	hak_store(&hak_fork_thread, NULL);
 	hak_fork_each_shared(hak_fork_renew);
 	hak_fork_each_claim(hak_fork_renew);
 	hak_fork_renew(&hak_heaps.lock);
 	for (uint32_t id = HAK_OWNER_FIRST; id < HAK_OWNER_FIRST + hak_heaps.made; id++) {
 		hak_heap_t *h = hak_heap[id];
-		if (h && h->running) {
+		if (!h)
+			continue;
+		hak_store(&h->inbox_bytes, 0u);
+		if (h->running)
 			hak_store(&h->inbox, NULL);
-			hak_store(&h->inbox_bytes, 0u);
-		}
-		if (h && h->running && h != self)
+		if (h->running && h != self)
 			hak_fork_forget(h);
 	}
 	for (uint32_t id = HAK_OWNER_FIRST; id < HAK_OWNER_FIRST + hak_heaps.made; id++) {

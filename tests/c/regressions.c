@@ -1,0 +1,115 @@
+/* One case for each fault that was found after it had been written. Run under hakmem. */
+#include "common.h"
+#include <sys/wait.h>
+
+static uint64_t (*stat_of)(const char *);
+
+static void find_hakmem(void)
+{
+    *(void **)&stat_of = hak("hak_stat");
+}
+
+/* ---- an owner that loses its slabs to others, with blocks in its stacks, and then exits, left them in a batch that
+ * nobody ever sent */
+
+enum { BLOCKS = 20000, CACHED = 60 };
+static void *blocks[BLOCKS];
+static int step;
+
+static void *owner(void *argument)
+{
+    for (int i = 0; i < BLOCKS; i++) blocks[i] = malloc(1000);
+    for (int i = 0; i < CACHED; i++) free(blocks[i]);
+    __atomic_store_n(&step, 1, __ATOMIC_SEQ_CST);
+    while (__atomic_load_n(&step, __ATOMIC_SEQ_CST) != 2) sleep_ms(1);
+    return argument;
+}
+
+static void *freer(void *argument)
+{
+    for (int i = CACHED; i < BLOCKS; i++) free(blocks[i]);
+    return argument;
+}
+
+static void idle_owner_exits(void)
+{
+    find_hakmem();
+    pthread_t first, second;
+    CHECK(pthread_create(&first, NULL, owner, NULL) == 0);
+    while (__atomic_load_n(&step, __ATOMIC_SEQ_CST) != 1) sleep_ms(1);
+    CHECK(pthread_create(&second, NULL, freer, NULL) == 0);
+    CHECK(pthread_join(second, NULL) == 0);
+    __atomic_store_n(&step, 2, __ATOMIC_SEQ_CST);
+    CHECK(pthread_join(first, NULL) == 0);
+    CHECK(stat_of("batches_claimed") > 0, "nobody took the owner's claim: the case tests nothing");
+    CHECK(stat_of("transit_bytes") == 0, "%zu bytes in transit", (size_t)stat_of("transit_bytes"));
+    CHECK(stat_of("orphan_slabs") <= 2, "%zu orphans", (size_t)stat_of("orphan_slabs"));
+}
+
+/* ---- a kept whale did not age, and one that was freed soon did not count for the peak */
+
+static void kept_whales_age(void)
+{
+    find_hakmem();
+    char *live = malloc(100 * MIB), *kept = malloc(100 * MIB);
+    CHECK(stat_of("peak_in_use_bytes") >= 200 * MIB);
+    memset(kept, 1, 100 * MIB);
+    free(kept);
+    CHECK(stat_of("kept_whale_bytes") >= 100 * MIB, "it was not kept: the case tests nothing");
+    for (int i = 0; i < 300 && stat_of("kept_whale_bytes") != 0; i++) {
+        void *p[400];
+        sleep_ms(10);
+        for (size_t k = 0; k < COUNT_OF(p); k++) p[k] = malloc(30000);
+        for (size_t k = 0; k < COUNT_OF(p); k++) free(p[k]);
+    }
+    CHECK(stat_of("kept_whale_bytes") == 0);
+    CHECK(stat_of("peak_in_use_bytes") >= 200 * MIB);
+    free(live);
+}
+
+/* ---- where the system would not move a mapping back, a growing realloc lost the contents of the block (mremap fails
+ * from the second time on: it comes from no_mremap.c) */
+
+static void realloc_without_mremap(void)
+{
+    size_t n = 2 * MIB;
+    char *block = malloc(n), *behind = malloc(n);
+    pattern_write(block, n, 77);
+    char *grown = realloc(block, n + MIB);
+    CHECK(grown && behind);
+    CHECK(*(int *)hak("mremap_calls") >= 2, "mremap was not asked: the case tests nothing");
+    CHECK(pattern_wrong(grown, n, 77, n) == SIZE_MAX);
+    free(grown);
+    free(behind);
+}
+
+/* ---- other libraries' fork handlers, registered before hakmem's, may allocate (they come from handlers.c) */
+
+static void fork_with_handlers(void)
+{
+    void *p = malloc(100);
+    free(p);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        alarm(20);
+        free(malloc(100));
+        _exit(0);
+    }
+    int status;
+    CHECK(waitpid(child, &status, 0) == child);
+    CHECK(status == 0, "the child ended with %#x", (unsigned)status);
+    CHECK(*(int *)hak("handlers_ran") == 2);
+}
+
+static const struct test_case CASES[] = {
+    CASE(idle_owner_exits),
+    CASE(kept_whales_age),
+    CASE(realloc_without_mremap),
+    CASE(fork_with_handlers),
+};
+
+int main(int argc, char **argv)
+{
+    return run_case(argc, argv, CASES, COUNT_OF(CASES));
+}
