@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from _helpers import case_names, program, succeed
 
-
 # cases that need a library beside them
 BESIDE = {"fork_with_handlers": "handlers.c", "realloc_without_mremap": "no_mremap.c"}
 
