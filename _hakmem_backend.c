@@ -89,7 +89,7 @@
 	X(tls_l2, bool, "", 1, 0, 1, start, "thread caches for blocks above 1 KiB, up to 32 KiB (P2)")                  \
 	X(tls_l25, bool, "", 1, 0, 1, start, "thread caches for blocks above 32 KiB, up to 1 MiB (P3)")                 \
 	X(tiny_use_superslab, bool, "", 1, 0, 1, start, "many slabs share a superslab; 0: one slab in each")            \
-	X(reserve, bytes, "bytes", 0, 0, 1ll << 40, start, "address range reserved at a time; 0: twice the memory, 64 GiB or more") \
+	X(reserve, bytes, "bytes", 0, 0, 1ll << 40, start, "address range reserved at a time; 0: twice the memory, at least 64 GiB") \
 	X(purge_ms, int, "ms", 1000, 0, 3600000, any, "age at which free memory goes back to the system")               \
 	X(retain, bytes, "bytes", 24ll << 20, 0, 1ll << 40, any, "free memory kept whatever is live; above it, as much as is in use") \
 	X(huge_pages, bool, "", 0, 0, 1, start, "transparent huge pages in the range (they cost resident memory)")
@@ -186,9 +186,9 @@ enum {
 	HAK_BATCH_MOST = 64,              /* blocks of a refill: 64 of the smallest falling to 16 ... */
 	HAK_BATCH_BYTES = 16 << 10,       /* ... at this many bytes, and fewer of larger ones */
 	HAK_REMOTE_BLOCKS = 126,          /* pointers in a batch of remote frees: the struct is 1 KiB */
-	HAK_REMOTE_BYTES = 256 << 10,     /* a batch is posted when its blocks have this many bytes; an inbox is full at as many */
+	HAK_REMOTE_BYTES = 256 << 10,     /* a batch with so many is posted; an inbox with so many is full */
 	HAK_REMOTE_AT_ONCE = 64 << 10,    /* a block of this size is posted at once */
-	HAK_LEFT_ALONE = 4,               /* full inboxes that others empty before an owner that does nothing loses its slabs */
+	HAK_LEFT_ALONE = 4,               /* full inboxes that others empty before an idle owner loses its slabs */
 	HAK_OUT_SLOTS = 16,               /* owners for which a thread collects batches at a time */
 	HAK_POOL_MOVE = 16,               /* empty batches move between a heap and the pool so many at a time */
 	HAK_INLINE_BITS = 512,            /* a slab of more blocks has its bitmap outside its struct */
@@ -278,7 +278,8 @@ typedef struct hak_lock {
  * of parent and child; other libraries' handlers that run in between may allocate, and then lock and unlock nothing. */
 static const void *hak_fork_thread;
 static _Thread_local const char hak_thread __attribute__((tls_model("initial-exec")));
-#define hak_fork_is_here() (hak_unlikely(hak_load(&hak_fork_thread) != NULL) && hak_load(&hak_fork_thread) == &hak_thread)
+#define hak_fork_is_here() (hak_unlikely(hak_load(&hak_fork_thread) != NULL) && hak_fork_thread_is_self())
+static inline bool hak_fork_thread_is_self(void) { return hak_load(&hak_fork_thread) == &hak_thread; }
 
 static HAK_COLD void hak_lock_wait(hak_lock_t *l)
 {
@@ -348,7 +349,6 @@ typedef struct hak_slab {
 	uint8_t class;
 	uint8_t back;            /* units back to the head of the slab */
 	uint8_t where;           /* HAK_IN_...: which list */
-	uint8_t zero;            /* what is not carved is zero */
 	uint32_t dirty;          /* free run: units that are dirty */
 	union {
 		uint64_t bits[HAK_INLINE_BITS / 64]; /* slab: bitmap of up to 512 blocks */
@@ -567,7 +567,8 @@ static struct { /* lock: metadata */
  * that the first malloc and free take the slow path, and no init test stands on the fast one. */
 static const hak_heap_t hak_heap_none = {.tag = 0xFFFFFF00u, .slot = {NULL}};
 static const hak_heap_t hak_heap_dead = {.tag = 0xFFFFFF00u, .slot = {NULL}}; /* the same, after the thread's end */
-static _Thread_local hak_heap_t *hak_self __attribute__((tls_model("initial-exec"))) = (hak_heap_t *)(uintptr_t)&hak_heap_none;
+#define HAK_HEAP_START ((hak_heap_t *)(uintptr_t)&hak_heap_none)
+static _Thread_local hak_heap_t *hak_self __attribute__((tls_model("initial-exec"))) = HAK_HEAP_START;
 
 /* ====================================================== OS ===================================================== */
 
@@ -680,7 +681,6 @@ typedef struct hak_option_row { /* introspection ABI: record "option" */
 	int64_t initial, least, most;
 } hak_option_row_t;
 
-#define HAK_ENV_bool(name) name
 static const char hak_env_prefix[] = "HAKMEM_";
 #define HAK_OPTION_ROW(name, type, unit, def, lo, hi, when, help) {#name, NULL, #type, unit, #when, help, def, lo, hi},
 static hak_option_row_t hak_option_rows[] = {HAK_OPTIONS(HAK_OPTION_ROW)};
@@ -1592,7 +1592,7 @@ HAK_INLINE int hak_slab_index(const hak_slab_t *s, const hak_class_t *k, const v
 	return HAK_ERR_OK;
 }
 
-static void hak_slab_init(uint32_t u, uint32_t units, uint32_t c, bool zero)
+static void hak_slab_init(uint32_t u, uint32_t units, uint32_t c)
 {
 	const hak_class_t *k = &hak_class[c];
 	hak_slab_t *s = hak_slab_of(u);
@@ -1606,7 +1606,6 @@ static void hak_slab_init(uint32_t u, uint32_t units, uint32_t c, bool zero)
 	s->len = units;
 	s->class = (uint8_t)c;
 	s->where = HAK_IN_NONE;
-	s->zero = zero;
 }
 
 /* Moves up to n free blocks out of s, whole words of its bitmap first, then blocks that were never used. */
@@ -2234,7 +2233,7 @@ static HAK_NOINLINE hak_slab_t *hak_heap_new_slab_locked(hak_heap_t *h, uint32_t
 	const hak_class_t *k = &hak_class[c];
 	uint32_t units = hak_slab_units(k), u;
 	hak_bin_t *b = &h->bin[c];
-	bool zero = false;
+	bool zero;
 	hak_slab_t *s;
 
 	hak_lock(&hak_page.lock);
@@ -2254,7 +2253,7 @@ static HAK_NOINLINE hak_slab_t *hak_heap_new_slab_locked(hak_heap_t *h, uint32_t
 			return NULL;
 		}
 		s = hak_slab_of(u);
-		hak_slab_init(u, units, c, zero);
+		hak_slab_init(u, units, c);
 		hak_words_set(u, units, h->tag | c);
 		hak_unlock(&hak_page.lock);
 		hak_count(&h->count.slabs_new, 1u);
@@ -2456,7 +2455,8 @@ static HAK_COLD hak_heap_t *hak_heap_shared(void)
 	return h;
 }
 
-/* Everything that h holds goes to whoever needs it next: blocks to their slabs, slabs as above.  Owner, or fork's child for a thread that it has not got. */
+/* Everything that h holds goes to whoever needs it next: blocks to their slabs, slabs as in hak_heap_disown_locked.
+ * Owner, or fork's child for a thread that it has not got. */
 static HAK_COLD void hak_heap_abandon(hak_heap_t *h, hak_heap_t *to)
 {
 	hak_batch_t *stray;
@@ -3102,9 +3102,6 @@ HAK_EXPORT HAK_COLD size_t hak_trim(void)
 	X(q, initial, "", "default")                                                              \
 	X(q, least, "", "smallest value")                                                         \
 	X(q, most, "", "largest value")
-
-#define HAK_STAT_GLOBAL(X) HAK_GLOBAL_STATS(X)
-#define HAK_STAT_HEAP(X) HAK_HEAP_COUNTERS(X)
 
 #define HAK_DECLARE_FIELD(kind, name, unit, help) HAK_KIND_##kind name;
 typedef struct hak_class_row { HAK_CLASS_FIELDS(HAK_DECLARE_FIELD) } hak_class_row_t;

@@ -13,10 +13,11 @@
 
     workload      threads  allocator      Mops/s    ns/op    / system      range    / best peer    RSS MB    faults
     ----------  ---------  -----------  --------  -------  ----------  ---------  -------------  --------  --------
-    larson              4  system           81.4     12.3        1.00  1.00-1.00           2.54      71.7     26777
-    larson              4  mimalloc        160.9      6.2        0.52  0.51-0.64           1.33     108.5     26130
-    larson              4  jemalloc        114.1      8.8        0.73  0.71-0.78           1.85      71.5     34742
-    larson              4  tcmalloc        212.9      4.7        0.39  0.38-0.45           1.00      35.6      8036
+    larson              4  system           36.5     27.4        1.00  1.00-1.00           2.64      68.5     19934
+    larson              4  hakmem          134.4      7.4        0.27  0.25-0.32           0.72      40.7      9878
+    larson              4  mimalloc         73.5     13.6        0.49  0.34-0.51           1.35     101.0     30831
+    larson              4  jemalloc         55.0     18.2        0.63  0.51-0.66           1.75      67.2     23540
+    larson              4  tcmalloc         96.4     10.4        0.38  0.36-0.42           1.00      35.1      7916
 
 Every run is a fresh process with the allocator in LD_PRELOAD; the allocators take turns, round by round, so that
 a slow minute of the machine hits them all. An op is one malloc and one free. Ratios are time over time, below 1 is
