@@ -31,8 +31,8 @@
  *     paths; trim, fork and a poster that finds the inbox too full take it too.  A thread holds one claim at most
  *     (fork: all, in the order of their ids).  The unit words of a heap's slabs change under its claim; those of free
  *     units and orphans under the page heap's lock.
- *  2. Only the owning thread touches its stacks, their indices and their capacities; its slow paths do so under its
- *     claim, so that fork finds them whole.
+ *  2. Only the owning thread touches its stacks, their indices and their capacities.  A child of fork drops those of
+ *     the threads that it has not got.
  *  3. A block in a stack, in an outgoing batch or in an inbox counts as used: its slab cannot disappear.
  *  4. A stack holds only blocks of slabs that its heap owns, unless `lost` is set: then the owner sorts its stacks
  *     out before it flushes them.  Every drain looks at each block's owner again, so a heap struct that was reused in
@@ -1410,6 +1410,12 @@ static void hak_whale_unlist_kept_locked(hak_whale_t **at)
 	hak_store(&hak_whales.kept_bytes, hak_whales.kept_bytes - w->len);
 }
 
+static void hak_whale_forget_locked(hak_whale_t *w) /* the entry, for another whale */
+{
+	w->next = hak_whales.unused;
+	hak_whales.unused = w;
+}
+
 /* Unmaps kept whales: those freed before `before`, and the oldest while there are more than may be kept. */
 static HAK_COLD size_t hak_whale_purge(uint64_t before)
 {
@@ -1428,8 +1434,7 @@ static HAK_COLD size_t hak_whale_purge(uint64_t before)
 		hak_whale_unlist_kept_locked(at);
 		char *base = w->base;
 		size_t len = w->len;
-		w->next = hak_whales.unused;
-		hak_whales.unused = w;
+		hak_whale_forget_locked(w);
 		hak_unlock(&hak_whales.lock);
 		hak_os_unmap(base, len);
 		sum += len;
@@ -1478,8 +1483,7 @@ static HAK_COLD void *hak_whale_alloc(size_t n, size_t align, bool *zero)
 			base = hak_os_map_aligned(len, align, PROT_READ | PROT_WRITE);
 		hak_lock(&hak_whales.lock);
 		if (!base) {
-			w->next = hak_whales.unused;
-			hak_whales.unused = w;
+			hak_whale_forget_locked(w);
 			hak_unlock(&hak_whales.lock);
 			return NULL;
 		}
@@ -1768,7 +1772,7 @@ static void hak_heap_stack_resize(hak_heap_t *h, uint32_t c, uint32_t capacity)
 	h->top[c] = (uint16_t)(to + capacity);
 }
 
-/* Moves the n oldest blocks of a stack into bitmaps.  Owner, or fork's child for a thread that is gone. */
+/* Moves the n oldest blocks of a stack into bitmaps.  Owner. */
 static void hak_heap_flush_locked(hak_heap_t *h, uint32_t c, uint32_t n)
 {
 	const hak_class_t *k = &hak_class[c];
@@ -1789,6 +1793,15 @@ static void hak_heap_flush_locked(hak_heap_t *h, uint32_t c, uint32_t n)
 	hak_store(&h->v[c], h->v[c] - n);
 	hak_count(&h->bin[c].flushed, n);
 	hak_count(&h->count.flush_blocks, n);
+}
+
+/* All of them, down to nothing and to their first capacity.  Owner. */
+static HAK_COLD void hak_heap_flush_all_locked(hak_heap_t *h)
+{
+	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
+		hak_heap_flush_locked(h, c, hak_heap_level(h, c));
+		hak_heap_stack_reset(h, c);
+	}
 }
 
 static uint64_t hak_heap_slab_bytes(const hak_heap_t *h)
@@ -1823,10 +1836,8 @@ static HAK_COLD size_t hak_heap_purge_locked(hak_heap_t *h)
 static HAK_COLD void hak_heap_settle_locked(hak_heap_t *h, bool owner)
 {
 	uint64_t slack;
-	for (uint32_t c = 0; owner && c < HAK_CLASSES; c++) {
-		hak_heap_flush_locked(h, c, hak_heap_level(h, c));
-		hak_heap_stack_reset(h, c);
-	}
+	if (owner)
+		hak_heap_flush_all_locked(h);
 	slack = hak_heap_slab_bytes(h) - h->used_bytes;
 	if (slack > h->used_bytes && slack > (uint64_t)hak_load(&hak_option.retain) / 2)
 		hak_heap_purge_locked(h);
@@ -2194,8 +2205,8 @@ static void hak_remote_free(hak_heap_t *h, void *p, uint32_t word)
 	}
 }
 
-/* Sorts the stacks out after a disowning: blocks of slabs that h does not own any more leave as others' do.  A block
- * is out of the stack before it goes anywhere, so that fork finds it in one place.  Owner, no claim. */
+/* Sorts the stacks out after a disowning: blocks of slabs that h does not own any more leave as others' do.  Owner, no
+ * claim: what leaves may be posted, and that may need another's claim. */
 static HAK_COLD void hak_heap_sort_out(hak_heap_t *h)
 {
 	hak_claim(h);
@@ -2295,26 +2306,33 @@ static uint32_t hak_heap_take_locked(hak_heap_t *h, uint32_t c, void **out, uint
 	return got;
 }
 
+static bool hak_inbox_is_stale(const hak_heap_t *h, uint64_t now)
+{
+	const hak_batch_t *inbox = hak_load(&h->inbox);
+	return inbox && inbox != HAK_CLOSED && now >= hak_load(&h->inbox_stamp) + HAK_STALE_MS;
+}
+
 /* Blocks that have lain in the inbox of an idle thread for long go back to their slabs: few as they are, each may
  * hold a slab.  One heap is looked at in a call, in turn. */
 static HAK_COLD void hak_heap_help(hak_heap_t *self, uint64_t now)
 {
 	uint32_t made = hak_load_acquire(&hak_heaps.made), id = HAK_OWNER_FIRST + self->helped++ % made;
 	hak_heap_t *h = hak_heap_by_id(id);
-	const hak_batch_t *inbox = h ? hak_load(&h->inbox) : NULL;
+	hak_batch_t *stray = NULL;
+	bool over = false;
 
-	if (h == self || !inbox || inbox == HAK_CLOSED || now < hak_load(&h->inbox_stamp) + HAK_STALE_MS)
+	if (!h || h == self || !hak_inbox_is_stale(h, now))
 		return;
 	hak_claim(h);
-	inbox = hak_load(&h->inbox);
-	bool still = inbox && inbox != HAK_CLOSED && now >= hak_load(&h->inbox_stamp) + HAK_STALE_MS;
-	hak_batch_t *stray = still ? hak_heap_drain_locked(h, false, self, NULL) : NULL;
-	bool over = still && hak_heap_disown_locked(h);
+	if (hak_inbox_is_stale(h, now)) { /* still */
+		stray = hak_heap_drain_locked(h, false, self, NULL);
+		over = hak_heap_disown_locked(h);
+		hak_count(&self->count.inboxes_helped, 1u);
+	}
 	hak_unclaim(h);
 	hak_batch_reroute(self, stray);
 	if (over)
 		hak_page_purge(0, false);
-	hak_count(&self->count.inboxes_helped, 1u);
 }
 
 /* Every so many slow paths: post what has been pending for long, and give back what has been free for long. */
@@ -2465,10 +2483,7 @@ static HAK_COLD void hak_heap_abandon(hak_heap_t *h, hak_heap_t *to)
 	hak_heap_post_all(h);
 	hak_claim_own(h);
 	stray = hak_heap_drain_locked(h, false, to, HAK_CLOSED);
-	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
-		hak_heap_flush_locked(h, c, hak_heap_level(h, c));
-		hak_heap_stack_reset(h, c);
-	}
+	hak_heap_flush_all_locked(h);
 	over = hak_heap_disown_locked(h);
 	hak_unclaim(h);
 	hak_batch_reroute(to, stray);
@@ -2710,8 +2725,7 @@ static HAK_COLD void *hak_large_to_whale(void *p, uint32_t u, size_t n)
 		hak_whales.allocs++;
 		hak_whale_enter_locked(w);
 	} else {
-		w->next = hak_whales.unused;
-		hak_whales.unused = w;
+		hak_whale_forget_locked(w);
 	}
 	hak_unlock(&hak_whales.lock);
 	if (base) {
@@ -3019,10 +3033,8 @@ HAK_EXPORT HAK_COLD size_t hak_trim(void)
 			hak_claim(h);
 		if (hak_load(&h->inbox) != HAK_CLOSED)
 			stray = hak_heap_drain_locked(h, h == self, self, NULL);
-		for (uint32_t c = 0; h == self && c < HAK_CLASSES; c++) {
-			hak_heap_flush_locked(h, c, hak_heap_level(h, c));
-			hak_heap_stack_reset(h, c);
-		}
+		if (h == self)
+			hak_heap_flush_all_locked(h);
 		sum += hak_heap_purge_locked(h);
 		hak_unclaim(h);
 		hak_batch_reroute(self, stray);
