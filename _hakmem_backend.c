@@ -74,7 +74,7 @@
 /* ================================================================ tables ======================================= */
 
 #define HAK_VERSION "0.1.0"
-#define HAK_ABI 1u /* raised when a struct of the introspection section changes its meaning */
+#define HAK_ABI 2u /* raised when a struct of the introspection section changes its meaning */
 
 /* A tier is a row: smallest and largest block, classes to a doubling, least blocks in a slab, number of classes. */
 #define HAK_TIERS(X)              \
@@ -94,67 +94,70 @@
 	X(retain, bytes, "bytes", 24ll << 20, 0, 1ll << 40, any, "free memory kept whatever is live; above it, as much as is in use") \
 	X(huge_pages, bool, "", 0, 0, 1, start, "transparent huge pages in the range (they cost resident memory)")
 
-/* Counters that a heap keeps: name, unit, help.  Each is written under the heap's claim or by its owner alone
- * (never by two sides), and read by anybody. */
-#define HAK_HEAP_COUNTERS(X)                                                                      \
-	X(refills, "refills", "stacks found empty and filled in one go")                              \
-	X(refill_inbox_blocks, "blocks", "blocks put into stacks from the inbox")                     \
-	X(refill_bitmap_blocks, "blocks", "blocks put into stacks from bitmaps of used slabs")        \
-	X(refill_carve_blocks, "blocks", "blocks put into stacks that were never used before")        \
-	X(flushes, "flushes", "stacks found full and emptied by half")                                \
-	X(flush_blocks, "blocks", "blocks moved from stacks to bitmaps")                              \
-	X(remote_frees, "blocks", "blocks freed by a thread that does not own them")                  \
-	X(batches_posted, "batches", "batches of remote frees put into an inbox")                     \
-	X(batches_claimed, "batches", "batches freed under the owner's claim, its inbox being full")  \
-	X(batches_rerouted, "batches", "batches whose owner had died before they arrived")            \
-	X(batches_orphaned, "batches", "batches of blocks in orphaned slabs")                         \
-	X(batches_drained, "batches", "batches taken out of the inbox")                               \
-	X(inboxes_helped, "inboxes", "inboxes of idle threads emptied by this one")                   \
-	X(slabs_adopted, "slabs", "slabs of dead threads taken over")                                 \
-	X(slabs_new, "slabs", "slabs made of free units")                                             \
-	X(slabs_released, "slabs", "empty slabs given back to the page heap")                         \
-	X(cache_grows, "changes", "stack capacities doubled")                                         \
-	X(cache_shrinks, "changes", "stack capacities halved")                                        \
-	X(settles, "passes", "passes over a heap whose live bytes had halved")                        \
-	X(slab_purged_bytes, "bytes", "OS pages without a used block given back from partly used slabs")
+/* Counters that a heap keeps: name, unit, views, help.  Each is written under the heap's claim or by its owner alone
+ * (never by two sides), and read by anybody.  The views are those of hakmem.report() that show it. */
+#define HAK_HEAP_COUNTERS(X)                                                                              \
+	X(refills, "refills", "refills", "stacks found empty and filled in one go")                           \
+	X(refill_inbox_blocks, "blocks", "refills", "blocks put into stacks from the inbox")                  \
+	X(refill_bitmap_blocks, "blocks", "refills", "blocks put into stacks from bitmaps of used slabs")     \
+	X(refill_carve_blocks, "blocks", "refills", "blocks put into stacks that were never used before")     \
+	X(flushes, "flushes", "frees", "stacks found full and emptied by half")                               \
+	X(flush_blocks, "blocks", "frees", "blocks moved from stacks to bitmaps")                             \
+	X(remote_frees, "blocks", "frees", "blocks freed by a thread that does not own them")                 \
+	X(batches_posted, "batches", "frees", "batches of remote frees put into an inbox")                    \
+	X(batches_claimed, "batches", "frees", "batches freed under the owner's claim, its inbox being full") \
+	X(batches_rerouted, "batches", "frees", "batches whose owner had died before they arrived")           \
+	X(batches_orphaned, "batches", "frees", "batches of blocks in orphaned slabs")                        \
+	X(batches_drained, "batches", "frees refills", "batches taken out of the inbox")                      \
+	X(inboxes_helped, "inboxes", "frees threads", "inboxes of idle threads emptied by this one")          \
+	X(slabs_adopted, "slabs", "refills threads", "slabs of dead threads taken over")                      \
+	X(slabs_new, "slabs", "refills", "slabs made of free units")                                          \
+	X(slabs_released, "slabs", "frees", "empty slabs given back to the page heap")                        \
+	X(cache_grows, "changes", "refills", "stack capacities doubled")                                      \
+	X(cache_shrinks, "changes", "refills", "stack capacities halved")                                     \
+	X(settles, "passes", "frees", "passes over a heap whose live bytes had halved")                       \
+	X(slab_purged_bytes, "bytes", "pools", "OS pages without a used block given back from partly used slabs")
 
-/* The rest of a snapshot: name, unit, help. */
-#define HAK_GLOBAL_STATS(X)                                                                                   \
-	X(allocs, "blocks", "blocks handed out, ever")                                                            \
-	X(frees, "blocks", "blocks taken back, ever")                                                             \
-	X(cache_hits, "blocks", "blocks handed out from a stack on the fast path")                                \
-	X(cache_misses, "blocks", "blocks up to 1 MiB handed out on the slow path")                               \
-	X(live_blocks, "blocks", "blocks that callers hold")                                                      \
-	X(live_bytes, "bytes", "bytes of those blocks, rounded up to their class")                                \
-	X(cached_bytes, "bytes", "blocks in the threads' stacks")                                                 \
-	X(transit_bytes, "bytes", "blocks in outgoing batches and inboxes")                                       \
-	X(slab_free_bytes, "bytes", "free blocks of slabs in use, blocks never used among them")                  \
-	X(slab_tail_bytes, "bytes", "ends of slabs too short for a block")                                        \
-	X(free_dirty_bytes, "bytes", "free units whose memory has been used and not given back")                  \
-	X(free_clean_bytes, "bytes", "free units without memory behind them")                                     \
-	X(kept_whale_bytes, "bytes", "freed mappings kept for reuse")                                             \
-	X(metadata_bytes, "bytes", "memory mapped for heaps, slabs and batches")                                  \
-	X(committed_bytes, "bytes", "address space that may be touched: the sum of the nine rows above it in bytes") \
-	X(in_use_bytes, "bytes", "units in slabs and runs, and whales in use")                                    \
-	X(peak_in_use_bytes, "bytes", "the most that in_use_bytes has been")                                      \
-	X(large_blocks, "blocks", "blocks above 1 MiB that callers hold, in runs")                                \
-	X(large_bytes, "bytes", "bytes of those runs")                                                            \
-	X(whale_blocks, "blocks", "blocks in mappings of their own that callers hold")                            \
-	X(whale_bytes, "bytes", "bytes of those mappings")                                                        \
-	X(whale_hits, "blocks", "whales served from a kept mapping")                                              \
-	X(reserved_bytes, "bytes", "address space reserved for superslabs")                                       \
-	X(superslabs, "superslabs", "superslabs in use")                                                          \
-	X(slabs, "slabs", "slabs that heaps own")                                                                 \
-	X(orphan_slabs, "slabs", "slabs of dead threads that nobody has taken over")                              \
-	X(heaps, "heaps", "heaps of running threads, the shared one included")                                    \
-	X(heaps_made, "heaps", "heap structs ever made")                                                          \
-	X(threads_exited, "threads", "threads that have handed their heap back")                                  \
-	X(shared_locks, "acquisitions", "acquisitions of locks that threads share (claims apart)")                \
-	X(shared_locks_contended, "acquisitions", "of these, those that had to wait")                             \
-	X(claims, "acquisitions", "acquisitions of heaps' claims")                                                \
-	X(claims_contended, "acquisitions", "of these, those that had to wait")                                   \
-	X(purges, "runs", "runs of free units given back to the system")                                          \
-	X(purged_bytes, "bytes", "dirty bytes of those runs")
+/* The rest of a snapshot: name, unit, views, help.  The rows of the view "committed" add up to committed_bytes. */
+#define HAK_GLOBAL_STATS(X)                                                                                                     \
+	X(allocs, "blocks", "summary refills", "blocks handed out, ever")                                                           \
+	X(frees, "blocks", "summary frees", "blocks taken back, ever")                                                              \
+	X(alloc_bytes, "bytes", "refills", "bytes of blocks handed out, ever, rounded up to their class")                           \
+	X(freed_bytes, "bytes", "frees", "bytes of blocks taken back, ever")                                                        \
+	X(cache_hits, "blocks", "refills", "blocks handed out from a stack on the fast path")                                       \
+	X(cache_misses, "blocks", "refills", "blocks up to 1 MiB handed out on the slow path")                                      \
+	X(live_blocks, "blocks", "summary", "blocks that callers hold")                                                             \
+	X(live_bytes, "bytes", "summary pools committed", "bytes of blocks that callers hold, rounded up to their class")                       \
+	X(cached_bytes, "bytes", "pools committed", "blocks in the threads' stacks")                                                \
+	X(transit_bytes, "bytes", "pools committed", "blocks in outgoing batches and inboxes")                                      \
+	X(slab_free_bytes, "bytes", "pools committed", "free blocks of slabs in use, blocks never used among them")                 \
+	X(slab_tail_bytes, "bytes", "pools committed", "ends of slabs too short for a block")                                       \
+	X(free_dirty_bytes, "bytes", "pools committed", "free units whose memory has been used and not given back")                 \
+	X(free_clean_bytes, "bytes", "pools committed", "free units without memory behind them")                                    \
+	X(kept_whale_bytes, "bytes", "pools committed", "freed mappings kept for reuse")                                            \
+	X(metadata_bytes, "bytes", "pools committed", "memory mapped for heaps, slabs and batches")                                 \
+	X(committed_bytes, "bytes", "summary pools", "address space that may be touched: the parts that the view pools lists") \
+	X(peak_used_bytes, "bytes", "summary", "the most bytes of blocks out of their slabs at once: live, cached and in transit") \
+	X(in_use_bytes, "bytes", "summary pools", "units in slabs and runs, and whales in use")                                     \
+	X(peak_in_use_bytes, "bytes", "summary pools", "the most that in_use_bytes has been")                                       \
+	X(large_blocks, "blocks", "pools", "blocks above 1 MiB that callers hold, in runs")                                         \
+	X(large_bytes, "bytes", "pools", "bytes of those runs")                                                                     \
+	X(whale_blocks, "blocks", "pools", "blocks in mappings of their own that callers hold")                                     \
+	X(whale_bytes, "bytes", "pools", "bytes of those mappings")                                                                 \
+	X(whale_hits, "blocks", "refills pools", "whales served from a kept mapping")                                               \
+	X(address_space_bytes, "bytes", "pools", "address space reserved for superslabs")                                                \
+	X(superslabs, "superslabs", "pools", "superslabs in use")                                                                   \
+	X(slabs, "slabs", "pools", "slabs that heaps own")                                                                          \
+	X(orphan_slabs, "slabs", "pools threads", "slabs of dead threads that nobody has taken over")                               \
+	X(heaps, "heaps", "threads", "heaps of running threads, the shared one included")                                           \
+	X(heaps_made, "heaps", "threads", "heap structs ever made")                                                                 \
+	X(threads_exited, "threads", "summary threads", "threads that have handed their heap back")                                 \
+	X(shared_locks, "acquisitions", "summary locks", "acquisitions of locks that threads share (claims apart)")                 \
+	X(shared_locks_contended, "acquisitions", "summary locks", "of these, those that had to wait")                              \
+	X(claims, "acquisitions", "locks", "acquisitions of heaps' claims")                                                         \
+	X(claims_contended, "acquisitions", "locks", "of these, those that had to wait")                                            \
+	X(purges, "runs", "pools", "runs of free units given back to the system")                                                   \
+	X(purged_bytes, "bytes", "pools", "dirty bytes of those runs")
 
 /* Errors that the checked calls return; the same words stand in the message before an abort. */
 #define HAK_ERRORS(X)                                                                       \
@@ -168,6 +171,15 @@
 	X(WHEN, "can only be set in the environment, before the process starts")                \
 	X(SIZE, "struct size differs: hakmem.py and the library are of different versions")     \
 	X(ALIGN, "alignment is not a power of two")
+
+/* Locks that threads share, in their order (claims come after the first): name, place, help. */
+#define HAK_SHARED_LOCKS(X)                                              \
+	X(heaps, hak_heaps.lock, "the list of heaps: threads begin and end") \
+	X(purge, hak_page.purging, "giving memory back to the system")       \
+	X(page_heap, hak_page.lock, "runs of units, orphaned slabs")         \
+	X(batch_pool, hak_pool.lock, "empty batches")                        \
+	X(whales, hak_whales.lock, "mappings of their own")                  \
+	X(metadata, hak_meta.lock, "memory for heaps, slabs and batches")
 
 /* Environment names with the prefix that are read by hakmem.py and not here. */
 #define HAK_PYTHON_ENV(X) X("HAKMEM_LIBRARY")
@@ -199,6 +211,7 @@ enum {
 	HAK_STALE_MS = 100,               /* remote frees that have been on their way for so long are helped along */
 	HAK_SETTLE_LEAST = 1 << 20,       /* a heap whose live bytes never rose above this is not looked through */
 	HAK_KEPT_WHALES = 64,             /* freed mappings kept at most */
+	HAK_GAUGE_STEP = 64 << 10,        /* a heap adds to the gauges what has changed once it is so many bytes */
 };
 #define HAK_UNIT ((size_t)1 << HAK_UNIT_SHIFT)
 #define HAK_SUPER (HAK_UNIT * HAK_SUPER_UNITS)
@@ -413,7 +426,7 @@ typedef struct hak_bin {
 	uint16_t flushes;    /* owner: likewise */
 } hak_bin_t;
 
-#define HAK_DECLARE_COUNTER(name, unit, help) uint64_t name;
+#define HAK_DECLARE_COUNTER(name, unit, view, help) uint64_t name;
 typedef struct hak_heap_counters {
 	HAK_HEAP_COUNTERS(HAK_DECLARE_COUNTER)
 } hak_heap_counters_t;
@@ -431,12 +444,14 @@ typedef struct hak_heap {
 	uint32_t out_owner[HAK_OUT_SLOTS];  /* owner: for which heap */
 	uint64_t out_stamp;                 /* owner: ms when what is pending was last posted */
 	uint32_t helped;                    /* owner: heaps looked at for a stale inbox, in turn */
+	uint32_t thread;                    /* owner: its thread's id for the system, 0 without one */
 	bool running;                       /* a thread has it: heaps lock */
 	uint8_t dying;                      /* owner: how often its destructor has put itself off */
 	struct hak_heap *next_free;         /* heaps lock */
 	hak_lock_t claim HAK_LINE;
-	uint64_t used_bytes;                /* claim: bytes of blocks out of its slabs */
-	uint64_t peak_bytes;                /* claim: most of these since the last settling */
+	uint64_t used_bytes[HAK_TIER_whale]; /* claim: bytes of blocks out of its slabs, by tier */
+	uint64_t told_bytes[HAK_TIER_whale]; /* claim: what the gauges know of that */
+	uint64_t peak_bytes;                /* claim: most of the sum of used_bytes since the last settling */
 	uint32_t left_alone;                /* claim: full inboxes that others have emptied since the owner's last slow path */
 	uint32_t lost;                      /* claim: its slabs were disowned, and its stacks not yet sorted out */
 	hak_bin_t bin[HAK_CLASSES];
@@ -533,15 +548,24 @@ static struct { /* lock: page heap */
 	uint64_t regret_stamp;                           /* ms when that was last halved */
 	uint64_t recent_units, recent_stamp;             /* purged of late, and when the last of it was */
 	uint64_t purging_dirty, purging_clean;           /* in the hands of the purging thread */
-	uint64_t peak_bytes;
+	uint64_t peak_bytes;                             /* most bytes in use, ever */
+	uint64_t peak_shown;                             /* likewise, since the peaks were reset */
+	int64_t orphan_untold[HAK_TIER_whale];           /* bytes freed in orphans that the gauges do not know of */
 	uint64_t supers;
 	uint64_t large_blocks, large_units, large_allocs, large_frees;
+	uint64_t large_units_ever;
 	uint64_t purges, purged_units;
 	hak_list_t orphan[HAK_CLASSES];                  /* slabs without a heap that are worth taking over */
 	hak_list_t orphan_full[HAK_CLASSES];
 	uint64_t orphans[HAK_CLASSES], orphan_used[HAK_CLASSES];
 	uint64_t orphan_received[HAK_CLASSES], orphan_claimed[HAK_CLASSES];
 } hak_page;
+
+static struct { /* anybody: atomic */
+	uint64_t used[HAK_TIER_COUNT]; /* bytes of blocks out of their slabs, HAK_GAUGE_STEP off for each heap at most */
+	uint64_t peak[HAK_TIER_COUNT]; /* most of these since the peaks were reset */
+	uint64_t peak_all;             /* most of their sum */
+} hak_gauge HAK_LINE;
 
 static struct { /* lock: batch pool */
 	hak_lock_t lock HAK_LINE;
@@ -554,7 +578,7 @@ static struct { /* lock: whales */
 	hak_whale_t *bucket[HAK_WHALE_BUCKETS];
 	hak_whale_t *kept, *unused; /* kept: newest first */
 	uint32_t kept_count;
-	uint64_t kept_bytes, live, bytes, allocs, frees, hits;
+	uint64_t kept_bytes, live, bytes, allocs, frees, hits, bytes_ever;
 } hak_whales;
 
 static struct { /* lock: metadata */
@@ -915,6 +939,42 @@ out:
 	return p;
 }
 
+/* ===================================================== gauges ================================================== */
+
+static void hak_gauge_raise(uint64_t *peak, uint64_t bytes)
+{
+	uint64_t seen = hak_load(peak);
+	while (bytes > seen && !hak_cas(peak, &seen, bytes))
+		;
+}
+
+static uint64_t hak_gauge_sum(void)
+{
+	uint64_t sum = 0;
+	for (int t = 0; t < HAK_TIER_COUNT; t++)
+		sum += hak_load(&hak_gauge.used[t]);
+	return sum;
+}
+
+static HAK_NOINLINE void hak_gauge_add(int tier, int64_t bytes)
+{
+	uint64_t used = hak_add_shared(&hak_gauge.used[tier], (uint64_t)bytes) + (uint64_t)bytes;
+	if (bytes <= 0)
+		return;
+	hak_gauge_raise(&hak_gauge.peak[tier], used);
+	hak_gauge_raise(&hak_gauge.peak_all, hak_gauge_sum());
+}
+
+/* What changed in a heap goes to the gauge once it is worth an atomic operation.  Claim. */
+HAK_INLINE void hak_gauge_tell_locked(hak_heap_t *h, int tier, int64_t least)
+{
+	int64_t news = (int64_t)(h->used_bytes[tier] - h->told_bytes[tier]);
+	if (hak_unlikely(news >= least || news <= -least)) {
+		h->told_bytes[tier] = h->used_bytes[tier];
+		hak_gauge_add(tier, news);
+	}
+}
+
 /* =================================================== page heap ================================================= */
 
 HAK_INLINE hak_super_t *hak_super_of(uint32_t u) { return hak_super[u / HAK_SUPER_UNITS]; }
@@ -1205,7 +1265,9 @@ static void hak_page_peak_locked(void)
 {
 	uint64_t bytes = (hak_page.used_units << HAK_UNIT_SHIFT) + hak_load(&hak_whales.bytes);
 	if (bytes > hak_page.peak_bytes)
-		hak_store(&hak_page.peak_bytes, bytes);
+		hak_page.peak_bytes = bytes;
+	if (bytes > hak_page.peak_shown)
+		hak_page.peak_shown = bytes;
 }
 
 /* Free dirty units that may be kept: as many as are in use, or as the option says and what experience adds to it. */
@@ -1389,6 +1451,7 @@ static void hak_whale_enter_locked(hak_whale_t *w)
 	*at = w;
 	hak_whales.live++;
 	hak_store(&hak_whales.bytes, hak_whales.bytes + w->len);
+	hak_gauge_add(HAK_TIER_whale, (int64_t)w->len);
 }
 
 static hak_whale_t *hak_whale_leave_locked(const void *p) /* NULL: not a whale */
@@ -1398,6 +1461,7 @@ static hak_whale_t *hak_whale_leave_locked(const void *p) /* NULL: not a whale *
 		*at = w->next;
 		hak_whales.live--;
 		hak_store(&hak_whales.bytes, hak_whales.bytes - w->len);
+		hak_gauge_add(HAK_TIER_whale, -(int64_t)w->len);
 	}
 	return w;
 }
@@ -1494,6 +1558,7 @@ static HAK_COLD void *hak_whale_alloc(size_t n, size_t align, bool *zero)
 		hak_lock(&hak_whales.lock);
 	}
 	hak_whales.allocs++;
+	hak_whales.bytes_ever += w->len;
 	hak_whale_enter_locked(w);
 	base = w->base;
 	hak_unlock(&hak_whales.lock);
@@ -1561,6 +1626,7 @@ static HAK_COLD void *hak_whale_resize(void *p, size_t n)
 		if (!q && len > w->len)
 			q = hak_os_remap(w->base, w->len, len = hak_round_up(n, hak_boot.os_page));
 		if (q) {
+			hak_whales.bytes_ever += len > w->len ? len - w->len : 0;
 			w->base = q;
 			w->len = len;
 		}
@@ -1726,7 +1792,7 @@ HAK_INLINE bool hak_heap_put_locked(hak_heap_t *h, hak_slab_t *s, const hak_clas
 		hak_die("free", p, hak_error_texts[error]);
 	hak_slab_put(s, i);
 	hak_count(&h->bin[s->class].used, -1ull);
-	hak_count(&h->used_bytes, -(uint64_t)k->size);
+	h->used_bytes[k->tier] -= k->size;
 	if (hak_unlikely(s->where == HAK_IN_FULL)) {
 		hak_heap_delist_locked(h, s);
 		hak_heap_enlist_locked(h, s, k);
@@ -1735,6 +1801,14 @@ HAK_INLINE bool hak_heap_put_locked(hak_heap_t *h, hak_slab_t *s, const hak_clas
 		return false;
 	hak_heap_release_locked(h, s);
 	return true;
+}
+
+HAK_INLINE uint64_t hak_heap_used_locked(const hak_heap_t *h) /* bytes */
+{
+	uint64_t sum = 0;
+	for (int t = 0; t < HAK_TIER_whale; t++)
+		sum += h->used_bytes[t];
+	return sum;
 }
 
 static hak_heap_t *hak_heap_by_id(uint32_t id)
@@ -1835,19 +1909,22 @@ static HAK_COLD size_t hak_heap_purge_locked(hak_heap_t *h)
  * paid for by the frees of half of what was live. */
 static HAK_COLD void hak_heap_settle_locked(hak_heap_t *h, bool owner)
 {
-	uint64_t slack;
+	uint64_t used, slack;
 	if (owner)
 		hak_heap_flush_all_locked(h);
-	slack = hak_heap_slab_bytes(h) - h->used_bytes;
-	if (slack > h->used_bytes && slack > (uint64_t)hak_load(&hak_option.retain) / 2)
+	used = hak_heap_used_locked(h);
+	slack = hak_heap_slab_bytes(h) - used;
+	if (slack > used && slack > (uint64_t)hak_load(&hak_option.retain) / 2)
 		hak_heap_purge_locked(h);
-	h->peak_bytes = h->used_bytes;
+	h->peak_bytes = used;
 	hak_count(&h->count.settles, 1u);
 }
 
 HAK_INLINE void hak_heap_settle_maybe_locked(hak_heap_t *h, bool owner)
 {
-	if (hak_unlikely(h->used_bytes < h->peak_bytes / 2 && h->peak_bytes > HAK_SETTLE_LEAST))
+	for (int t = 0; t < HAK_TIER_whale; t++)
+		hak_gauge_tell_locked(h, t, HAK_GAUGE_STEP);
+	if (hak_unlikely(h->peak_bytes > HAK_SETTLE_LEAST && hak_heap_used_locked(h) < h->peak_bytes / 2))
 		hak_heap_settle_locked(h, owner);
 }
 
@@ -1923,6 +2000,10 @@ static bool hak_orphan_put_locked(hak_slab_t *s, const void *p, uint64_t now)
 		hak_die("free", p, hak_error_texts[error]);
 	hak_slab_put(s, i);
 	hak_count(&hak_page.orphan_used[s->class], -1ull);
+	if ((hak_page.orphan_untold[k->tier] -= k->size) <= -HAK_GAUGE_STEP) {
+		hak_gauge_add(k->tier, hak_page.orphan_untold[k->tier]);
+		hak_page.orphan_untold[k->tier] = 0;
+	}
 	if (s->where == HAK_IN_PARTIAL && s->used != 0)
 		return false;
 	hak_list_remove(s->where == HAK_IN_FULL ? &hak_page.orphan_full[s->class] : &hak_page.orphan[s->class], s);
@@ -2094,7 +2175,10 @@ static HAK_COLD bool hak_heap_disown_locked(hak_heap_t *h)
 		hak_store(&b->used, 0u);
 	}
 	hak_unlock(&hak_page.lock);
-	hak_store(&h->used_bytes, 0u);
+	for (int t = 0; t < HAK_TIER_whale; t++) { /* the gauges count the orphans' blocks as well */
+		hak_gauge_tell_locked(h, t, 1);
+		h->used_bytes[t] = h->told_bytes[t] = 0;
+	}
 	h->peak_bytes = 0;
 	h->left_alone = 0;
 	h->lost = 1;
@@ -2255,7 +2339,8 @@ static HAK_NOINLINE hak_slab_t *hak_heap_new_slab_locked(hak_heap_t *h, uint32_t
 		hak_words_set(s->unit, s->len, h->tag | c);
 		hak_unlock(&hak_page.lock);
 		hak_count(&b->used, s->used);
-		hak_count(&h->used_bytes, (uint64_t)s->used * k->size);
+		h->used_bytes[k->tier] += (uint64_t)s->used * k->size;
+		h->told_bytes[k->tier] += (uint64_t)s->used * k->size;
 		hak_count(&h->count.slabs_adopted, 1u);
 	} else {
 		u = hak_run_alloc_locked(units, hak_option.tiny_use_superslab ? 1 : HAK_SUPER_UNITS, &zero, hak_os_now());
@@ -2298,9 +2383,11 @@ static uint32_t hak_heap_take_locked(hak_heap_t *h, uint32_t c, void **out, uint
 		s->where = HAK_IN_CURRENT;
 	}
 	hak_count(&b->used, got);
-	hak_count(&h->used_bytes, (uint64_t)got * k->size);
-	if (h->used_bytes > h->peak_bytes)
-		h->peak_bytes = h->used_bytes;
+	h->used_bytes[k->tier] += (uint64_t)got * k->size;
+	hak_gauge_tell_locked(h, k->tier, HAK_GAUGE_STEP);
+	uint64_t used = hak_heap_used_locked(h);
+	if (used > h->peak_bytes)
+		h->peak_bytes = used;
 	hak_count(&h->count.refill_carve_blocks, carves);
 	hak_count(&h->count.refill_bitmap_blocks, got - carves);
 	return got;
@@ -2516,6 +2603,7 @@ static HAK_COLD void hak_heap_retire(hak_heap_t *h)
 	if (many)
 		hak_heap_purge_stacks(h);
 	hak_lock(&hak_heaps.lock);
+	hak_store(&h->thread, 0u);
 	h->running = false;
 	h->next_free = hak_heaps.free;
 	hak_heaps.free = h;
@@ -2597,6 +2685,7 @@ static HAK_NOINLINE hak_heap_t *hak_heap_attach(void)
 	hak_claim(h);
 	hak_store(&h->inbox, NULL);
 	hak_unclaim(h);
+	hak_store(&h->thread, (uint32_t)syscall(SYS_gettid));
 	h->tick = HAK_TICK;
 	h->dying = 0;
 	hak_self = h;
@@ -2605,6 +2694,13 @@ static HAK_NOINLINE hak_heap_t *hak_heap_attach(void)
 }
 
 /* ================================================= large runs ================================================== */
+
+static void hak_large_count_locked(int64_t units)
+{
+	hak_page.large_units += (uint64_t)units;
+	hak_page.large_units_ever += units > 0 ? (uint64_t)units : 0;
+	hak_gauge_add(HAK_TIER_whale, units * (int64_t)HAK_UNIT);
+}
 
 /* A block above 1 MiB, or of an alignment above a unit. */
 static HAK_NOINLINE void *hak_large_alloc(size_t n, size_t align, bool *zero)
@@ -2630,7 +2726,7 @@ static HAK_NOINLINE void *hak_large_alloc(size_t n, size_t align, bool *zero)
 			hak_words_set(u, 1, HAK_RUN_HEAD);
 			hak_page.large_blocks++;
 			hak_page.large_allocs++;
-			hak_page.large_units += units;
+			hak_large_count_locked((int64_t)units);
 		}
 		hak_unlock(&hak_page.lock);
 		if (r)
@@ -2650,7 +2746,7 @@ static HAK_NOINLINE void hak_large_free(void *p, uint32_t u)
 		uint32_t units = hak_slab_of(u)->len;
 		hak_page.large_blocks--;
 		hak_page.large_frees++;
-		hak_page.large_units -= units;
+		hak_large_count_locked(-(int64_t)units);
 		over = hak_run_release_locked(u, units, hak_os_now());
 	}
 	hak_unlock(&hak_page.lock);
@@ -2672,7 +2768,7 @@ static HAK_COLD bool hak_large_resize(uint32_t u, uint32_t units)
 	len = r->len;
 	if (units < len) {
 		r->len = units;
-		hak_page.large_units -= len - units;
+		hak_large_count_locked(-(int64_t)(len - units));
 		over = hak_run_release_locked(u + units, len - units, now);
 	} else if (units > len) {
 		more = units - len;
@@ -2687,7 +2783,7 @@ static HAK_COLD bool hak_large_resize(uint32_t u, uint32_t units)
 			hak_dirty_set(u + len, more, true);
 			hak_words_set(u + len, more, HAK_RUN_BODY);
 			r->len = units;
-			hak_page.large_units += more;
+			hak_large_count_locked((int64_t)more);
 			hak_page.used_units += more;
 			hak_page_peak_locked();
 		}
@@ -2723,6 +2819,7 @@ static HAK_COLD void *hak_large_to_whale(void *p, uint32_t u, size_t n)
 		w->base = base;
 		w->len = to;
 		hak_whales.allocs++;
+		hak_whales.bytes_ever += to;
 		hak_whale_enter_locked(w);
 	} else {
 		hak_whale_forget_locked(w);
@@ -2733,7 +2830,7 @@ static HAK_COLD void *hak_large_to_whale(void *p, uint32_t u, size_t n)
 		uint32_t units = hak_slab_of(u)->len;
 		hak_page.large_blocks--;
 		hak_page.large_frees++;
-		hak_page.large_units -= units;
+		hak_large_count_locked(-(int64_t)units);
 		hak_dirty_set(u, units, false);
 		hak_run_release_locked(u, units, hak_os_now());
 		hak_unlock(&hak_page.lock);
@@ -3057,71 +3154,115 @@ HAK_EXPORT HAK_COLD size_t hak_trim(void)
 
 /* ================================================ introspection ABI ============================================ */
 
-/* Records: name of the C type in a snapshot, then for each field: kind, name, unit, help.  Python reads the layouts
- * from hak_about().  Kinds: Q uint64, q int64, I uint32, z const char *. */
+/* Records: for each field kind, name, unit, views, help.  Python reads the layouts from hak_about().  Kinds: Q uint64,
+ * q int64, I uint32, z const char *.  Views: those of hakmem.report() that show the field; none named: all that show
+ * the record. */
 #define HAK_KIND_Q uint64_t
 #define HAK_KIND_q int64_t
 #define HAK_KIND_I uint32_t
 #define HAK_KIND_z const char *
 
-#define HAK_CLASS_FIELDS(X)                                                                   \
-	X(I, index, "", "number of the class")                                                    \
-	X(z, tier, "", "its tier")                                                                \
-	X(Q, size, "bytes", "size of a block")                                                    \
-	X(Q, slab_bytes, "bytes", "size of a slab")                                               \
-	X(Q, blocks_per_slab, "blocks", "blocks in a slab")                                       \
-	X(Q, max_cached, "blocks", "most blocks in a thread's stack; 0: its tier is switched off") \
-	X(Q, allocs, "blocks", "blocks handed out, ever")                                         \
-	X(Q, frees, "blocks", "blocks taken back, ever")                                          \
-	X(Q, misses, "blocks", "of the blocks handed out, those from the slow path")              \
-	X(Q, live_blocks, "blocks", "blocks that callers hold")                                   \
-	X(Q, cached_blocks, "blocks", "blocks in stacks")                                         \
-	X(Q, transit_blocks, "blocks", "blocks in outgoing batches and inboxes")                  \
-	X(Q, used_blocks, "blocks", "blocks out of their slabs: live, cached and in transit")     \
-	X(Q, free_blocks, "blocks", "free blocks in slabs")                                       \
-	X(Q, slabs, "slabs", "slabs, orphans among them")                                         \
-	X(Q, orphan_slabs, "slabs", "slabs of dead threads that nobody has taken over")
+#define HAK_CLASS_FIELDS(X)                                                                                \
+	X(I, index, "", "", "number of the class")                                                             \
+	X(z, tier, "", "", "its tier")                                                                         \
+	X(Q, size, "bytes", "", "size of a block")                                                             \
+	X(Q, slab_bytes, "bytes", "classes", "size of a slab")                                                 \
+	X(Q, blocks_per_slab, "blocks", "classes", "blocks in a slab")                                         \
+	X(Q, max_cached, "blocks", "classes", "most blocks in a thread's stack; 0: its tier is switched off")  \
+	X(Q, allocs, "blocks", "classes refills", "blocks handed out, ever")                                   \
+	X(Q, frees, "blocks", "classes frees", "blocks taken back, ever")                                      \
+	X(Q, misses, "blocks", "refills", "of the blocks handed out, those from the slow path")                \
+	X(Q, filled_blocks, "blocks", "refills", "blocks that slow paths put into stacks")                     \
+	X(Q, stack_frees, "blocks", "frees", "blocks freed into the thread's own stack (tls_sll)")             \
+	X(Q, slab_frees, "blocks", "frees", "blocks freed into a slab past the stacks (ss_local)")             \
+	X(Q, remote_frees, "blocks", "frees", "blocks put into batches for their owner (ss_remote)")           \
+	X(Q, flushed_blocks, "blocks", "frees", "blocks that slow paths took out of stacks")                   \
+	X(Q, live_blocks, "blocks", "classes", "blocks that callers hold")                                     \
+	X(Q, cached_blocks, "blocks", "classes", "blocks in stacks")                                           \
+	X(Q, transit_blocks, "blocks", "frees", "blocks in outgoing batches and inboxes")                      \
+	X(Q, used_blocks, "blocks", "pools", "blocks out of their slabs: live, cached and in transit")         \
+	X(Q, free_blocks, "blocks", "pools", "free blocks in slabs")                                           \
+	X(Q, slabs, "slabs", "classes pools", "slabs, orphans among them")                                     \
+	X(Q, orphan_slabs, "slabs", "pools", "slabs of dead threads that nobody has taken over")
 
-#define HAK_TIER_FIELDS(X)                                                                    \
-	X(z, name, "", "the tier")                                                                \
-	X(Q, min_size, "bytes", "smallest request")                                               \
-	X(Q, max_size, "bytes", "largest request")                                                \
-	X(Q, classes, "classes", "classes in it; 0: blocks are cut to measure")                   \
-	X(Q, enabled, "", "1: threads cache its blocks")                                          \
-	X(Q, allocs, "blocks", "blocks handed out, ever")                                         \
-	X(Q, frees, "blocks", "blocks taken back, ever")                                          \
-	X(Q, misses, "blocks", "of the blocks handed out, those from the slow path")              \
-	X(Q, live_blocks, "blocks", "blocks that callers hold")                                   \
-	X(Q, live_bytes, "bytes", "their bytes, rounded up to their class")                       \
-	X(Q, cached_bytes, "bytes", "blocks in stacks")                                           \
-	X(Q, transit_bytes, "bytes", "blocks in outgoing batches and inboxes")
+#define HAK_TIER_FIELDS(X)                                                                       \
+	X(z, name, "", "", "the tier")                                                               \
+	X(Q, min_size, "bytes", "summary", "smallest request")                                       \
+	X(Q, max_size, "bytes", "summary", "largest request")                                        \
+	X(Q, classes, "classes", "summary", "classes in it; 0: blocks are cut to measure")           \
+	X(Q, enabled, "", "summary", "1: threads cache its blocks")                                  \
+	X(Q, allocs, "blocks", "summary", "blocks handed out, ever")                                 \
+	X(Q, frees, "blocks", "summary", "blocks taken back, ever")                                  \
+	X(Q, misses, "blocks", "refills", "of the blocks handed out, those from the slow path")      \
+	X(Q, live_blocks, "blocks", "summary", "blocks that callers hold")                           \
+	X(Q, live_bytes, "bytes", "summary pools", "their bytes, rounded up to their class")         \
+	X(Q, cached_bytes, "bytes", "summary pools", "blocks in stacks")                             \
+	X(Q, transit_bytes, "bytes", "pools", "blocks in outgoing batches and inboxes")              \
+	X(Q, peak_used_bytes, "bytes", "pools", "most bytes of blocks out of their slabs at once: live, cached and in transit") \
+	X(Q, alloc_bytes, "bytes", "pools", "bytes of blocks handed out, ever")                      \
+	X(Q, freed_bytes, "bytes", "pools", "bytes of blocks taken back, ever")
 
-#define HAK_OWNER_FIELDS(X)                                                                   \
-	X(Q, base, "address", "start of the block")                                               \
-	X(Q, size, "bytes", "its usable size")                                                    \
-	X(I, class, "", "its class; 4294967295: none")                                            \
-	X(I, heap, "", "the heap that owns it; 0: no thread's")                                   \
-	X(z, tier, "", "its tier")                                                                \
-	X(z, state, "", "live (or in another thread's stack), cached in this thread's, or free")
+#define HAK_HEAP_FIELDS(X)                                                                       \
+	X(I, heap, "", "", "number of the heap")                                                     \
+	X(I, thread, "", "", "its thread's id for the system; 0: it is shared by threads without one") \
+	X(Q, allocs, "blocks", "", "blocks handed out, ever, also by threads that had the heap before") \
+	X(Q, misses, "blocks", "", "of these, those from the slow path")                             \
+	X(Q, used_bytes, "bytes", "", "blocks out of its slabs: live, cached and in transit")        \
+	X(Q, cached_bytes, "bytes", "", "blocks in its stacks")                                      \
+	X(Q, inbox_bytes, "bytes", "", "blocks that other threads have sent back to it")             \
+	X(Q, slabs, "slabs", "", "slabs that it owns")                                               \
+	X(Q, slab_bytes, "bytes", "", "size of these")                                               \
+	X(Q, remote_frees, "blocks", "", "blocks of other heaps that it has freed")                  \
+	X(Q, refills, "refills", "", "stacks found empty and filled in one go")                      \
+	X(Q, flushes, "flushes", "", "stacks found full and emptied by half")                        \
+	X(Q, claims, "acquisitions", "", "acquisitions of its claim")
 
-#define HAK_OPTION_FIELDS(X)                                                                  \
-	X(z, name, "", "name, as set() takes it")                                                 \
-	X(z, env, "", "environment variable that sets it")                                        \
-	X(z, type, "", "bool, int or bytes")                                                      \
-	X(z, unit, "", "unit")                                                                    \
-	X(z, when, "", "start: only in the environment; any: also while the program runs")        \
-	X(z, help, "", "what it does")                                                            \
-	X(q, initial, "", "default")                                                              \
-	X(q, least, "", "smallest value")                                                         \
-	X(q, most, "", "largest value")
+#define HAK_LOCK_FIELDS(X)                                                                       \
+	X(z, name, "", "", "the lock")                                                               \
+	X(Q, taken, "acquisitions", "", "acquisitions")                                              \
+	X(Q, contended, "acquisitions", "", "of these, those that had to wait")                      \
+	X(z, guards, "", "", "what it guards")
 
-#define HAK_DECLARE_FIELD(kind, name, unit, help) HAK_KIND_##kind name;
+#define HAK_SEGMENT_FIELDS(X)                                                                    \
+	X(Q, address, "address", "", "where it begins")                                              \
+	X(Q, total_size, "bytes", "", "its size")                                                    \
+	X(z, state, "", "", "slab, orphan (a slab without a thread), run (one large block), whale, kept whale, or free") \
+	X(z, tier, "", "", "tier of its blocks; free: none")                                         \
+	X(Q, block_size, "bytes", "", "size of a block; 0: free")                                    \
+	X(Q, blocks, "blocks", "", "blocks that it has room for")                                    \
+	X(Q, used_blocks, "blocks", "", "of these, those out of it: live, cached and in transit")    \
+	X(I, heap, "", "", "the heap that owns it; 0: none")                                         \
+	X(Q, dirty_bytes, "bytes", "", "free: bytes with memory behind them; others: total_size")
+
+#define HAK_OWNER_FIELDS(X)                                                                      \
+	X(Q, base, "address", "", "start of the block")                                              \
+	X(Q, size, "bytes", "", "its usable size")                                                   \
+	X(I, class, "", "", "its class; 4294967295: none")                                           \
+	X(I, heap, "", "", "the heap that owns it; 0: no thread's")                                  \
+	X(z, tier, "", "", "its tier")                                                               \
+	X(z, state, "", "", "live (or in another thread's stack), cached in this thread's, or free")
+
+#define HAK_OPTION_FIELDS(X)                                                                     \
+	X(z, name, "", "", "name, as set() takes it")                                                \
+	X(z, env, "", "", "environment variable that sets it")                                       \
+	X(z, type, "", "", "bool, int or bytes")                                                     \
+	X(z, unit, "", "", "unit")                                                                   \
+	X(z, when, "", "", "start: only in the environment; any: also while the program runs")       \
+	X(z, help, "", "", "what it does")                                                           \
+	X(q, initial, "", "", "default")                                                             \
+	X(q, least, "", "", "smallest value")                                                        \
+	X(q, most, "", "", "largest value")
+
+#define HAK_DECLARE_FIELD(kind, name, unit, view, help) HAK_KIND_##kind name;
 typedef struct hak_class_row { HAK_CLASS_FIELDS(HAK_DECLARE_FIELD) } hak_class_row_t;
 typedef struct hak_tier_row { HAK_TIER_FIELDS(HAK_DECLARE_FIELD) } hak_tier_row_t;
+typedef struct hak_heap_row { HAK_HEAP_FIELDS(HAK_DECLARE_FIELD) } hak_heap_row_t;
+typedef struct hak_lock_row { HAK_LOCK_FIELDS(HAK_DECLARE_FIELD) } hak_lock_row_t;
+typedef struct hak_segment { HAK_SEGMENT_FIELDS(HAK_DECLARE_FIELD) } hak_segment_t;
 typedef struct hak_owner { HAK_OWNER_FIELDS(HAK_DECLARE_FIELD) } hak_owner_t;
 typedef struct hak_stats { HAK_GLOBAL_STATS(HAK_DECLARE_COUNTER) HAK_HEAP_COUNTERS(HAK_DECLARE_COUNTER) } hak_stats_t;
 
-typedef struct hak_field { const char *name, *kind, *unit, *help; uint32_t offset, size; } hak_field_t;
+typedef struct hak_field { const char *name, *kind, *unit, *view, *help; uint32_t offset, size; } hak_field_t;
 typedef struct hak_record { const char *name; const hak_field_t *fields; uint32_t count, size; } hak_record_t;
 typedef struct hak_about {
 	uint32_t abi, size;
@@ -3130,14 +3271,21 @@ typedef struct hak_about {
 	uint32_t count, reserved;
 } hak_about_t;
 
-#define HAK_FIELD(type, kind, name, unit, help) {#name, #kind, unit, help, offsetof(type, name), sizeof(((type *)0)->name)},
-#define HAK_CLASS_FIELD(kind, name, unit, help) HAK_FIELD(hak_class_row_t, kind, name, unit, help)
-#define HAK_TIER_FIELD(kind, name, unit, help) HAK_FIELD(hak_tier_row_t, kind, name, unit, help)
-#define HAK_OWNER_FIELD(kind, name, unit, help) HAK_FIELD(hak_owner_t, kind, name, unit, help)
-#define HAK_OPTION_FIELD(kind, name, unit, help) HAK_FIELD(hak_option_row_t, kind, name, unit, help)
-#define HAK_STAT_FIELD(name, unit, help) HAK_FIELD(hak_stats_t, Q, name, unit, help)
+#define HAK_FIELD(type, kind, name, unit, view, help) \
+	{#name, #kind, unit, view, help, offsetof(type, name), sizeof(((type *)0)->name)},
+#define HAK_CLASS_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_class_row_t, kind, name, unit, view, help)
+#define HAK_TIER_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_tier_row_t, kind, name, unit, view, help)
+#define HAK_HEAP_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_heap_row_t, kind, name, unit, view, help)
+#define HAK_LOCK_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_lock_row_t, kind, name, unit, view, help)
+#define HAK_SEGMENT_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_segment_t, kind, name, unit, view, help)
+#define HAK_OWNER_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_owner_t, kind, name, unit, view, help)
+#define HAK_OPTION_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_option_row_t, kind, name, unit, view, help)
+#define HAK_STAT_FIELD(name, unit, view, help) HAK_FIELD(hak_stats_t, Q, name, unit, view, help)
 static const hak_field_t hak_class_fields[] = {HAK_CLASS_FIELDS(HAK_CLASS_FIELD)};
 static const hak_field_t hak_tier_fields[] = {HAK_TIER_FIELDS(HAK_TIER_FIELD)};
+static const hak_field_t hak_heap_fields[] = {HAK_HEAP_FIELDS(HAK_HEAP_FIELD)};
+static const hak_field_t hak_lock_fields[] = {HAK_LOCK_FIELDS(HAK_LOCK_FIELD)};
+static const hak_field_t hak_segment_fields[] = {HAK_SEGMENT_FIELDS(HAK_SEGMENT_FIELD)};
 static const hak_field_t hak_owner_fields[] = {HAK_OWNER_FIELDS(HAK_OWNER_FIELD)};
 static const hak_field_t hak_option_fields[] = {HAK_OPTION_FIELDS(HAK_OPTION_FIELD)};
 static const hak_field_t hak_stat_fields[] = {HAK_GLOBAL_STATS(HAK_STAT_FIELD) HAK_HEAP_COUNTERS(HAK_STAT_FIELD)};
@@ -3146,6 +3294,9 @@ static const hak_record_t hak_records[] = {
 	HAK_RECORD("stats", hak_stat_fields, hak_stats_t),
 	HAK_RECORD("class", hak_class_fields, hak_class_row_t),
 	HAK_RECORD("tier", hak_tier_fields, hak_tier_row_t),
+	HAK_RECORD("heap", hak_heap_fields, hak_heap_row_t),
+	HAK_RECORD("lock", hak_lock_fields, hak_lock_row_t),
+	HAK_RECORD("segment", hak_segment_fields, hak_segment_t),
 	HAK_RECORD("option", hak_option_fields, hak_option_row_t),
 	HAK_RECORD("owner", hak_owner_fields, hak_owner_t),
 };
@@ -3153,6 +3304,15 @@ static const hak_about_t hak_about_this = {
 	HAK_ABI, sizeof(hak_about_t), HAK_VERSION, HAK_VARIANT, hak_records, sizeof hak_records / sizeof *hak_records, 0};
 
 HAK_EXPORT const hak_about_t *hak_about(void) { return &hak_about_this; }
+
+static const struct {
+	const char *name, *guards;
+	hak_lock_t *lock;
+} hak_shared_locks[] = {
+#define HAK_LOCK_ROW(name, place, guards) {#name, guards, &(place)},
+	HAK_SHARED_LOCKS(HAK_LOCK_ROW)
+};
+enum { HAK_LOCK_COUNT = sizeof hak_shared_locks / sizeof *hak_shared_locks };
 
 HAK_EXPORT const char *hak_error_text(int code)
 {
@@ -3162,16 +3322,14 @@ HAK_EXPORT const char *hak_error_text(int code)
 /* Sums over all heaps and the orphans, one row for each class, and the counters of heaps into *sum.  What is received
  * is read before what is sent, so that a block in transit is never counted as less than none; live blocks are the
  * rest.  Exact when no thread allocates; while some do, blocks that moved between two reads are off. */
-static HAK_COLD void hak_stats_collect(hak_class_row_t row[HAK_CLASSES], hak_heap_counters_t *sum, uint64_t *claims,
-                                       uint64_t *claims_contended)
+static HAK_COLD void hak_stats_collect(hak_class_row_t row[HAK_CLASSES], hak_heap_counters_t *sum)
 {
 	uint32_t end;
-	uint64_t received[HAK_CLASSES] = {0}, sent[HAK_CLASSES] = {0}, direct[HAK_CLASSES] = {0};
+	uint64_t received[HAK_CLASSES] = {0};
 
 	hak_boot_init();
 	end = HAK_OWNER_FIRST + hak_load_acquire(&hak_heaps.made);
 	memset(sum, 0, sizeof *sum);
-	*claims = *claims_contended = 0;
 	hak_lock(&hak_page.lock);
 	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
 		const hak_class_t *k = &hak_class[c];
@@ -3180,7 +3338,7 @@ static HAK_COLD void hak_stats_collect(hak_class_row_t row[HAK_CLASSES], hak_hea
 			.max_cached = k->cached && hak_option.enable_tls ? k->most : 0,
 			.used_blocks = hak_page.orphan_used[c], .slabs = hak_page.orphans[c], .orphan_slabs = hak_page.orphans[c]};
 		received[c] = hak_page.orphan_received[c];
-		direct[c] = hak_page.orphan_claimed[c];
+		row[c].slab_frees = hak_page.orphan_claimed[c];
 	}
 	hak_unlock(&hak_page.lock);
 	for (uint32_t id = HAK_OWNER_SHARED; id < end; id++) {
@@ -3197,40 +3355,223 @@ static HAK_COLD void hak_stats_collect(hak_class_row_t row[HAK_CLASSES], hak_hea
 			row[c].cached_blocks += level;
 			row[c].used_blocks += b->used;
 			row[c].slabs += b->slabs;
+			row[c].filled_blocks += b->filled;
+			row[c].flushed_blocks += b->flushed;
 			received[c] += b->received;
-			/* What went in came from slow paths or from frees; what went out, to callers or to slow paths. */
-			direct[c] += level + (allocs - b->misses) + b->flushed - b->filled + hak_load(&b->direct) + b->claimed;
+			/* What went into the stack came from slow paths or from frees; what went out, to callers or to slow paths. */
+			row[c].stack_frees += level + (allocs - b->misses) + b->flushed - b->filled;
+			row[c].slab_frees += hak_load(&b->direct) + b->claimed;
 		}
-		*claims += id == HAK_OWNER_SHARED ? 0 : h->claim.taken;
-		*claims_contended += id == HAK_OWNER_SHARED ? 0 : h->claim.contended;
 		hak_unclaim(h);
 	}
 	for (uint32_t id = HAK_OWNER_SHARED; id < end; id++) {
 		hak_heap_t *h = hak_heap_by_id(id);
 		for (uint32_t c = 0; h && c < HAK_CLASSES; c++)
-			sent[c] += hak_load(&h->bin[c].sent);
-#define HAK_SUM_COUNTER(name, unit, help) sum->name += h ? hak_load(&h->count.name) : 0;
+			row[c].remote_frees += hak_load(&h->bin[c].sent);
+#define HAK_SUM_COUNTER(name, unit, view, help) sum->name += h ? hak_load(&h->count.name) : 0;
 		HAK_HEAP_COUNTERS(HAK_SUM_COUNTER)
 	}
 	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
-		uint64_t out = row[c].cached_blocks + (sent[c] - received[c]);
-		row[c].transit_blocks = sent[c] - received[c];
-		row[c].frees = direct[c] + sent[c];
+		row[c].transit_blocks = row[c].remote_frees - received[c];
+		row[c].frees = row[c].stack_frees + row[c].slab_frees + row[c].remote_frees;
+		uint64_t out = row[c].cached_blocks + row[c].transit_blocks;
 		row[c].live_blocks = row[c].used_blocks > out ? row[c].used_blocks - out : 0;
 		row[c].free_blocks = row[c].slabs * hak_class[c].blocks - row[c].used_blocks;
 	}
+}
+
+/* A row for each shared lock, the shared heap's claim among them, and one for all the other claims. */
+enum { HAK_LOCK_ROWS = HAK_LOCK_COUNT + 2 };
+static HAK_COLD void hak_lock_rows(hak_lock_row_t row[HAK_LOCK_ROWS])
+{
+	hak_lock_row_t *claims = &row[HAK_LOCK_ROWS - 1];
+
+	for (int i = 0; i < HAK_LOCK_COUNT; i++)
+		row[i] = (hak_lock_row_t){.name = hak_shared_locks[i].name, .guards = hak_shared_locks[i].guards,
+			.taken = hak_load(&hak_shared_locks[i].lock->taken), .contended = hak_load(&hak_shared_locks[i].lock->contended)};
+	row[HAK_LOCK_COUNT] = (hak_lock_row_t){.name = "shared_heap", .guards = "slabs for threads without a heap (P0: all)"};
+	*claims = (hak_lock_row_t){.name = "claims", .guards = "slabs of one heap each: all claims together"};
+	for (uint32_t id = HAK_OWNER_SHARED; id < HAK_OWNER_FIRST + hak_load_acquire(&hak_heaps.made); id++) {
+		const hak_heap_t *h = hak_heap_by_id(id);
+		hak_lock_row_t *to = id == HAK_OWNER_SHARED ? &row[HAK_LOCK_COUNT] : claims;
+		to->taken += h ? hak_load(&h->claim.taken) : 0;
+		to->contended += h ? hak_load(&h->claim.contended) : 0;
+	}
+}
+
+HAK_EXPORT HAK_COLD int hak_lock_table(hak_lock_row_t *rows, size_t row_size, int most)
+{
+	hak_lock_row_t row[HAK_LOCK_ROWS];
+
+	if (most > 0) {
+		if (row_size != sizeof *rows)
+			return -HAK_ERR_SIZE;
+		hak_lock_rows(row);
+		memcpy(rows, row, (size_t)hak_min32((uint32_t)most, HAK_LOCK_ROWS) * sizeof *rows);
+	}
+	return HAK_LOCK_ROWS;
+}
+
+/* The heaps that have a thread, and the shared one.  Returns how many there are, which may be more than fit. */
+HAK_EXPORT HAK_COLD int hak_heap_table(hak_heap_row_t *rows, size_t row_size, int most)
+{
+	int n = 0;
+
+	if (most > 0 && row_size != sizeof *rows)
+		return -HAK_ERR_SIZE;
+	hak_boot_init();
+	for (uint32_t id = HAK_OWNER_SHARED; id < HAK_OWNER_FIRST + hak_load_acquire(&hak_heaps.made); id++) {
+		hak_heap_t *h = hak_heap_by_id(id);
+		if (!h)
+			continue;
+		hak_claim(h);
+		if (id != HAK_OWNER_SHARED && !hak_load(&h->thread)) {
+			hak_unclaim(h);
+			continue;
+		}
+		if (n++ >= most) {
+			hak_unclaim(h);
+			continue;
+		}
+		hak_heap_row_t *r = &rows[n - 1];
+		*r = (hak_heap_row_t){.heap = id, .thread = hak_load(&h->thread), .used_bytes = hak_heap_used_locked(h),
+			.inbox_bytes = hak_load(&h->inbox_bytes), .remote_frees = hak_load(&h->count.remote_frees),
+			.refills = h->count.refills, .flushes = h->count.flushes, .claims = h->claim.taken};
+		for (uint32_t c = 0; c < HAK_CLASSES; c++) {
+			const hak_bin_t *b = &h->bin[c];
+			r->allocs += (hak_load(&h->v[c]) >> 16) + b->folded;
+			r->misses += b->misses;
+			r->cached_bytes += (uint64_t)hak_heap_level(h, c) * hak_class[c].size;
+			r->slabs += b->slabs;
+			r->slab_bytes += (b->slabs * hak_slab_units(&hak_class[c])) << HAK_UNIT_SHIFT;
+		}
+		hak_unclaim(h);
+	}
+	return n;
+}
+
+typedef struct hak_segments { /* a table being filled */
+	hak_segment_t *row;
+	int most, n;
+} hak_segments_t;
+
+static HAK_COLD void hak_segment_add(hak_segments_t *t, hak_segment_t row)
+{
+	if (t->n++ < t->most)
+		t->row[t->n - 1] = row;
+}
+
+static HAK_COLD void hak_segment_add_slabs(hak_segments_t *t, const hak_slab_t *s, uint32_t heap)
+{
+	for (; s; s = s->next) {
+		const hak_class_t *k = &hak_class[s->class];
+		uint64_t size = (uint64_t)s->len << HAK_UNIT_SHIFT;
+		hak_segment_add(t, (hak_segment_t){.address = (uint64_t)(uintptr_t)s->base, .total_size = size,
+			.state = heap ? "slab" : "orphan", .tier = hak_tier[k->tier].name, .block_size = k->size, .blocks = k->blocks,
+			.used_blocks = s->used, .heap = heap, .dirty_bytes = size});
+	}
+}
+
+static HAK_COLD void hak_segment_add_heap(hak_segments_t *t, hak_heap_t *h)
+{
+	hak_claim(h);
+	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
+		const hak_bin_t *b = &h->bin[c];
+		if (b->current) {
+			hak_slab_t alone = *b->current; /* it stands in no list: its link is stale */
+			alone.next = NULL;
+			hak_segment_add_slabs(t, &alone, h->id);
+		}
+		hak_segment_add_slabs(t, b->partial.head, h->id);
+		hak_segment_add_slabs(t, b->full.head, h->id);
+	}
+	hak_unclaim(h);
+}
+
+/* Runs of a range, used ones and free ones; none is being purged, as the caller holds that lock, too.  Slabs are
+ * stepped over by the length that their class has. */
+static HAK_COLD void hak_segment_add_runs_locked(hak_segments_t *t, const hak_range_t *range)
+{
+	for (uint32_t u = range->first, len; u < range->first + range->top; u += len) {
+		uint32_t word = hak_load(&hak_unit[u]);
+		const hak_slab_t *s = hak_slab_of(u);
+		if (hak_word_owner(word) >= HAK_OWNER_ORPHAN) {
+			len = hak_slab_units(&hak_class[hak_word_class(word)]);
+			continue;
+		}
+		len = s->len;
+		hak_segment_t row = {.address = (uint64_t)(uintptr_t)s->base, .total_size = (uint64_t)len << HAK_UNIT_SHIFT,
+			.state = "free", .tier = "", .dirty_bytes = (uint64_t)hak_dirty_count(u, len) << HAK_UNIT_SHIFT};
+		if (word == HAK_RUN_HEAD) {
+			row.state = "run";
+			row.tier = hak_tier[HAK_TIER_whale].name;
+			row.block_size = row.total_size;
+			row.blocks = row.used_blocks = 1;
+		}
+		hak_segment_add(t, row);
+	}
+}
+
+static HAK_COLD void hak_segment_add_whales(hak_segments_t *t, const hak_whale_t *w, bool kept)
+{
+	for (; w; w = w->next)
+		hak_segment_add(t, (hak_segment_t){.address = (uint64_t)(uintptr_t)w->base, .total_size = w->len,
+			.state = kept ? "kept whale" : "whale", .tier = hak_tier[HAK_TIER_whale].name, .block_size = w->len, .blocks = 1,
+			.used_blocks = kept ? 0 : 1, .dirty_bytes = w->len});
+}
+
+/* All memory that is committed, piece by piece, in no order.  Returns how many pieces there are, which may be more than
+ * fit.  Exact when no thread allocates; while some do, a piece that changes hands may be missed or stand there twice. */
+HAK_EXPORT HAK_COLD int hak_segment_table(hak_segment_t *rows, size_t row_size, int most)
+{
+	hak_segments_t t = {rows, most, 0};
+
+	if (most > 0 && row_size != sizeof *rows)
+		return -HAK_ERR_SIZE;
+	hak_boot_init();
+	for (uint32_t id = HAK_OWNER_SHARED; id < HAK_OWNER_FIRST + hak_load_acquire(&hak_heaps.made); id++)
+		if (hak_heap_by_id(id))
+			hak_segment_add_heap(&t, hak_heap_by_id(id));
+	hak_lock(&hak_page.purging);
+	hak_lock(&hak_page.lock);
+	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
+		hak_segment_add_slabs(&t, hak_page.orphan[c].head, 0);
+		hak_segment_add_slabs(&t, hak_page.orphan_full[c].head, 0);
+	}
+	for (uint32_t i = 0; i < hak_page.ranges; i++)
+		hak_segment_add_runs_locked(&t, &hak_page.range[i]);
+	hak_unlock(&hak_page.lock);
+	hak_unlock(&hak_page.purging);
+	hak_lock(&hak_whales.lock);
+	for (uint32_t i = 0; i < HAK_WHALE_BUCKETS; i++)
+		hak_segment_add_whales(&t, hak_whales.bucket[i], false);
+	hak_segment_add_whales(&t, hak_whales.kept, true);
+	hak_unlock(&hak_whales.lock);
+	return t.n;
+}
+
+/* The peaks of statistics begin anew, at what is in use now. */
+HAK_EXPORT HAK_COLD void hak_reset_peaks(void)
+{
+	hak_boot_init();
+	for (int t = 0; t < HAK_TIER_COUNT; t++)
+		hak_store(&hak_gauge.peak[t], hak_load(&hak_gauge.used[t]));
+	hak_store(&hak_gauge.peak_all, hak_gauge_sum());
+	hak_lock(&hak_page.lock);
+	hak_page.peak_shown = 0;
+	hak_page_peak_locked();
+	hak_unlock(&hak_page.lock);
 }
 
 HAK_EXPORT HAK_COLD int hak_class_table(hak_class_row_t *rows, size_t row_size, int most)
 {
 	hak_class_row_t row[HAK_CLASSES];
 	hak_heap_counters_t counters;
-	uint64_t claims, contended;
 
 	if (most > 0) {
 		if (row_size != sizeof *rows)
 			return -HAK_ERR_SIZE;
-		hak_stats_collect(row, &counters, &claims, &contended);
+		hak_stats_collect(row, &counters);
 		memcpy(rows, row, (size_t)hak_min32((uint32_t)most, HAK_CLASSES) * sizeof *rows);
 	}
 	return HAK_CLASSES;
@@ -3240,14 +3581,13 @@ HAK_EXPORT HAK_COLD int hak_stats_snapshot(hak_stats_t *s, size_t size)
 {
 	hak_class_row_t row[HAK_CLASSES];
 	hak_heap_counters_t sum;
+	hak_lock_row_t lock[HAK_LOCK_ROWS];
 	uint64_t kept;
-	const hak_lock_t *shared[] = {&hak_heaps.lock, &hak_page.lock, &hak_page.purging, &hak_pool.lock, &hak_whales.lock,
-	                              &hak_meta.lock, NULL};
 
 	if (size != sizeof *s)
 		return HAK_ERR_SIZE;
 	memset(s, 0, sizeof *s);
-	hak_stats_collect(row, &sum, &s->claims, &s->claims_contended);
+	hak_stats_collect(row, &sum);
 	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
 		const hak_class_row_t *r = &row[c];
 		s->allocs += r->allocs;
@@ -3255,6 +3595,7 @@ HAK_EXPORT HAK_COLD int hak_stats_snapshot(hak_stats_t *s, size_t size)
 		s->cache_misses += r->misses;
 		s->live_blocks += r->live_blocks;
 		s->live_bytes += r->live_blocks * r->size;
+		s->alloc_bytes += r->allocs * r->size;
 		s->cached_bytes += r->cached_blocks * r->size;
 		s->transit_bytes += r->transit_blocks * r->size;
 		s->slab_free_bytes += r->free_blocks * r->size;
@@ -3263,7 +3604,7 @@ HAK_EXPORT HAK_COLD int hak_stats_snapshot(hak_stats_t *s, size_t size)
 		s->orphan_slabs += r->orphan_slabs;
 	}
 	s->cache_hits = s->allocs - s->cache_misses;
-#define HAK_COPY_COUNTER(name, unit, help) s->name = sum.name;
+#define HAK_COPY_COUNTER(name, unit, view, help) s->name = sum.name;
 	HAK_HEAP_COUNTERS(HAK_COPY_COUNTER)
 
 	hak_lock(&hak_whales.lock);
@@ -3272,6 +3613,7 @@ HAK_EXPORT HAK_COLD int hak_stats_snapshot(hak_stats_t *s, size_t size)
 	s->whale_hits = hak_whales.hits;
 	s->allocs += hak_whales.allocs;
 	s->frees += hak_whales.frees;
+	s->alloc_bytes += hak_whales.bytes_ever;
 	kept = hak_whales.kept_bytes;
 	hak_unlock(&hak_whales.lock);
 	hak_lock(&hak_page.lock);
@@ -3279,19 +3621,23 @@ HAK_EXPORT HAK_COLD int hak_stats_snapshot(hak_stats_t *s, size_t size)
 	s->large_bytes = hak_page.large_units << HAK_UNIT_SHIFT;
 	s->allocs += hak_page.large_allocs;
 	s->frees += hak_page.large_frees;
+	s->alloc_bytes += hak_page.large_units_ever << HAK_UNIT_SHIFT;
 	s->free_dirty_bytes = (hak_page.dirty_units + hak_page.purging_dirty) << HAK_UNIT_SHIFT;
 	s->free_clean_bytes = (hak_page.clean_units + hak_page.purging_clean) << HAK_UNIT_SHIFT;
 	s->in_use_bytes = (hak_page.used_units << HAK_UNIT_SHIFT) + s->whale_bytes;
-	s->peak_in_use_bytes = hak_page.peak_bytes > s->in_use_bytes ? hak_page.peak_bytes : s->in_use_bytes;
+	s->peak_in_use_bytes = hak_page.peak_shown > s->in_use_bytes ? hak_page.peak_shown : s->in_use_bytes;
 	s->superslabs = hak_page.supers;
 	s->purges = hak_page.purges;
 	s->purged_bytes = hak_page.purged_units << HAK_UNIT_SHIFT;
 	for (uint32_t i = 0; i < hak_page.ranges; i++)
-		s->reserved_bytes += (uint64_t)hak_page.range[i].units << HAK_UNIT_SHIFT;
+		s->address_space_bytes += (uint64_t)hak_page.range[i].units << HAK_UNIT_SHIFT;
 	hak_unlock(&hak_page.lock);
 	s->live_blocks += s->large_blocks + s->whale_blocks;
 	s->live_bytes += s->large_bytes + s->whale_bytes;
+	s->freed_bytes = s->alloc_bytes > s->live_bytes ? s->alloc_bytes - s->live_bytes : 0;
 	s->kept_whale_bytes = kept;
+	hak_gauge_raise(&hak_gauge.peak_all, s->live_bytes + s->cached_bytes + s->transit_bytes);
+	s->peak_used_bytes = hak_load(&hak_gauge.peak_all);
 	hak_lock(&hak_heaps.lock);
 	s->heaps = hak_heaps.running + (hak_heap_by_id(HAK_OWNER_SHARED) ? 1 : 0);
 	s->heaps_made = hak_heaps.made;
@@ -3302,12 +3648,13 @@ HAK_EXPORT HAK_COLD int hak_stats_snapshot(hak_stats_t *s, size_t size)
 	hak_unlock(&hak_meta.lock);
 	/* Not the sum of its parts: that the two are the same is a law that the tests check. */
 	s->committed_bytes = s->superslabs * HAK_SUPER + s->whale_bytes + s->kept_whale_bytes + s->metadata_bytes;
-	if (hak_heap_by_id(HAK_OWNER_SHARED))
-		shared[sizeof shared / sizeof *shared - 1] = &hak_heap_by_id(HAK_OWNER_SHARED)->claim;
-	for (size_t i = 0; i < sizeof shared / sizeof *shared && shared[i]; i++) {
-		s->shared_locks += hak_load(&shared[i]->taken);
-		s->shared_locks_contended += hak_load(&shared[i]->contended);
+	hak_lock_rows(lock);
+	for (int i = 0; i < HAK_LOCK_ROWS - 1; i++) { /* the last is the claims */
+		s->shared_locks += lock[i].taken;
+		s->shared_locks_contended += lock[i].contended;
 	}
+	s->claims = lock[HAK_LOCK_ROWS - 1].taken;
+	s->claims_contended = lock[HAK_LOCK_ROWS - 1].contended;
 	return HAK_ERR_OK;
 }
 
@@ -3326,14 +3673,13 @@ HAK_EXPORT HAK_COLD int hak_tier_table(hak_tier_row_t *rows, size_t row_size, in
 	hak_class_row_t row[HAK_CLASSES];
 	hak_heap_counters_t counters;
 	hak_stats_t s;
-	uint64_t claims, contended;
 
 	if (most <= 0)
 		return HAK_TIER_COUNT;
 	if (row_size != sizeof *rows || most < HAK_TIER_COUNT)
 		return -HAK_ERR_SIZE;
 	hak_stats_snapshot(&s, sizeof s);
-	hak_stats_collect(row, &counters, &claims, &contended);
+	hak_stats_collect(row, &counters);
 	for (uint32_t t = 0; t < HAK_TIER_COUNT; t++)
 		rows[t] = (hak_tier_row_t){.name = hak_tier[t].name, .min_size = t ? hak_tier[t].least : 0,
 			.max_size = t == HAK_TIER_whale ? PTRDIFF_MAX : hak_tier[t].most, .classes = hak_tier[t].classes};
@@ -3345,6 +3691,7 @@ HAK_EXPORT HAK_COLD int hak_tier_table(hak_tier_row_t *rows, size_t row_size, in
 		t->misses += row[c].misses;
 		t->live_blocks += row[c].live_blocks;
 		t->live_bytes += row[c].live_blocks * row[c].size;
+		t->alloc_bytes += row[c].allocs * row[c].size;
 		t->cached_bytes += row[c].cached_blocks * row[c].size;
 		t->transit_bytes += row[c].transit_blocks * row[c].size;
 	}
@@ -3354,12 +3701,19 @@ HAK_EXPORT HAK_COLD int hak_tier_table(hak_tier_row_t *rows, size_t row_size, in
 	hak_lock(&hak_page.lock);
 	w->allocs = hak_page.large_allocs;
 	w->frees = hak_page.large_frees;
+	w->alloc_bytes = hak_page.large_units_ever << HAK_UNIT_SHIFT;
 	hak_unlock(&hak_page.lock);
 	hak_lock(&hak_whales.lock);
 	w->allocs += hak_whales.allocs;
 	w->frees += hak_whales.frees;
+	w->alloc_bytes += hak_whales.bytes_ever;
 	hak_unlock(&hak_whales.lock);
 	w->misses = w->allocs;
+	for (uint32_t t = 0; t < HAK_TIER_COUNT; t++) { /* a gauge lags; what is seen now is a peak, too */
+		hak_gauge_raise(&hak_gauge.peak[t], rows[t].live_bytes + rows[t].cached_bytes + rows[t].transit_bytes);
+		rows[t].peak_used_bytes = hak_load(&hak_gauge.peak[t]);
+		rows[t].freed_bytes = rows[t].alloc_bytes > rows[t].live_bytes ? rows[t].alloc_bytes - rows[t].live_bytes : 0;
+	}
 	return HAK_TIER_COUNT;
 }
 
@@ -3523,11 +3877,10 @@ static HAK_COLD void hak_fork_each_claim(void (*act)(hak_lock_t *))
 	}
 }
 
-static HAK_COLD void hak_fork_each_shared(void (*act)(hak_lock_t *))
+static HAK_COLD void hak_fork_each_shared(void (*act)(hak_lock_t *)) /* all but the first: claims come between */
 {
-	hak_lock_t *const locks[] = {&hak_page.purging, &hak_page.lock, &hak_pool.lock, &hak_whales.lock, &hak_meta.lock};
-	for (size_t i = 0; i < sizeof locks / sizeof *locks; i++)
-		act(locks[i]);
+	for (size_t i = 1; i < HAK_LOCK_COUNT; i++)
+		act(hak_shared_locks[i].lock);
 }
 
 static HAK_COLD void hak_fork_take(hak_lock_t *l) { hak_lock(l); }
@@ -3573,6 +3926,8 @@ static HAK_COLD void hak_fork_child(void)
 	hak_heap_t *self = hak_self->id ? hak_self : NULL;
 
 	hak_store(&hak_fork_thread, NULL);
+	if (self)
+		hak_store(&self->thread, (uint32_t)syscall(SYS_gettid));
 	hak_fork_each_shared(hak_fork_renew);
 	hak_fork_each_claim(hak_fork_renew);
 	hak_fork_renew(&hak_heaps.lock);

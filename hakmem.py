@@ -21,8 +21,10 @@ from __future__ import annotations
 
 import argparse
 import collections
+import csv
 import ctypes
 import difflib
+import importlib
 import importlib.util
 import itertools
 import json
@@ -34,18 +36,23 @@ import stat
 import struct
 import subprocess
 import sys
+import threading
+import time
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, NamedTuple, NoReturn, Optional
+from typing import Any, Callable, NamedTuple, NoReturn, Optional, Union
 
 __all__ = [
-    "Config", "HakmemError", "Mode", "Option", "UnknownOptionError", "aligned_alloc", "alloc_at", "calloc",
-    "class_table", "config", "free", "free_at", "main", "malloc", "memory_stats", "mode", "owner_of", "realloc",
-    "report", "tier_table", "trim", "usable_size",
+    "Buffer", "Config", "HakmemError", "MemoryPool", "Mode", "Option", "RssMonitor", "RssSample", "UnknownOptionError",
+    "aligned_alloc", "alloc_at", "calloc", "class_table", "config", "default_memory_pool", "free", "free_at",
+    "heap_table", "lock_table", "main", "malloc", "memory_snapshot", "memory_stats", "memory_stats_as_nested_dict",
+    "memory_summary", "mode", "owner_of", "realloc", "report", "reset_peak_memory_stats", "tier_table",
+    "total_allocated_bytes", "trim", "usable_size",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
-_ABI = 1
+_ABI = 2
 _HERE = Path(__file__).resolve().parent
 
 
@@ -69,7 +76,7 @@ def _structure(name: str, kinds: Iterable[str], fields: Iterable[str]) -> Any:
 
 
 # the only layouts typed in by hand: they describe all the others
-_RawField = _structure("hak_field", "zzzzII", ("name", "kind", "unit", "help", "offset", "size"))
+_RawField = _structure("hak_field", "zzzzzII", ("name", "kind", "unit", "view", "help", "offset", "size"))
 _RawRecord = _structure("hak_record", "zPII", ("name", "fields", "nfields", "size"))
 _RawAbout = _structure("hak_about", "IIzzPII", ("abi", "size", "version", "variant", "records", "nrecords", "reserved"))
 
@@ -186,6 +193,7 @@ class _Field(NamedTuple):
     name: str
     kind: str
     unit: str
+    view: str  # the views of report() that show it, separated by spaces; none: all that show the record
     help: str
 
 
@@ -211,11 +219,15 @@ def _layout(described: Any) -> _Layout:
         raise ImportError(f"{_mode.path}: the layout of its record {name!r} is not what it says")
     make: Any = collections.namedtuple
     names = [field.name + "_" * keyword.iskeyword(field.name) for field in fields]
-    return _Layout(structure, fields, make(name.capitalize(), names, module=__name__))
+    record = make(name.capitalize(), names, module=__name__)
+    for attribute, field in zip(names, fields):  # so that help() of a record has a line for each
+        getattr(record, attribute).__doc__ = f"{field.help} ({field.unit})" if field.unit else field.help
+    return _Layout(structure, fields, record)
 
 
 _LAYOUTS = {raw.name.decode(): _layout(raw) for raw in (_RawRecord * _about.nrecords).from_address(_about.records)}
 _STATS, _CLASS, _TIER, _OPTION, _OWNER = (_LAYOUTS[name] for name in ("stats", "class", "tier", "option", "owner"))
+_HEAP, _LOCK, _SEGMENT = (_LAYOUTS[name] for name in ("heap", "lock", "segment"))
 
 
 # ---- bindings ----------------------------------------------------------------------------------------------
@@ -278,6 +290,14 @@ _stats_snapshot = _bind("hak_stats_snapshot", _code, [ctypes.POINTER(_STATS.stru
 _class_table = _bind("hak_class_table", _code, [ctypes.POINTER(_CLASS.structure), _size, _code])
 # int hak_tier_table(struct hak_tier_row *rows, size_t row_size, int max_rows);
 _tier_table = _bind("hak_tier_table", _code, [ctypes.POINTER(_TIER.structure), _size, _code])
+# int hak_heap_table(struct hak_heap_row *rows, size_t row_size, int max_rows);
+_heap_table = _bind("hak_heap_table", _code, [ctypes.POINTER(_HEAP.structure), _size, _code])
+# int hak_lock_table(struct hak_lock_row *rows, size_t row_size, int max_rows);
+_lock_table = _bind("hak_lock_table", _code, [ctypes.POINTER(_LOCK.structure), _size, _code])
+# int hak_segment_table(struct hak_segment *rows, size_t row_size, int max_rows);
+_segment_table = _bind("hak_segment_table", _code, [ctypes.POINTER(_SEGMENT.structure), _size, _code])
+# void hak_reset_peaks(void);
+_reset_peaks = _bind("hak_reset_peaks", None, [])
 # const struct hak_option *hak_option_table(int *count);
 _option_table = _bind("hak_option_table", ctypes.POINTER(_OPTION.structure), [ctypes.POINTER(_code)])
 # int hak_option_get(const char *name, int64_t *out);
@@ -359,6 +379,97 @@ def owner_of(pointer: int) -> Any:
     raw = _OWNER.structure()
     _owner_of(_address(pointer), raw, ctypes.sizeof(raw))
     return _OWNER.read(raw)
+
+
+_BUFFERS_DELEGATE = sys.version_info >= (3, 12)  # from there on a class says itself what memoryview() of it gets
+
+
+class _Byte(ctypes.Union):
+    """A byte whose arrays have the format "B"; those of c_ubyte have "<B", with which memoryview can do nothing."""
+
+    _fields_ = (("value", ctypes.c_ubyte),)
+
+
+class Buffer:
+    """size bytes of hakmem's memory (they hold anything) at a multiple of align, given back by close().
+
+        with hakmem.Buffer(1 << 20, align=4096) as buffer:
+            numbers = numpy.frombuffer(buffer, dtype="f8")  # or memoryview(buffer), or buffer[8:16]
+
+    MemoryError if there is no memory. After close() everything but close() raises ValueError. A view keeps the
+    memory: it goes back, once, when the buffer is closed or gone and no view is left. Before Python 3.12 a buffer
+    is a ctypes array, and one of its own views: there the memory goes back when the object is gone, too.
+    """
+
+    _memory: Any = None  # what memoryview() gets; None when closed
+    _address: int
+
+    def __new__(cls, size: int, align: int = 16) -> Buffer:
+        address = aligned_alloc(align, size)
+        array: Any = _Byte * size
+        kind: Any = array if _BUFFERS_DELEGATE else type(cls.__name__, (cls, array), {})
+        memory = kind.from_address(address)
+        weakref.finalize(memory, _free, address).atexit = False
+        self: Buffer = object.__new__(cls) if _BUFFERS_DELEGATE else memory
+        self._memory = memory if _BUFFERS_DELEGATE else weakref.proxy(memory)
+        self._address = address
+        return self
+
+    def __init__(self, size: int, align: int = 16) -> None:
+        """Nothing is left to do; the one of ctypes would take the arguments for elements."""
+
+    def _opened(self) -> Any:
+        if self._memory is None:
+            raise ValueError("this hakmem.Buffer is closed")
+        return self._memory if _BUFFERS_DELEGATE else self
+
+    @property
+    def address(self) -> int:
+        """Where the memory begins."""
+        self._opened()
+        return self._address
+
+    @property
+    def closed(self) -> bool:
+        """Whether close() has been called."""
+        return self._memory is None
+
+    def view(self) -> memoryview:
+        """The memory as a memoryview of bytes that may be written to."""
+        return memoryview(self._opened())
+
+    def close(self) -> None:
+        """End the use of the buffer. It may be called again."""
+        self._memory = None
+
+    if _BUFFERS_DELEGATE:
+
+        def __buffer__(self, flags: int) -> memoryview:
+            return self.view()
+
+    def __len__(self) -> int:
+        return self.view().nbytes
+
+    def __getitem__(self, where: Any) -> Any:
+        return self.view()[where]
+
+    def __setitem__(self, where: Any, value: Any) -> None:
+        self.view()[where] = value
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.view())
+
+    def __enter__(self) -> Buffer:
+        self._opened()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return "<hakmem.Buffer, closed>"
+        return f"<hakmem.Buffer of {len(self):,} bytes at {self.address:#x}>"
 
 
 # ---- options -----------------------------------------------------------------------------------------------
@@ -451,11 +562,14 @@ def _stats() -> Any:
 
 
 def _rows(layout: _Layout, fill: Any) -> list[Any]:
-    """A table of C: asked once for its length, once for its rows."""
-    count = fill(None, ctypes.sizeof(layout.structure), 0)
-    rows = (layout.structure * count)()
-    fill(rows, ctypes.sizeof(layout.structure), count)
-    return [layout.read(row) for row in rows]
+    """A table of C: asked for its length first, and again if it has grown when the rows are there."""
+    size, room = ctypes.sizeof(layout.structure), 0
+    while True:
+        rows = (layout.structure * room)()
+        count = fill(rows if room else None, size, room)
+        if count <= room:
+            return [layout.read(row) for row in rows[:count]]
+        room = count + (count // 8 if room else 0)
 
 
 def class_table() -> list[Any]:
@@ -468,13 +582,25 @@ def tier_table() -> list[Any]:
     return _rows(_TIER, _tier_table)
 
 
+def heap_table() -> list[Any]:
+    """The heaps that threads have now, each with what it holds and what it has done."""
+    return _rows(_HEAP, _heap_table)
+
+
+def lock_table() -> list[Any]:
+    """The locks that threads share, and one row for all claims, with how often each was taken and waited for."""
+    return _rows(_LOCK, _lock_table)
+
+
 # torch.cuda's key, and the counter of hakmem behind it, where there is one
 _TORCH_KEYS = {
     "allocated_bytes.{}.current": "live_bytes",
-    "allocated_bytes.{}.peak": "peak_live_bytes",
+    "allocated_bytes.{}.peak": "peak_used_bytes",
+    "allocated_bytes.{}.allocated": "alloc_bytes",
+    "allocated_bytes.{}.freed": "freed_bytes",
+    "allocation.{}.current": "live_blocks",
     "allocation.{}.allocated": "allocs",
     "allocation.{}.freed": "frees",
-    "allocation.{}.current": "live_blocks",
     "active_bytes.{}.current": "in_use_bytes",
     "active_bytes.{}.peak": "peak_in_use_bytes",
     "cached_bytes.{}.current": "cached_bytes",
@@ -485,7 +611,10 @@ _TORCH_KEYS = {
 def memory_stats() -> dict[str, int]:
     """All counters in one flat dict: torch.cuda.memory_stats' keys, by tier and for "all", then C's own names.
 
-    The tiers are read just after the whole, so in a busy process their sum may differ from it by a little.
+    "allocated_bytes.tiny.current" is what callers hold, in bytes rounded up to size classes; its ".peak" is a bound
+    from above, as it counts blocks in caches and in transit too (each thread's to within 64 KiB). "active_bytes" are
+    whole slabs, runs and whales in use. In a busy process the tiers, which are read just after the whole, may
+    add up to a little more or less.
     """
     whole = _stats()._asdict()
     parts = {"all": whole, **{row.name: row._asdict() for row in tier_table()}}
@@ -494,7 +623,99 @@ def memory_stats() -> dict[str, int]:
     return {**named, **whole}
 
 
+def memory_stats_as_nested_dict() -> dict[str, Any]:
+    """memory_stats(), with a dict for each part of a key: ["allocated_bytes"]["tiny"]["peak"]."""
+    nested: dict[str, Any] = {}
+    for key, value in memory_stats().items():
+        *path, last = key.split(".")
+        place = nested
+        for part in path:
+            place = place.setdefault(part, {})
+        place.setdefault(last, value)  # C's cached_bytes stands in the dict of that name, as its "all"
+    return nested
+
+
+def reset_peak_memory_stats() -> None:
+    """Begin all peaks anew, at what is in use now."""
+    _reset_peaks()
+
+
+def memory_snapshot() -> list[dict[str, Any]]:
+    """All memory that is committed, as one dict for each slab, run, whale and stretch of free memory, by address.
+
+    Keys as torch.cuda.memory_snapshot's where they mean the same: address, total_size, allocated_size (bytes of
+    blocks out of it: live, cached or in transit), then state, tier, block_size, blocks, used_blocks, heap, dirty_bytes.
+    Exact when no thread allocates; while some do, a piece that changes hands may be missed or stand there twice.
+    """
+    pieces = sorted(_rows(_SEGMENT, _segment_table))
+    return [{**piece._asdict(), "allocated_size": piece.used_blocks * piece.block_size} for piece in pieces]
+
+
+class MemoryPool:
+    """What this process has from hakmem, under the names that pyarrow.MemoryPool has for it."""
+
+    @property
+    def backend_name(self) -> str:
+        """The name of the allocator: "hakmem"."""
+        return "hakmem"
+
+    def bytes_allocated(self) -> int:
+        """Bytes that callers hold now, rounded up to size classes."""
+        return int(_stats().live_bytes)
+
+    def max_memory(self) -> int:
+        """The most bytes that were held at once; blocks in caches and in transit count as held."""
+        return int(_stats().peak_used_bytes)
+
+    def total_bytes_allocated(self) -> int:
+        """Bytes of all blocks ever handed out."""
+        return int(_stats().alloc_bytes)
+
+    def num_allocations(self) -> int:
+        """Blocks ever handed out."""
+        return int(_stats().allocs)
+
+    def release_unused(self) -> int:
+        """Give unused memory back to the system; returns the bytes (pyarrow's returns nothing)."""
+        return trim()
+
+    def print_stats(self) -> None:
+        """Print report(), to stdout (pyarrow's goes to stderr)."""
+        print(report())
+
+    def __repr__(self) -> str:
+        figures = f"bytes_allocated={self.bytes_allocated()} max_memory={self.max_memory()}"
+        return f"<hakmem.MemoryPool backend_name={self.backend_name} {figures}>"
+
+
+_pool = MemoryPool()
+
+
+def default_memory_pool() -> MemoryPool:
+    """The one memory pool that there is."""
+    return _pool
+
+
+def total_allocated_bytes() -> int:
+    """default_memory_pool().bytes_allocated(), as in pyarrow."""
+    return _pool.bytes_allocated()
+
+
 # ---- tables ------------------------------------------------------------------------------------------------
+def _need(name: str, what: str) -> Any:
+    """A package that only some functions use, imported by them; ImportError says how to get it."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        package = name.partition(".")[0]
+        raise ImportError(f"{what} needs {package}: {sys.executable} -m pip install {package}") from error
+
+
+def _rss() -> int:
+    """Resident bytes of the process, whoever allocated them."""
+    return int(_need("psutil", "the size of the process").Process().memory_info().rss)
+
+
 class _Table(NamedTuple):
     """Rows of plain values; units by column, else each row's own "unit" applies to its numbers."""
 
@@ -503,27 +724,85 @@ class _Table(NamedTuple):
     units: dict[str, str]
 
 
-def _record_table(title: str, layout: _Layout, records: list[Any]) -> _Table:
-    """The records of one kind, with their hit rate where they count misses."""
-    units = {field.name: field.unit for field in layout.fields}
-    rows = [dict(zip(units, record)) for record in records]
-    if "misses" in units:
-        units["hit_rate"] = "ratio"
-        for row in rows:
-            row["hit_rate"] = 1 - row["misses"] / row["allocs"] if row["allocs"] else None
-    return _Table(title, rows, units)
+def _shows(field: _Field, view: str) -> bool:
+    return not field.view or view in field.view.split()
+
+
+def _record_table(title: str, layout: _Layout, records: list[Any], view: str) -> _Table:
+    """The fields of the records that a view shows, with the hit rate beside the allocations it is of."""
+    shown = [field for field in layout.fields if _shows(field, view)]
+    units = {field.name: field.unit for field in shown}
+    rows = []
+    for record in records:
+        values = dict(zip((field.name for field in layout.fields), record))
+        row = {field.name: values[field.name] for field in shown}
+        if "allocs" in row and "misses" in values:
+            cached = row["allocs"] and values.get("classes", 1)  # a tier without classes has no caches
+            row["hit_rate"] = 1 - values["misses"] / row["allocs"] if cached else None
+        rows.append(row)
+    return _Table(title, rows, {**units, "hit_rate": "ratio"})
+
+
+def _counters(view: str) -> _Table:
+    """The counters of a view."""
+    values = zip(_STATS.fields, _stats())
+    rows = [
+        {"counter": field.name, "value": value, "unit": field.unit, "meaning": field.help}
+        for field, value in values
+        if view in field.view.split()
+    ]
+    return _Table("counters", rows, {})
+
+
+def _tiers(view: str) -> _Table:
+    return _record_table("tiers", _TIER, tier_table(), view)
+
+
+def _classes(view: str) -> _Table:
+    """The classes; but for the list of all of them, only those with something to show."""
+    table = _record_table("classes", _CLASS, class_table(), view)
+    fixed = ("index", "size")
+    busy = [row for row in table.rows if any(type(row[key]) is int and row[key] for key in row if key not in fixed)]
+    return table if view == "classes" else table._replace(rows=busy)
 
 
 def _summary() -> list[_Table]:
-    import psutil
+    counters = _counters("summary")
+    meaning = "resident memory of the whole process, whoever allocated it"
+    counters.rows.append({"counter": "process_rss", "value": _rss(), "unit": "bytes", "meaning": meaning})
+    return [_tiers("summary"), counters]
 
-    counters = [
-        {"counter": field.name, "value": value, "unit": field.unit, "meaning": field.help}
-        for field, value in zip(_STATS.fields, _stats())
+
+def _pools() -> list[_Table]:
+    """Where each committed byte is, then what the figures come from."""
+    stats = _stats()
+    terms = [(field, getattr(stats, field.name)) for field in _STATS.fields if "committed" in field.view.split()]
+    whole = sum(value for _, value in terms)
+    parts = [
+        {"part": field.name, "bytes": value, "share": value / whole if whole else None, "meaning": field.help}
+        for field, value in terms
     ]
-    resident = {"counter": "process_rss", "value": psutil.Process().memory_info().rss, "unit": "bytes"}
-    counters.append({**resident, "meaning": "resident memory of the whole process, whoever allocated it"})
-    return [_record_table("tiers", _TIER, tier_table()), _Table("counters", counters, {})]
+    counters = _counters("pools")
+    others = [row for row in counters.rows if row["counter"] not in {part["part"] for part in parts}]
+    units = {"bytes": "bytes", "share": "ratio"}
+    return [_Table("committed", parts, units), _tiers("pools"), _classes("pools"), counters._replace(rows=others)]
+
+
+def _thread_name(thread: int) -> str:
+    """Python's name for a thread, else the system's."""
+    names = {known.native_id: known.name for known in threading.enumerate()}
+    if not thread or thread in names:
+        return names[thread] if thread else "(shared)"
+    try:
+        return Path(f"/proc/self/task/{thread}/comm").read_text(encoding="utf-8", errors="replace").rstrip()
+    except OSError:  # it has just ended
+        return ""
+
+
+def _threads() -> list[_Table]:
+    heaps = _record_table("heaps", _HEAP, heap_table(), "threads")
+    rows = [{"heap": row.pop("heap"), "name": _thread_name(row["thread"]), **row} for row in heaps.rows]
+    return [heaps._replace(rows=rows), _counters("threads")]
 
 
 def _options() -> list[_Table]:
@@ -534,7 +813,12 @@ def _options() -> list[_Table]:
 
 _VIEWS: dict[str, Callable[[], list[_Table]]] = {
     "summary": _summary,
-    "classes": lambda: [_record_table("classes", _CLASS, class_table())],
+    "pools": _pools,
+    "classes": lambda: [_classes("classes")],
+    "threads": _threads,
+    "frees": lambda: [_classes("frees"), _counters("frees")],
+    "refills": lambda: [_classes("refills"), _counters("refills")],
+    "locks": lambda: [_record_table("locks", _LOCK, lock_table(), "locks"), _counters("locks")],
     "config": _options,
 }
 
@@ -544,7 +828,7 @@ def _shown(value: Any, unit: str) -> str:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return "-" if value is None else str(value)
     if unit != "bytes":
-        return f"{value:.1%}" if unit == "ratio" else f"{value:,}"
+        return f"{value:.1%}" if unit == "ratio" else f"{value:,}" if unit else str(value)
     if value > 1 << 62:
         return "no limit"
     power = min((max(int(value), 1).bit_length() - 1) // 10, 4)
@@ -553,32 +837,149 @@ def _shown(value: Any, unit: str) -> str:
 
 
 def _as_text(table: _Table, fmt: str) -> str:
-    from tabulate import tabulate
-
+    tabulate = _need("tabulate", 'every format but "json"')
+    if fmt not in tabulate.tabulate_formats:
+        raise ValueError(f"no format {fmt!r}; there are json, {', '.join(tabulate.tabulate_formats)}")
     rows, units = table.rows, table.units
+    if not rows:
+        return f"({table.title}: none)"
     numeric = {column for row in rows for column, value in row.items() if isinstance(value, (int, float))}
     cells = [[_shown(value, units.get(column, row.get("unit", ""))) for column, value in row.items()] for row in rows]
     headers = [column.replace("_", " ") for column in rows[0]]
     alignment = ["right" if column in numeric else "left" for column in rows[0]]
-    return tabulate(cells, headers, tablefmt=fmt, disable_numparse=True, colalign=alignment)
+    return str(tabulate.tabulate(cells, headers, tablefmt=fmt, disable_numparse=True, colalign=alignment))
 
 
 def report(view: str = "summary", fmt: str = "simple") -> str:
-    """A view of the allocator as text: "summary", "classes" or "config", in any format of tabulate.
+    """A view of the allocator as text, in any format of tabulate: "simple", "github", "html", "tsv" and others.
 
-    fmt="json" gives the same rows with plain numbers: {"mode": {...}, "view": ..., "tables": {title: [row, ...]}}.
+    "summary": each tier, and the main counters. "pools": where every committed byte is. "classes": the size classes.
+    "threads": what each thread's heap holds. "refills", "frees": where blocks came from and went to, by class.
+    "locks": how often each was taken and waited for. "config": the options. Bytes are shown in KiB, MiB, ...
+
+    fmt="json" has the same rows with plain numbers: {"mode": {...}, "view": ..., "tables": {title: [row, ...]}}.
+    ValueError for a view or format that there is not.
     """
     if view not in _VIEWS:
         raise ValueError(f"no view {view!r}; there are {', '.join(_VIEWS)}")
+    tables = _VIEWS[view]()
     if fmt == "json":
-        tables = {table.title: table.rows for table in _VIEWS[view]()}
-        return json.dumps({"mode": _mode._asdict(), "view": view, "tables": tables}, indent=1)
-    from tabulate import tabulate_formats
-
-    if fmt not in tabulate_formats:
-        raise ValueError(f"no format {fmt!r}; there are json, {', '.join(tabulate_formats)}")
+        rows = {table.title: table.rows for table in tables}
+        return json.dumps({"mode": _mode._asdict(), "view": view, "tables": rows}, indent=1)
     heading = f"hakmem {_about.version.decode()} {_mode.variant}, {_mode.how} from {_mode.path}, process {os.getpid()}"
-    return "\n\n".join([heading, *[_as_text(table, fmt) for table in _VIEWS[view]()]])
+    return "\n\n".join([heading, *[_as_text(table, fmt) for table in tables]])
+
+
+def memory_summary(fmt: str = "simple") -> str:
+    """memory_stats() as a table: now, at the most, and in and out in all, for the whole and each tier."""
+    rows = []
+    for metric, parts in memory_stats_as_nested_dict().items():
+        for part, values in parts.items() if isinstance(parts, dict) else ():
+            columns = {key: values.get(key) for key in ("current", "peak", "allocated", "freed")}
+            unit = "bytes" if metric.endswith("bytes") else "blocks"
+            rows.append({"metric": metric if part == "all" else "", "of": part, **columns, "unit": unit})
+    return _as_text(_Table("memory", rows, {}), fmt)
+
+
+class RssSample(NamedTuple):
+    """What RssMonitor saw at one time."""
+
+    seconds: float  # since the monitor was started
+    rss: int  # bytes: resident memory of the whole process
+    live: int  # bytes that callers of hakmem hold
+    cached: int  # bytes in hakmem's thread caches
+    committed: int  # bytes of address space that hakmem may touch
+
+
+class RssMonitor:
+    """Watches the resident memory (RSS) of this process, beside what hakmem believes, every interval seconds.
+
+        with hakmem.RssMonitor(0.05) as monitor:
+            work()
+        print(monitor.report())
+
+    It samples in a thread of its own (a daemon), and once when it starts and when it stops. A peak between two
+    samples is not seen.
+    """
+
+    def __init__(self, interval: float = 0.1) -> None:
+        if not interval > 0:
+            raise ValueError(f"interval {interval!r}: a number of seconds above 0 is needed")
+        self.interval = interval
+        self.samples: list[RssSample] = []
+        self._stop = threading.Event()
+        self._thread: Optional[threading.Thread] = None
+        self._started = 0.0
+
+    def _sample(self) -> None:
+        stats, seconds = _stats(), time.monotonic() - self._started
+        self.samples.append(RssSample(seconds, _rss(), stats.live_bytes, stats.cached_bytes, stats.committed_bytes))
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self.interval):
+            self._sample()
+
+    def start(self) -> RssMonitor:
+        """Begin to sample; once only."""
+        if self._thread:
+            raise RuntimeError("this RssMonitor has been started before")
+        self._started = time.monotonic()
+        self._sample()
+        self._thread = threading.Thread(target=self._watch, name="hakmem-rss", daemon=True)
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """Take a last sample, and no more. It may be called again."""
+        if self._thread and not self._stop.is_set():
+            self._stop.set()
+            self._thread.join()
+            self._sample()
+
+    def __enter__(self) -> RssMonitor:
+        return self.start()
+
+    def __exit__(self, *_exception: object) -> None:
+        self.stop()
+
+    @property
+    def peak(self) -> int:
+        """The highest RSS that was seen, in bytes; 0 without samples."""
+        return max((sample.rss for sample in self.samples), default=0)
+
+    def report(self, fmt: str = "simple") -> str:
+        """Each figure at the start, at the end, at its lowest and its highest, as a table; fmt as for hakmem.report."""
+        samples, rows = list(self.samples), []
+        for index, name in enumerate(RssSample._fields[1:] if samples else (), 1):
+            values = [sample[index] for sample in samples]
+            when = samples[values.index(max(values))].seconds
+            ends = {"start": values[0], "end": values[-1], "lowest": min(values), "highest": max(values)}
+            rows.append({"memory": name, **ends, "highest_at": f"{when:.2f} s", "unit": "bytes"})
+        return json.dumps(rows, indent=1) if fmt == "json" else _as_text(_Table("samples", rows, {}), fmt)
+
+    def to_csv(self, file: Union[str, os.PathLike[str]]) -> None:
+        """Write the samples to a file of that name: a line of headings, then seconds and bytes."""
+        with open(file, "w", encoding="utf-8", newline="") as out:
+            csv.writer(out, lineterminator="\n").writerows([RssSample._fields, *self.samples])
+
+    def plot(self, file: Union[str, os.PathLike[str], None] = None) -> Any:
+        """Draw the samples over time with matplotlib; into a file if one is named. Returns the axes."""
+        pyplot = _need("matplotlib.pyplot", "RssMonitor.plot()")
+        figure, axes = pyplot.subplots(layout="constrained")
+        seconds = [sample.seconds for sample in self.samples]
+        for index, name in enumerate(RssSample._fields[1:], 1):
+            axes.plot(seconds, [sample[index] / (1 << 20) for sample in self.samples], label=name)
+        axes.set(xlabel="seconds", ylabel="MiB", title=f"process {os.getpid()}")
+        axes.set_ylim(bottom=0)
+        axes.legend()
+        if file is not None:
+            figure.savefig(file)
+            pyplot.close(figure)
+        return axes
+
+    def __repr__(self) -> str:
+        state = "running" if self._thread and not self._stop.is_set() else "stopped"
+        return f"<hakmem.RssMonitor every {self.interval} s, {state}, {len(self.samples)} samples, peak {self.peak:,}>"
 
 
 # ---- the command line --------------------------------------------------------------------------------------
@@ -664,9 +1065,18 @@ def _run(arguments: argparse.Namespace) -> NoReturn:
     os.execve(program, [program, *command[1:]], environment)
 
 
+def _bench(arguments: Sequence[str]) -> NoReturn:
+    """Replace this process by the benchmark, which an installed copy has under a name that no other package uses."""
+    for path in (_HERE / "_hakmem_bench.py", _HERE / "bench.py"):
+        if path.exists() and "_bench_workloads" in path.read_text(encoding="utf-8", errors="replace"):
+            sys.stdout.flush()
+            os.execv(sys.executable, [sys.executable, str(path), *arguments])
+    raise OSError(f"the benchmark is not beside {_HERE / 'hakmem.py'}; pip install hakmem, or a checkout, has it")
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hakmem", description="Run programs on hakmem, and look at it.")
-    commands = parser.add_subparsers(dest="action", required=True, metavar="run | path | config | report")
+    commands = parser.add_subparsers(dest="action", required=True, metavar="run | path | config | report | bench")
     run = commands.add_parser("run", help="start a program on hakmem", usage="%(prog)s [options] -- command ...")
     run.add_argument("--variant", help="the library to preload, as build.py --list has them")
     run.add_argument("-o", dest="option", action="append", default=[], metavar="OPTION=VALUE", help="set an option")
@@ -675,7 +1085,9 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("path", help="print the library's path")
     shown = commands.add_parser("config", help="print the options and their values")
     view = commands.add_parser("report", help="print a report on this process")
-    view.add_argument("view", nargs="?", default="summary", choices=list(_VIEWS))
+    view.add_argument("view", nargs="?", default="summary", choices=list(_VIEWS), help="default: summary")
+    bench = commands.add_parser("bench", help="run the benchmark; `bench --help` has its options", add_help=False)
+    bench.add_argument("arguments", nargs=argparse.REMAINDER)
     for table in (shown, view):
         table.add_argument("--fmt", default="simple", help="json, or a format of tabulate (simple, github, html, ...)")
     return parser
@@ -683,12 +1095,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """The command line; returns the exit status, unless `run` turns the process into another program."""
-    options = _parser().parse_args(arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(given[:1] if given[:1] == ["bench"] else given)
     try:
         if options.action == "run":
             _run(options)
+        if options.action == "bench":  # its options are its own
+            _bench(given[1:])
         print(_mode.path if options.action == "path" else report(getattr(options, "view", "config"), options.fmt))
-    except (ValueError, RuntimeError, OSError) as error:
+    except (ValueError, RuntimeError, OSError, ImportError) as error:
         print(f"hakmem: {options.action}: {error}", file=sys.stderr)
         return 125 if options.action == "run" else 1  # as env and nice do, apart from what programs return
     return 0
