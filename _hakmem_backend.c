@@ -421,6 +421,7 @@ typedef struct hak_bin {
 	uint64_t flushed;    /* owner: blocks taken from the stack by slow paths */
 	uint64_t direct;     /* owner: blocks freed past the stack */
 	uint64_t sent;       /* owner: blocks put into batches */
+	uint64_t resent;     /* owner: of these, those that had been freed into the stack before their slab was lost */
 	uint64_t folded;     /* owner: allocations counted before the count in v was last cut */
 	uint16_t refills;    /* owner: since the capacity was last thought about */
 	uint16_t flushes;    /* owner: likewise */
@@ -2304,7 +2305,9 @@ static HAK_COLD void hak_heap_sort_out(hak_heap_t *h)
 				continue;
 			*at = h->slot[h->v[c] & 0xFFFF];
 			hak_store(&h->v[c], h->v[c] - 1);
+			hak_count(&h->bin[c].flushed, 1u);
 			hak_remote_free(h, p, word);
+			hak_count(&h->bin[c].resent, 1u);
 		}
 }
 
@@ -3366,13 +3369,16 @@ static HAK_COLD void hak_stats_collect(hak_class_row_t row[HAK_CLASSES], hak_hea
 	}
 	for (uint32_t id = HAK_OWNER_SHARED; id < end; id++) {
 		hak_heap_t *h = hak_heap_by_id(id);
-		for (uint32_t c = 0; h && c < HAK_CLASSES; c++)
-			row[c].remote_frees += hak_load(&h->bin[c].sent);
+		for (uint32_t c = 0; h && c < HAK_CLASSES; c++) {
+			uint64_t resent = hak_load_acquire(&h->bin[c].resent), sent = hak_load(&h->bin[c].sent);
+			row[c].remote_frees += sent - resent;
+			row[c].transit_blocks += sent;
+		}
 #define HAK_SUM_COUNTER(name, unit, view, help) sum->name += h ? hak_load(&h->count.name) : 0;
 		HAK_HEAP_COUNTERS(HAK_SUM_COUNTER)
 	}
 	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
-		row[c].transit_blocks = row[c].remote_frees - received[c];
+		row[c].transit_blocks -= received[c];
 		row[c].frees = row[c].stack_frees + row[c].slab_frees + row[c].remote_frees;
 		uint64_t out = row[c].cached_blocks + row[c].transit_blocks;
 		row[c].live_blocks = row[c].used_blocks > out ? row[c].used_blocks - out : 0;
@@ -3911,8 +3917,11 @@ static HAK_COLD void hak_fork_parent(void)
  * inbox since fork-prepare.  Those blocks stay used for ever, as do the blocks that the threads held themselves. */
 static HAK_COLD void hak_fork_forget(hak_heap_t *h)
 {
-	for (uint32_t c = 0; c < HAK_CLASSES; c++)
+	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
+		/* As if the thread had taken all that stood there: so the counts say as well that it is used. */
+		hak_store(&h->v[c], h->v[c] + ((uint64_t)hak_heap_level(h, c) << 16));
 		hak_heap_stack_reset(h, c);
+	}
 	for (uint32_t i = 0; i < HAK_OUT_SLOTS; i++)
 		h->out[i] = NULL;
 	h->spare = NULL;

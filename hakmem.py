@@ -24,6 +24,7 @@ import collections
 import csv
 import ctypes
 import difflib
+import functools
 import importlib
 import importlib.util
 import itertools
@@ -406,14 +407,18 @@ class Buffer:
 
     def __new__(cls, size: int, align: int = 16) -> Buffer:
         address = aligned_alloc(align, size)
-        array: Any = _Byte * size
-        kind: Any = array if _BUFFERS_DELEGATE else type(cls.__name__, (cls, array), {})
-        memory = kind.from_address(address)
+        memory: Any = cls._array(size).from_address(address)
         weakref.finalize(memory, _free, address).atexit = False
         self: Buffer = object.__new__(cls) if _BUFFERS_DELEGATE else memory
         self._memory = memory if _BUFFERS_DELEGATE else weakref.proxy(memory)
         self._address = address
         return self
+
+    @classmethod
+    @functools.lru_cache(maxsize=64)
+    def _array(cls, size: int) -> Any:
+        array: Any = _Byte * size
+        return array if _BUFFERS_DELEGATE else type(cls.__name__, (cls, array), {})
 
     def __init__(self, size: int, align: int = 16) -> None:
         """Nothing is left to do; the one of ctypes would take the arguments for elements."""

@@ -6,6 +6,8 @@
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
+#include "about.h"
+
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -155,23 +157,7 @@ static UNUSED void sleep_ms(long ms)
     while (nanosleep(&t, &t) != 0 && errno == EINTR) {}
 }
 
-/* ---- hakmem's self-description (the layout of the contract; everything else is looked up in it) */
-
-struct hak_field {
-    const char *name, *kind, *unit, *help;
-    uint32_t offset, size;
-};
-struct hak_record {
-    const char *name;
-    const struct hak_field *fields;
-    uint32_t nfields, size;
-};
-struct hak_about {
-    uint32_t abi, size;
-    const char *version, *variant;
-    const struct hak_record *records;
-    uint32_t nrecords, reserved;
-};
+/* ---- hakmem's self-description */
 
 static UNUSED const struct hak_about *about(void)
 {

@@ -1,6 +1,8 @@
 /* For the sanitizers: threads that allocate, free one another's blocks, grow them, die and are replaced, beside one
  * that trims, one that reads statistics and sets options, and one that forks. Uses hak_* only; compiled together with
  * _hakmem_backend.c. Argument: rounds (a round is a life of each worker). */
+#include "about.h"
+
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -19,24 +21,11 @@ void hak_free(void *), hak_free_at(void *, uint64_t);
 int hak_free_checked(void *);
 size_t hak_usable_size(const void *), hak_trim(void);
 int hak_stats_snapshot(void *, size_t), hak_class_table(void *, size_t, int), hak_tier_table(void *, size_t, int);
+int hak_heap_table(void *, size_t, int), hak_lock_table(void *, size_t, int), hak_segment_table(void *, size_t, int);
 int hak_owner_of(const void *, void *, size_t), hak_option_set(const char *, int64_t);
 uint64_t hak_stat(const char *);
+void hak_reset_peaks(void);
 
-struct hak_field {
-    const char *name, *kind, *unit, *help;
-    uint32_t offset, size;
-};
-struct hak_record {
-    const char *name;
-    const struct hak_field *fields;
-    uint32_t nfields, size;
-};
-struct hak_about {
-    uint32_t abi, size;
-    const char *version, *variant;
-    const struct hak_record *records;
-    uint32_t nrecords, reserved;
-};
 const struct hak_about *hak_about(void);
 
 #define CHECK(condition)                                                                                               \
@@ -175,11 +164,16 @@ static void *look(void *argument)
 {
     static _Alignas(16) char out[512 * 1024];
     size_t stats = record_size("stats"), class = record_size("class"), tier = record_size("tier"), owner = record_size("owner");
+    size_t heap = record_size("heap"), lock = record_size("lock"), segment = record_size("segment");
     CHECK(stats <= sizeof out && owner <= sizeof out && class * 500 <= sizeof out);
     for (int i = 0; !atomic_load(&stop); i++) {
         CHECK(hak_stats_snapshot(out, stats) == 0);
         CHECK(hak_class_table(out, class, 500) > 0);
         CHECK(hak_tier_table(out, tier, 20) > 0);
+        CHECK(hak_heap_table(out, heap, 500) >= 0);
+        CHECK(hak_lock_table(out, lock, 500) > 0);
+        CHECK(hak_segment_table(out, segment, (int)(sizeof out / segment)) >= 0);
+        if (i % 8 == 0) hak_reset_peaks();
         for (int s = 0; s < SLOTS; s++) { /* alive or not: it may be wrong, never a fault */
             void *p = atomic_load(&slots[s]);
             if (p) hak_owner_of((char *)p + 8, out, owner);
