@@ -1,4 +1,4 @@
-"""Every figure that Python shows of the allocator is one that can be checked: pools, peaks, pieces, heaps, locks, views."""
+"""Every figure that Python shows of the allocator can be checked: pools, peaks, pieces, heaps, locks, views."""
 
 from __future__ import annotations
 
