@@ -224,16 +224,20 @@ def test_24_processes_at_once_compile_once_from_a_directory_that_cannot_be_writt
     assert [file.name for file in place.iterdir()] == ["hakmem.py"]
 
 
-def test_nothing_beside_it_is_used(place: Path, alone: Run) -> None:
+def test_nothing_beside_it_is_used(place: Path, alone: Run, cache: Path, library: Path) -> None:
     for name in ("build.py", "_hakmem_build.py"):
         (place / name).write_text("raise SystemExit('_hakmem_backend.c: ran a stranger')", encoding="utf-8")
-    (place / "_hakmem_backend.c").write_text("#error a stranger's source\n", encoding="utf-8")
-    (place / "_hakmem_backend.so").write_text("a stranger's library", encoding="utf-8")
-    (place / "._hakmem_backend.so.stamp").write_text("a stranger's stamp", encoding="utf-8")
+    for name in ("_hakmem_backend.c", "_bench_workloads.c"):
+        (place / name).write_text("#error a stranger's source\n", encoding="utf-8")
+    shutil.copy(library, place / "_hakmem_backend.so")
     before = {file: file.read_bytes() for file in place.iterdir()}
+    assert Path(alone("-c", USE, cwd=place).stdout.strip()).parent == cache / "hakmem"
     debug = "import hakmem; print(hakmem.mode().variant)"
     done = alone("hakmem.py", "run", "--variant", "debug", "--", sys.executable, "-c", debug, cwd=place)
     assert (done.stdout, done.stderr) == ("debug\n", "")
+    for call, said in [("workloads()", "not inside a vendored"), ("build()", "into the cache only")]:
+        done = alone("-c", f"import hakmem; hakmem._build_module().{call}", cwd=place, check=False)
+        assert said in done.stderr.splitlines()[-1]
     assert {file: file.read_bytes() for file in place.iterdir()} == before
 
 
