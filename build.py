@@ -6,30 +6,39 @@
     python build.py --force         compile even if nothing changed
     python build.py --list          the variants and what each is for
     python build.py --print-path    where the library is, and nothing else
+    python build.py vendor DIR      write DIR/hakmem.py, which needs no other file: the C source is inside
+    python build.py vendor --check DIR    exit 1 if DIR/hakmem.py is not what vendor would write now
 
 The compiler is $CC (which may carry arguments), else cc, gcc or clang. The compiler line is printed when
 something is compiled. A library whose stamp (.NAME.stamp: a hash of source and flags, and the compiler
-line) still holds is left alone.
+line) still holds is left alone. What cannot lie beside its source goes into the user's cache, where a file's
+name is the hash of all that it is made from.
 """
 
 from __future__ import annotations
 
 import argparse
+import ast
 import fcntl
 import hashlib
 import os
 import platform
+import re
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Optional
 
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE / "_hakmem_backend.c"
 WORKLOADS = HERE / "_bench_workloads.c"
+MODULE = HERE / "hakmem.py"
+TEXTS: dict[str, str] = {}  # what a vendored hakmem.py carries instead of files, this one included; else empty
 
 COMMON = """-std=gnu11 -fPIC -shared -pthread -fvisibility=hidden
     -fno-builtin-malloc -fno-builtin-calloc -fno-builtin-realloc -fno-builtin-free
@@ -81,6 +90,13 @@ def library_path(variant: str = "release", directory: Path = HERE) -> Path:
     return directory / f"_hakmem_backend{'' if variant == 'release' else '-' + variant}.so"
 
 
+def _content(source: Path) -> bytes:
+    """The bytes of a source. A vendored hakmem.py never looks at files beside it: they are somebody else's."""
+    if TEXTS and source.name not in TEXTS:
+        raise BuildError(f"{source.name} is not inside a vendored hakmem.py; pip install hakmem, or use a checkout")
+    return TEXTS[source.name].encode() if TEXTS else source.read_bytes()
+
+
 def source_hash(source: Path, arguments: Sequence[str]) -> str:
     """A name for what this source, these flags and this kind of machine make, whichever compiler does it."""
     try:
@@ -88,7 +104,7 @@ def source_hash(source: Path, arguments: Sequence[str]) -> str:
     except (ValueError, OSError):
         libc = None
     kind = "\0".join([*arguments, platform.system(), platform.machine(), libc or ""])
-    return hashlib.sha256(kind.encode() + b"\0" + source.read_bytes()).hexdigest()
+    return hashlib.sha256(kind.encode() + b"\0" + _content(source)).hexdigest()
 
 
 @contextmanager
@@ -114,10 +130,31 @@ def _is_current(target: Path, wanted: list[str]) -> bool:
         return False
 
 
+def _run_compiler(compiler: list[str], source: Path, target: Path, arguments: Sequence[str], quiet: bool) -> None:
+    """Compile one file while holding its target's lock; readers never see half a file."""
+    fresh = target.parent / f".{target.name}.{os.getpid()}.new"
+    command = [*compiler, *arguments, "-o", str(fresh), str(source), "-ldl"]
+    if not quiet:
+        print(shlex.join([*command[:-3], str(target), *command[-2:]]), flush=True)
+    try:
+        done = subprocess.run(
+            command, check=False, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
+        )
+        if done.returncode:
+            raise BuildError(f"{shlex.join(command)}\nended with status {done.returncode}:\n{done.stderr}")
+        if done.stderr and not quiet:
+            print(done.stderr, end="", file=sys.stderr, flush=True)
+        os.replace(fresh, target)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
 def compile_file(
     source: Path, target: Path, arguments: Sequence[str], force: bool = False, quiet: bool = False
 ) -> Path:
-    """Compile one C file unless its stamp says that nothing changed; readers never see half a file."""
+    """Compile one C file unless its stamp says that nothing changed."""
+    if TEXTS:
+        raise BuildError("a vendored hakmem.py compiles into the cache only")
     if not source.exists():
         raise BuildError(f"{source} is missing")
     wanted = [source_hash(source, arguments)]
@@ -131,27 +168,72 @@ def compile_file(
     if not force and _is_current(target, wanted):
         return target
     with _locked(target.parent / f".{target.name}.lock"):
-        if not force and _is_current(target, wanted):
-            return target
-        fresh = target.parent / f".{target.name}.{os.getpid()}.new"
-        command = [*compiler, *arguments, "-o", str(fresh), str(source), "-ldl"]
-        if not quiet:
-            print(shlex.join([*command[:-3], str(target), *command[-2:]]), flush=True)
-        try:
-            done = subprocess.run(
-                command, check=False, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
-            )
-            if done.returncode:
-                raise BuildError(f"{shlex.join(command)}\nended with status {done.returncode}:\n{done.stderr}")
-            if done.stderr and not quiet:
-                print(done.stderr, end="", file=sys.stderr, flush=True)
-            os.replace(fresh, target)
-        finally:
-            fresh.unlink(missing_ok=True)
-        _stamp(target).write_text("\n".join(wanted) + "\n")
+        if force or not _is_current(target, wanted):
+            _run_compiler(compiler, source, target, arguments, quiet)
+            _stamp(target).write_text("\n".join(wanted) + "\n")
     return target
 
 
+# ---- the user's cache, for whoever has no tree of his own to compile in
+OTHER_PLACES = "set XDG_CACHE_HOME to a directory of yours, or HAKMEM_LIBRARY to a library that is already built"
+
+
+def cache_directory() -> Path:
+    """The user's own directory for compiled files; refused if anybody else could put one there."""
+    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    root = root if root.is_absolute() else Path(os.path.expanduser("~"), ".cache")
+    if not root.is_absolute():  # never a name under /tmp instead: others could guess it, and be there first
+        raise BuildError(f"there is no home directory to compile into: {OTHER_PLACES}")
+    directory = root / "hakmem"
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = directory.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
+        advice = f"has to be a directory of yours that no one else can write to (chmod 700), or {OTHER_PLACES}"
+        raise BuildError(f"{directory} {advice}")
+    if os.statvfs(directory).f_flag & os.ST_NOEXEC:
+        raise BuildError(f"{directory} is on a file system mounted noexec: {OTHER_PLACES}")
+    return directory
+
+
+def _as_file(source: Path, target: Path) -> Path:
+    """A source to compile; an embedded text becomes a file beside the target, where debuggers will look for it."""
+    if not TEXTS:
+        return source
+    written = target.with_suffix(".c")
+    fresh = target.parent / f".{written.name}.{os.getpid()}.new"
+    try:
+        fresh.write_bytes(_content(source))
+        os.replace(fresh, written)
+    finally:
+        fresh.unlink(missing_ok=True)
+    return written
+
+
+def compile_in_cache(source: Path, suffix: str, arguments: Sequence[str]) -> Path:
+    """What a source makes, in the user's cache; compiled unless it is there, as its name says what is in it."""
+    try:
+        target = cache_directory() / (source_hash(source, arguments)[:24] + suffix)
+        if not target.exists():
+            compiler = find_compiler()
+            with _locked(target.parent / f".{target.name}.lock"):
+                if not target.exists():
+                    _run_compiler(compiler, _as_file(source, target), target, arguments, quiet=True)
+    except OSError as error:
+        raise BuildError(f"{error}: {OTHER_PLACES}") from error
+    return target
+
+
+def build_in_cache(variant: str = "release") -> Path:
+    """The library of a variant, in the user's cache."""
+    return compile_in_cache(SOURCE, ".so", flags(variant))
+
+
+def _own_tree() -> bool:
+    """Whether compiled files may lie beside the sources: in a checkout, but not among what pip has installed."""
+    return not TEXTS and Path(__file__).name == "build.py" and os.access(HERE, os.W_OK)
+
+
+# ---- what callers ask for
 def build(variant: str = "release", force: bool = False, quiet: bool = False, directory: Path = HERE) -> Path:
     """Make the library of a variant and return its path."""
     return compile_file(SOURCE, library_path(variant, directory), flags(variant), force, quiet)
@@ -164,13 +246,105 @@ def refresh() -> None:
         build(quiet=True)
 
 
+def library(variant: str = "release") -> Path:
+    """The library of a variant, compiled if need be: beside the source in a tree of one's own, else in the cache."""
+    return build(variant, quiet=True) if _own_tree() else build_in_cache(variant)
+
+
 def workloads(force: bool = False, quiet: bool = False) -> Path:
     """Make the benchmark's workload program, which knows nothing of hakmem, and return its path."""
-    return compile_file(WORKLOADS, HERE / "_bench_workloads", WORKLOAD_FLAGS, force, quiet)
+    if _own_tree():
+        return compile_file(WORKLOADS, HERE / "_bench_workloads", WORKLOAD_FLAGS, force, quiet)
+    return compile_in_cache(WORKLOADS, "", WORKLOAD_FLAGS)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+# ---- vendoring: hakmem.py, the C source and this file as one file
+FILLED = "_EMBEDDED: dict[str, str] = "
+EMPTY = FILLED + "{}  # name: text; `build.py vendor` fills it"
+MADE_BY = "# Made by `python build.py vendor DIR` from hakmem "
+
+
+def _literal(text: str) -> str:
+    """A text as a raw string, so that people can read and compare what they have vendored."""
+    for quotes in ('"' * 3, "'" * 3):
+        if quotes not in text:
+            return f"r{quotes}{text}{quotes}"
+    raise BuildError("a source that holds both kinds of triple quotes cannot be embedded")
+
+
+def _embedded(module: str) -> Any:
+    """What Python will find in _EMBEDDED of a module."""
+    try:
+        for statement in ast.parse(module).body:
+            if isinstance(statement, ast.AnnAssign) and ast.unparse(statement.target) == "_EMBEDDED":
+                return ast.literal_eval(statement.value or ast.Constant(None))
+    except (SyntaxError, ValueError):
+        pass
+    return None
+
+
+def _header(version: str, texts: dict[str, str]) -> list[str]:
+    return [
+        f"{MADE_BY}{version}: do not edit.",
+        "# It needs no other file, only a C compiler at the first import. The same command makes it again from another",
+        "# version; with --check it says whether this file is current. Made of, as sha256sum prints them:",
+        *(f"#   {hashlib.sha256(text.encode()).hexdigest()}  {name}" for name, text in texts.items()),
+    ]
+
+
+def vendored() -> str:
+    """The text of a hakmem.py that needs no other file."""
+    module = MODULE.read_bytes().decode()
+    texts = {"build.py": Path(__file__).read_bytes().decode(), SOURCE.name: SOURCE.read_bytes().decode()}
+    lines = module.split("\n")
+    version = re.search(r'^__version__ = "(.+)"$', module, re.MULTILINE)
+    if lines.count(EMPTY) != 1 or not version:
+        raise BuildError(f"{MODULE} is not the one that belongs to {__file__}")
+    inside = "".join(f"    {name!r}: {_literal(text)},\n" for name, text in texts.items())
+    lines[lines.index(EMPTY)] = f"{FILLED}{{\n{inside}}}"
+    first = int(lines[0].startswith("#!"))
+    header = _header(version[1], {MODULE.name: module, **texts})
+    made = "\n".join([*lines[:first], *header, *lines[first:]])
+    if _embedded(made) != texts:
+        raise BuildError("the sources do not survive as string literals of Python")
+    return made
+
+
+def vendor(directory: Path) -> Path:
+    """Write hakmem.py into a directory, and return its path."""
+    text, target = vendored(), directory / MODULE.name
+    if target.exists() and MADE_BY not in target.read_text(encoding="utf-8", errors="replace")[:1000]:
+        raise BuildError(f"{target} was not made by this command; move it away first")
+    directory.mkdir(parents=True, exist_ok=True)
+    fresh = directory / f".{target.name}.{os.getpid()}.new"
+    try:
+        fresh.write_bytes(text.encode())
+        os.replace(fresh, target)
+    finally:
+        fresh.unlink(missing_ok=True)
+    return target
+
+
+def check_vendored(directory: Path) -> None:
+    """BuildError unless a directory holds what vendor would write now."""
+    target = directory / MODULE.name
+    if not target.exists():
+        raise BuildError(f"{target} is missing")
+    if target.read_bytes() != vendored().encode():
+        raise BuildError(f"{target} is not what this version makes; run: python build.py vendor {directory}")
+
+
+# ---- the command line
+def _vendor_options(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="build.py vendor", description="Write DIR/hakmem.py, which needs no other file: the C source is inside."
+    )
+    parser.add_argument("directory", metavar="DIR", type=Path, help="made if it does not exist")
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if DIR/hakmem.py is not current")
+    return parser.parse_args(arguments)
+
+
+def _build_options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="build.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -178,18 +352,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--force", action="store_true", help="compile even if nothing changed")
     parser.add_argument("--list", action="store_true", help="list the variants")
     parser.add_argument("--print-path", action="store_true", help="print the library's path without building it")
-    options = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def _vendor_command(options: argparse.Namespace) -> None:
+    if options.check:
+        check_vendored(options.directory)
+    else:
+        print(vendor(options.directory))
+
+
+def _build_command(options: argparse.Namespace) -> None:
     if options.list:
         for name, (own_flags, purpose) in VARIANTS.items():
             print(f"{name:8} {purpose} ({own_flags})")
-        return 0
+        return
+    for variant in options.variants or ["release"]:
+        flags(variant)
+        if options.print_path:
+            print(library_path(variant))
+        else:
+            build(variant, force=options.force)
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """The command line; returns the exit status."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        for variant in options.variants or ["release"]:
-            flags(variant)
-            if options.print_path:
-                print(library_path(variant))
-            else:
-                build(variant, force=options.force)
+        if given[:1] == ["vendor"]:
+            _vendor_command(_vendor_options(given[1:]))
+        else:
+            _build_command(_build_options(given))
     except (BuildError, OSError) as error:
         print(f"build.py: {error}", file=sys.stderr)
         return 1

@@ -39,6 +39,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -90,36 +91,25 @@ class Mode(NamedTuple):
     variant: str
 
 
+_EMBEDDED: dict[str, str] = {}  # name: text; `build.py vendor` fills it
+
+
 def _build_module() -> Any:
-    """build.py, which an installed copy has under a name that no other package uses."""
+    """build.py: the one inside a vendored hakmem.py, else the file, which pip installs under a name of its own."""
+    if _EMBEDDED:  # then no file is looked at: a build.py beside a vendored hakmem.py is somebody else's
+        module = types.ModuleType("_hakmem_build")
+        module.__file__ = __file__
+        exec(compile(_EMBEDDED["build.py"], f"{__file__}: build.py", "exec"), vars(module))
+        vars(module)["TEXTS"].update(_EMBEDDED)
+        return module
     for path in (_HERE / "_hakmem_build.py", _HERE / "build.py"):
-        # a project into which hakmem.py was copied may have a build.py of its own
+        # a project into which hakmem.py was copied as it is may have a build.py of its own
         if path.exists() and "_hakmem_backend.c" in path.read_text(encoding="utf-8", errors="replace"):
             spec: Any = importlib.util.spec_from_file_location("_hakmem_build", path)
             module = importlib.util.module_from_spec(spec)
             spec.loader.exec_module(module)
             return module
-    raise OSError(f"neither build.py nor _hakmem_build.py is in {_HERE}: copy it there, or pip install hakmem")
-
-
-def _cache_directory() -> Path:
-    """The user's own directory for compiled libraries; refused if anybody else could put one there."""
-    root = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    directory = (root if root.is_absolute() else Path.home() / ".cache") / "hakmem"
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = directory.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
-        raise OSError(f"{directory} has to be a directory of yours that no one else can write to (chmod 700)")
-    return directory
-
-
-def _compile_into_cache(variant: str = "release") -> Path:
-    """The library of a variant in the user's cache, compiled unless it is there."""
-    build = _build_module()
-    path: Path = _cache_directory() / f"{build.source_hash(build.SOURCE, build.flags(variant))[:24]}.so"
-    if not path.exists():
-        build.compile_file(build.SOURCE, path, build.flags(variant), quiet=True)
-    return path
+    raise OSError(f"no build.py in {_HERE}: pip install hakmem, or take the one file that `build.py vendor` writes")
 
 
 def _beside() -> Path:
@@ -137,8 +127,9 @@ def _candidates() -> Iterator[tuple[str, Callable[[], Optional[Path]]]]:
     elif os.environ.get("HAKMEM_LIBRARY"):
         yield "HAKMEM_LIBRARY", lambda: Path(os.environ["HAKMEM_LIBRARY"])
     else:
-        yield "beside hakmem.py", _beside
-        yield "compiled into the user cache", _compile_into_cache
+        if not _EMBEDDED:
+            yield "beside hakmem.py", _beside
+        yield "compiled into the user's cache", lambda: _build_module().build_in_cache()
 
 
 def _described(library: ctypes.CDLL) -> Any:
@@ -995,7 +986,7 @@ def _library_for_preload(variant: Optional[str]) -> str:
         build = _build_module()
         if "-DHAK_NO_OVERRIDE=1" in build.flags(variant):
             raise ValueError(f"the variant {variant} leaves malloc alone; it is for tests that link it")
-        path = str(build.build(variant, quiet=True) if os.access(_HERE, os.W_OK) else _compile_into_cache(variant))
+        path = str(build.library(variant))
     if set(path) & set(" :"):
         advice = "copy it to a path without spaces and colons, which end a name there, and set HAKMEM_LIBRARY to that"
         raise ValueError(f"LD_PRELOAD cannot name {path!r}: {advice}")

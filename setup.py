@@ -1,7 +1,11 @@
 """Package hakmem with its compiled library; pyproject.toml holds everything that is not about compiling.
 
-`pip install .` puts the library, the C source and build.py (as _hakmem_build.py, so that other variants can be
-built from an installed copy) beside hakmem.py. `pip install -e .` builds the library in the source tree.
+`pip install .` puts the library beside hakmem.py, and the sources, so that an installed copy can build the other
+variants and run the benchmark. `pip install -e .` builds the library in the source tree.
+
+The wheel's tag is py3-none-linux_MACHINE, which pip installs on machines like this one, but PyPI does not take. For
+PyPI, build in the oldest manylinux image wanted, and let `auditwheel repair` give the wheel its tag. The library
+needs nothing but libc, and of that nothing newer than glibc 2.17; linked on glibc 2.34 or later, it needs 2.34.
 """
 
 from __future__ import annotations
@@ -11,13 +15,19 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from setuptools import setup
+from setuptools import Distribution, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 from setuptools.command.develop import develop
 
 HERE = Path(__file__).resolve().parent
-SOURCES = {"_hakmem_backend.c": "_hakmem_backend.c", "build.py": "_hakmem_build.py"}
+# under names that no other package uses
+SOURCES = {
+    "_hakmem_backend.c": "_hakmem_backend.c",
+    "_bench_workloads.c": "_bench_workloads.c",
+    "build.py": "_hakmem_build.py",
+    "bench.py": "_hakmem_bench.py",
+}
 
 
 def compile_library(directory: Path) -> Path:
@@ -61,15 +71,18 @@ class Develop(develop):
         super().run()
 
 
+class Platform(Distribution):
+    """Tells setuptools that there is compiled code, so that all goes where a platform's files go."""
+
+    def has_ext_modules(self) -> bool:
+        return True
+
+
 class BdistWheel(bdist_wheel):
     """The library does not use Python's C API, so one wheel serves every Python of a platform."""
-
-    def finalize_options(self) -> None:
-        super().finalize_options()
-        self.root_is_pure = False
 
     def get_tag(self) -> tuple[str, str, str]:
         return "py3", "none", super().get_tag()[2]
 
 
-setup(cmdclass={"build_py": BuildPy, "develop": Develop, "bdist_wheel": BdistWheel})
+setup(distclass=Platform, cmdclass={"build_py": BuildPy, "develop": Develop, "bdist_wheel": BdistWheel})

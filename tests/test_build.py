@@ -1,9 +1,13 @@
-"""build.py compiles each variant without a word from the compiler, and only when something changed."""
+"""build.py compiles each variant without a word from the compiler, only when something changed, and in a safe place."""
 
 from __future__ import annotations
 
+import os
+import pwd
 import shutil
+import stat
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -115,3 +119,112 @@ def test_workloads_know_nothing_of_hakmem(run):
         pytest.skip("nm (binutils) is missing")
     assert not [line for line in run("nm", program).stdout.splitlines() if " T hak_" in line]
     assert not any("hak" in flag for flag in build.WORKLOAD_FLAGS)
+
+
+# ---- the user's cache
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """An empty home directory."""
+    directory = tmp_path / "home"
+    directory.mkdir()
+    monkeypatch.setenv("HOME", str(directory))
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    return directory
+
+
+def test_the_cache_is_private_and_lies_where_xdg_says_or_in_the_home(home, tmp_path, monkeypatch):
+    assert build.cache_directory() == home / ".cache" / "hakmem"
+    assert stat.S_IMODE(build.cache_directory().stat().st_mode) == 0o700
+    monkeypatch.setenv("XDG_CACHE_HOME", "not/absolute")
+    assert build.cache_directory() == home / ".cache" / "hakmem"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "chosen"))
+    assert build.cache_directory() == tmp_path / "chosen" / "hakmem"
+
+
+def no_entry(uid):
+    raise KeyError(uid)
+
+
+def test_without_a_home_there_is_no_cache_and_no_guessable_name_instead(monkeypatch, tmp_path):
+    for name in ("HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", no_entry)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(build.BuildError, match=r"no home directory.*XDG_CACHE_HOME.*HAKMEM_LIBRARY"):
+        build.build_in_cache()
+    monkeypatch.setenv("HOME", "relative")
+    with pytest.raises(build.BuildError, match="no home directory"):
+        build.build_in_cache()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cache_of_somebody_else_or_open_to_others_is_refused(home, monkeypatch):
+    directory = build.cache_directory()
+    for mode in (0o720, 0o702):
+        directory.chmod(mode)
+        with pytest.raises(build.BuildError, match=r"no one else can write to.*XDG_CACHE_HOME"):
+            build.build_in_cache()
+    directory.chmod(0o700)
+    monkeypatch.setattr(build.os, "geteuid", lambda: directory.stat().st_uid + 1)
+    with pytest.raises(build.BuildError, match="a directory of yours"):
+        build.build_in_cache()
+
+
+def test_a_cache_that_programs_cannot_be_mapped_from_is_refused(home, monkeypatch):
+    status = os.statvfs(home)
+    fake = os.statvfs_result([*status[:8], status.f_flag | os.ST_NOEXEC, *status[9:]])
+    monkeypatch.setattr(build.os, "statvfs", lambda path: fake)
+    with pytest.raises(build.BuildError, match=r"noexec.*XDG_CACHE_HOME"):
+        build.build_in_cache()
+
+
+def test_a_home_that_cannot_be_written_to_is_named_with_the_ways_out(home):
+    home.rmdir()
+    home.write_text("", encoding="utf-8")
+    with pytest.raises(build.BuildError, match=f"{home}.*XDG_CACHE_HOME.*HAKMEM_LIBRARY"):
+        build.build_in_cache()
+
+
+def test_what_is_in_the_cache_is_not_compiled_again_by_any_compiler(home, monkeypatch):
+    first = build.compile_in_cache(build.WORKLOADS, "", build.WORKLOAD_FLAGS)
+    assert first.parent == build.cache_directory()
+    assert os.access(first, os.X_OK)
+    monkeypatch.setenv("CC", "no-such-compiler")
+    assert build.compile_in_cache(build.WORKLOADS, "", build.WORKLOAD_FLAGS) == first
+    with pytest.raises(build.BuildError, match="no-such-compiler"):
+        build.compile_in_cache(build.WORKLOADS, "", [*build.WORKLOAD_FLAGS, "-g"])
+
+
+def test_what_a_failing_compiler_leaves_is_not_taken_for_a_library(home, tmp_path, monkeypatch):
+    compiler = tmp_path / "cc"
+    compiler.write_text('#!/bin/sh\nfor last; do case "$last" in *.new) echo half >"$last";; esac; done\nexit 1\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    with pytest.raises(build.BuildError, match="status 1"):
+        build.build_in_cache()
+    assert [path.suffix for path in build.cache_directory().iterdir()] == [".lock"]
+
+
+def test_only_a_writable_checkout_gets_libraries_beside_its_sources(home, tree, run, root):
+    show = "import build; print(build.library('debug')); print(build.library_path('debug'))"
+    beside, expected = run(sys.executable, "-c", show, cwd=tree, PYTHONPATH=None).stdout.split()[-2:]
+    assert beside == expected
+    installed = tree / "installed"
+    installed.mkdir()
+    shutil.copy(root / "build.py", installed / "_hakmem_build.py")
+    for name in ("_hakmem_backend.c", "_bench_workloads.c"):
+        shutil.copy(root / name, installed)
+    show = "import _hakmem_build as build; print(build.library('debug'), build.workloads())"
+    made = run(sys.executable, "-c", show, cwd=installed, PYTHONPATH=None).stdout.split()
+    assert {Path(path).parent for path in made} == {build.cache_directory()}
+    assert {path.suffix for path in installed.iterdir()} <= {".py", ".c", ""}
+    cached = {path.name for path in build.cache_directory().iterdir() if not path.name.startswith(".")}
+    assert cached == {Path(path).name for path in made}
+
+
+def test_a_checkout_that_cannot_be_written_to_uses_the_cache(home, monkeypatch):
+    real = os.access
+    monkeypatch.setattr(build.os, "access", lambda path, mode: path != build.HERE and real(path, mode))
+    assert build.workloads().parent == build.cache_directory()
