@@ -10,7 +10,7 @@
  * mapped, so that it is no part of what is measured.
  *
  * Sections: keys · small helpers · blocks · latencies · teams of threads · pairs, calloc, burst · replacement
- * (mixed, mid, large) · larson · requests (json, mir, vm, services) · prodcons · churn · realloc · the table of
+ * (mixed, mid, large) · larson · requests (scenario-json and so on) · prodcons · churn · realloc · the table of
  * workloads · the report · main. A new workload is a function that returns what it did, and a row in the table.
  */
 #define _GNU_SOURCE
@@ -740,11 +740,11 @@ static const struct workload {
       "random replacement of mid-size blocks; stresses refills, of which each brings few blocks" },
     { "large", run_replace, "min=65536 max=8388608 doublings=7 slots=32",
       "random replacement of large blocks; stresses what is kept of freed memory, against page faults" },
-    { "json", run_requests, "json=1",
+    { "scenario-json", run_requests, "json=1",
       "a document's tree of 600 small blocks, and 64 KiB buffers; stresses bursts; an op is a request" },
-    { "mir", run_requests, "mir=1", "256 KiB buffers, pass after pass; stresses their reuse; an op is a request" },
-    { "vm", run_requests, "vm=1", "2 MiB blocks; stresses mappings and page faults; an op is a request" },
-    { "services", run_requests, "json=90 mir=8 vm=2",
+    { "scenario-mir", run_requests, "mir=1", "256 KiB buffers, pass after pass; stresses their reuse; an op is a request" },
+    { "scenario-vm", run_requests, "vm=1", "2 MiB blocks; stresses mappings and page faults; an op is a request" },
+    { "scenario-mixed", run_requests, "json=90 mir=8 vm=2",
       "json, mir and vm mixed; stresses the large between the small; an op is a request" },
     { "prodcons", run_prodcons, "threads=2 min=16 max=1024 slots=1024",
       "half of the threads allocate small blocks, the others free them; stresses the way back to the owner" },
