@@ -764,7 +764,7 @@ static const struct workload {
 /* ---- The report ---- */
 
 static const char *const HAKMEM_COUNTERS[] = {
-    "allocs", "cache_misses", "shared_locks", "shared_locks_contended", "claims",
+    "allocs", "cache_hits", "shared_locks", "shared_locks_contended", "claims",
 };
 
 static const uint64_t UNKNOWN = UINT64_MAX; /* null in JSON; also hak_stat's answer for a name it does not have */

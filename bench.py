@@ -21,9 +21,10 @@ a slow minute of the machine hits them all. An op is one malloc and one free, in
 `scenarios` a request of several mallocs and frees, in `python` a round of the program; `_bench_workloads` without
 arguments says what each workload does. Ratios are time over time, below 1 is faster: the median of the rounds' own
 ratios, and the range of those to the system. RSS (peak) and faults are the whole process's, as it reports them
-itself; hit rate (of the thread caches) and locks (shared-lock acquisitions per million ops, or per million mallocs
-where an op makes several) are hakmem's own counters. p50, p95 and p99 are of single requests. A run that fails is a
-row that says so, and exit code 1. HAKMEM_* variables of the caller are not passed on; --env sets them.
+itself; hit rate (the share of mallocs that a thread cache served) and locks (shared-lock acquisitions per million
+ops, or per million mallocs where an op makes several) are hakmem's own counters. p50, p95 and p99 are of single
+requests. A run that fails is a row that says so, and exit code 1. The caller's HAKMEM_*, PYTHONMALLOC, MALLOC_* and
+GLIBC_TUNABLES variables are not passed on; --env sets variables.
 
 A peer is every allocator but the system's and hakmem; the best is the one with the lowest median time in that row,
 so it changes from row to row. Python programs run with PYTHONMALLOC=malloc, or the allocator would only see
@@ -154,7 +155,7 @@ def choose(known: Sequence[str], only: Sequence[str] | None) -> list[str]:
     """The names that --only leaves of those known."""
     for name in only or ():
         if name not in known:
-            raise stop(f"{name} was not found; here are {', '.join(known)}, see also `{PROGRAM} peers`")
+            raise stop(f"{name} was not found; there are {', '.join(known)} (`{PROGRAM} peers` tells how to get more)")
     return [name for name in known if not only or name in only]
 
 
@@ -173,7 +174,7 @@ def choose_allocators(options: argparse.Namespace) -> list[Allocator]:
 
 # ---- One run
 
-COUNTERS = ("allocs", "cache_misses", "shared_locks", "shared_locks_contended", "claims")  # hakmem's
+COUNTERS = ("allocs", "cache_hits", "shared_locks", "shared_locks_contended", "claims")  # hakmem's
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,10 @@ class Case:
     command: tuple[str, ...]
     threads: int = 1
     timeout: float = 300
+
+
+def over(value: float | None, base: float | None) -> float | None:
+    return value / base if value is not None and base else None
 
 
 @dataclass(frozen=True)
@@ -201,14 +206,15 @@ class Sample:
     peak_rss_bytes: int | None
     faults: int
     allocs: int | None
-    cache_misses: int | None
+    cache_hits: int | None
     shared_locks: int | None
     shared_locks_contended: int | None
     claims: int | None
 
     @property
     def hit_rate(self) -> float | None:
-        return 1 - self.cache_misses / self.allocs if self.allocs and self.cache_misses is not None else None
+        """Of all mallocs, those above 1 MiB too, for which there are no thread caches."""
+        return over(self.cache_hits, self.allocs)
 
     def per_mop(self, events: int | None) -> float | None:
         """A million ops, or mallocs where an op makes several."""
@@ -337,10 +343,6 @@ def middle(values: Iterable[float | None]) -> float | None:
     """The median of what is known."""
     known = [value for value in values if value is not None]
     return median(known) if known else None
-
-
-def over(value: float | None, base: float | None) -> float | None:
-    return value / base if value is not None and base else None
 
 
 def summarise(
@@ -526,10 +528,10 @@ class Node:
     def __init__(self, key, other):
         self.key, self.other, self.tags = key, other, [key, str(key)]
 nodes = [Node(i, None) for i in range(50_000)]
-chance = random.Random(1)
+order = random.Random(1).sample(range(50_000), 20_000)
 def work():
-    for i in range(20_000):
-        nodes[chance.randrange(len(nodes))] = Node(i + 1000, (i, {"n": i}))
+    for i in order:
+        nodes[i] = Node(i + 1000, (i, {"n": i}))
 """,
     "python-json": """
 import json
@@ -688,7 +690,7 @@ def phase_tables(rows: Sequence[Row]) -> str:
         pivot("Operations a second", rows, lambda r: scaled(r.ops_per_s, RATE)),
         pivot("Time / system", rows, lambda r: cell(r.ratio_system, ".2f") or "-"),
         pivot("Operations a second / those at one thread", rows, scaling),
-        pivot("Hit rate of the thread caches, %", rows, lambda r: cell(r.hit_rate, ".2f", 100) or "-"),
+        pivot("Mallocs that a thread cache served, %", rows, lambda r: cell(r.hit_rate, ".2f", 100) or "-"),
         lock_cost(rows),
         "\n".join(f"{r.workload}, {r.threads} threads, {r.allocator}: {r.failure}" for r in rows if r.failure),
     ]
@@ -786,9 +788,10 @@ def plot(rows: Sequence[Row], path: str, title: str) -> None:
             big = 70 if name == HAKMEM else 38
             panel.scatter([x for x, _ in known], [y for _, y in known], big, colours[name], label=name, zorder=2)
         panel.set_xscale("log", base=2)
-        panel.xaxis.set_major_formatter(lambda ratio, _: f"{ratio:g}")
+        panel.xaxis.set_major_formatter(lambda ratio, _: f"{ratio:g}" if ratio >= 1 else f"1/{1 / ratio:g}")
         panel.set_xlabel(f"{'time' if panel is panels[0] else 'peak RSS'} / system, logarithmic; less is better")
-        panel.grid(axis="x", color="#dddddd", linewidth=0.7, zorder=0)
+        panel.grid(axis="x", color="#dddddd", linewidth=0.7)
+        panel.set_axisbelow(True)
         panel.spines[["top", "right", "left"]].set_visible(False)
         panel.tick_params(axis="y", length=0)
     threads = ["" if n == 1 else f", {n} threads" for (_, n), _ in cases]
