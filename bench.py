@@ -88,11 +88,8 @@ class Allocator:
     name: str
     library: Path | None = None
     variables: dict[str, str] = field(default_factory=dict)
+    is_hakmem: bool = False  # so it is no peer, and must be found in the process
     one_thread: bool = False  # it cannot run more
-
-    @property
-    def is_hakmem(self) -> bool:
-        return self.library is not None and self.library.name.startswith(build.library_path().stem)
 
     def environment(self) -> dict[str, str]:
         left_out = ("LD_PRELOAD", "HAKMEM_", "PYTHONMALLOC", "MALLOC_", "GLIBC_TUNABLES")
@@ -169,7 +166,7 @@ def choose_allocators(options: argparse.Namespace) -> list[Allocator]:
     for name in names:
         if re.search(r"[\s:]", str(libraries[name])):
             raise stop(f"LD_PRELOAD cannot hold a space or ':': move {libraries[name]}")
-    return [Allocator(name, libraries[name], dict(options.env)) for name in names]
+    return [Allocator(name, libraries[name], dict(options.env), is_hakmem=name == HAKMEM) for name in names]
 
 
 # ---- One run
@@ -395,7 +392,8 @@ def scaled(value: float | None, units: Sequence[str]) -> str:
     rank = 0
     while value >= 999.5 and rank < len(units) - 1:
         value, rank = value / 1000, rank + 1
-    return f"{value:.{max(0, 3 - len(str(int(value + 0.005))))}f} {units[rank]}".rstrip()
+    decimals = 2 if value < 9.995 else 1 if value < 99.95 else 0
+    return f"{value:.{decimals}f} {units[rank]}".rstrip()
 
 
 RATE, TIME = ("", "k", "M", "G"), ("ns", "us", "ms", "s")
@@ -523,15 +521,13 @@ def timed_jobs(name: str, options: argparse.Namespace, allocators: Sequence[Allo
 
 PYTHON_PROGRAMS = {
     "python-objects": """
-import random
-class Node:
-    def __init__(self, key, other):
-        self.key, self.other, self.tags = key, other, [key, str(key)]
-nodes = [Node(i, None) for i in range(50_000)]
-order = random.Random(1).sample(range(50_000), 20_000)
+kept = [None] * 16
 def work():
-    for i in order:
-        nodes[i] = Node(i + 1000, (i, {"n": i}))
+    table = {key: (key * 1.5, str(key), [key]) for key in range(5_000)}
+    for key in range(0, 5_000, 2):
+        del table[key]
+    kept.append([(value, name * 2, {"tags": tags}) for value, name, tags in table.values()])
+    del kept[0]
 """,
     "python-json": """
 import json
@@ -655,7 +651,8 @@ def phase_jobs(options: argparse.Namespace, threads: Sequence[int], only: Sequen
     for name in choose(list(PHASES), only):
         variant, switches = PHASES[name]
         library = hakmem_library(variant) if variant else None
-        allocators.append(Allocator(name, library, {**dict(options.env), **switches}, one_thread=name == NOLOCK))
+        variables = {**dict(options.env), **switches}
+        allocators.append(Allocator(name, library, variables, is_hakmem=library is not None, one_thread=name == NOLOCK))
     for tier, keys in TIERS.items():
         for count in threads:
             yield workload("mixed", count, options.seconds, *keys, label=tier), allocators

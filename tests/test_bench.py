@@ -347,8 +347,8 @@ def sample(ns, rss=1000, ops=10, allocs=None, locks=None):
 def test_ratios_are_medians_of_the_rounds_and_the_best_peer_is_no_hakmem():
     allocators = [
         bench.Allocator("system"),
-        bench.Allocator("hakmem", build.library_path()),
-        bench.Allocator("nolock", build.library_path("nolock")),
+        bench.Allocator("hakmem", build.HERE / "ours", is_hakmem=True),
+        bench.Allocator("nolock", build.HERE / "ours", is_hakmem=True),
         *(bench.Allocator(name, build.HERE / name) for name in ("slow", "fast")),
     ]
     samples = {
@@ -426,8 +426,7 @@ def test_what_cannot_be_preloaded_fails_and_is_shown(capsys, tmp_path):
 
 
 def test_hakmem_that_is_not_in_the_process_is_no_result(twin):
-    posing = bench.Allocator("hakmem", twin.with_name("_hakmem_backend-posing.so"))
-    shutil.copy(twin, posing.library)
+    posing = bench.Allocator("hakmem", twin, is_hakmem=True)
     with pytest.raises(bench.RunFailed, match="not in the process"):
         bench.run_case(bench.workload("mixed", 1, 0.001), posing)
 
