@@ -249,7 +249,7 @@ enum { STOP_CHECK = 16 }; /* ops between two looks at `stop`; an op on the large
 
 struct worker { /* belongs to its thread while that runs */
     _Alignas(64) struct block *blocks; /* its working set */
-    uint64_t random, ops;
+    uint64_t random, ops, start_ns;
     size_t index;
     pthread_t thread;
     struct document *documents; /* requests: what is kept, by kind */
@@ -274,6 +274,7 @@ static void *team_thread(void *argument)
     if (team.prepare != NULL)
         team.prepare(worker);
     pthread_barrier_wait(&team.ready);
+    worker->start_ns = now_ns();
     team.work(worker);
     return NULL;
 }
@@ -318,11 +319,13 @@ static struct result run_team(void (*prepare)(struct worker *), void (*work)(str
     for (size_t i = 0; i < key.threads; i++)
         workers[i].thread = start_thread(team_thread, &workers[i]);
     pthread_barrier_wait(&team.ready);
-    uint64_t start = now_ns();
     sleep_seconds(key.seconds);
     atomic_store(&team.stop, true);
-    for (size_t i = 0; i < key.threads; i++)
+    uint64_t start = UINT64_MAX; /* of the first: where cores are few, this thread may be the last to wake up */
+    for (size_t i = 0; i < key.threads; i++) {
         pthread_join(workers[i].thread, NULL);
+        start = workers[i].start_ns < start ? workers[i].start_ns : start;
+    }
     return sum_up(workers, seconds_since(start));
 }
 

@@ -858,7 +858,7 @@ def instructions(options: argparse.Namespace) -> Result:
 
 
 def everything(options: argparse.Namespace) -> Result:
-    """all of the others, one after the other; some twenty minutes"""
+    """all of the others, one after the other; some twelve minutes"""
     allocators = choose_allocators(options)
     jobs = [job for name in TIMED for job in timed_jobs(name, options, allocators)]
     rows = measure([*jobs, *python_jobs(options, allocators)], options.runs)
