@@ -14,7 +14,22 @@
     python bench.py peers               which allocators were found, and how to install more
     python bench.py --peer mi3=/opt/mi3/libmimalloc.so.3 --json rows.json
 
-@SAMPLE@
+    workload      threads  allocator      ops/s    time/op    / system      range    / best peer    RSS MB    faults
+    ----------  ---------  -----------  -------  ---------  ----------  ---------  -------------  --------  --------
+    larson              4  system        51.5 M    19.4 ns        1.00  1.00-1.00           1.83      65.1     15593
+    larson              4  hakmem         128 M    7.80 ns        0.42  0.36-0.46           0.76      40.1      9668
+    larson              4  mimalloc      91.7 M    10.9 ns        0.55  0.53-0.56           1.00      78.1     18754
+    larson              4  jemalloc      57.8 M    17.3 ns        0.89  0.81-1.00           1.59      61.0     15046
+    larson              4  tcmalloc      72.6 M    13.8 ns        0.65  0.65-0.73           1.25      34.7      7762
+
+and under the table of `quick`, measured with it:
+
+    allocator      cases    time / system    RSS / system    time / best peer    RSS / leanest peer
+    -----------  -------  ---------------  --------------  ------------------  --------------------
+    hakmem            15             0.27            1.19                0.89                  1.06
+    mimalloc          15             0.41            1.34                1.35                  1.19
+    jemalloc          15             0.79            1.33                2.49                  1.18
+    tcmalloc          15             0.35            1.63                1.12                  1.45
 
 Every run is a fresh process with the allocator in LD_PRELOAD; the allocators take turns, round by round, so that
 a slow minute of the machine hits them all. An op is one malloc and one free, in `realloc` one realloc, in
@@ -226,15 +241,9 @@ def run_program(command: Sequence[str], allocator: Allocator, timeout: float) ->
     """Run a command under an allocator and return its stdout."""
     try:
         done = subprocess.run(
-            command,
-            check=False,
-            env=allocator.environment(),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout,
-        )
+            command, check=False, env=allocator.environment(), timeout=timeout,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise RunFailed(f"no end within {timeout:.0f} s") from None
     last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "nothing on stderr")
@@ -311,6 +320,10 @@ class Row:
     failure: str | None = None
 
 
+def case_name(label: str, threads: int) -> str:
+    return label if threads == 1 else f"{label}, {threads} threads"
+
+
 Job = tuple[Case, Sequence[Allocator]]
 
 
@@ -325,7 +338,7 @@ def measure(jobs: Iterable[Job], runs: int) -> list[Row]:
         for allocator in [*allocators] * runs:
             left = f"{(time.monotonic() - start) / done * (total - done):.0f} s to go" if done else ""
             done += 1
-            progress(f"[{done}/{total}] {case.label}, {case.threads} threads, {allocator.name}  {left}")
+            progress(f"[{done}/{total}] {case_name(case.label, case.threads)}: {allocator.name}  {left}")
             if allocator.name not in failures:
                 try:
                     samples[allocator.name].append(run_case(case, allocator))
@@ -414,7 +427,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "RSS MB": lambda r: cell(r.peak_rss_bytes, ".1f", 1e-6),
     "faults": lambda r: cell(r.faults, ".0f"),
     "hit %": lambda r: cell(r.hit_rate, ".2f", 100),
-    "locks/Mop": lambda r: cell(r.locks_per_mop, ".1f"),
+    "locks/Mop": lambda r: scaled(r.locks_per_mop, RATE),
     "failure": lambda r: r.failure or "",
 }
 
@@ -468,8 +481,8 @@ def behind(rows: Iterable[Row]) -> str:
     """Where the best peer is faster, worst first; nothing where it never is."""
     slower = [(row.ratio_best_peer, row) for row in rows if row.allocator == HAKMEM and row.ratio_best_peer]
     worst = sorted(((ratio, row) for ratio, row in slower if ratio >= 1.005), key=lambda pair: -pair[0])
-    texts = [f"{row.workload} {row.threads} ({ratio:.2f}, {row.best_peer})" for ratio, row in worst]
-    return f"\n\nhakmem takes longer than the best peer in: {', '.join(texts)}" if texts else ""
+    texts = [f"{case_name(row.workload, row.threads)} ({ratio:.2f}, {row.best_peer})" for ratio, row in worst]
+    return f"\n\nhakmem takes longer than the best peer in: {'; '.join(texts)}" if texts else ""
 
 
 def times(rows: Sequence[Row]) -> str:
@@ -586,6 +599,9 @@ print(json.dumps(dict(
 PYTHONS = {"pymalloc": "pymalloc", "pymimalloc": "mimalloc"}
 
 
+PYTHON_VERSION = "import platform; print(platform.python_version())"
+
+
 def python_runs(python: str, source: str, **variables: str) -> bool:
     try:
         run_program([python, "-c", source], Allocator(SYSTEM, variables=variables), timeout=60)
@@ -623,8 +639,7 @@ def python_jobs(options: argparse.Namespace, preloaded: Sequence[Allocator], *pr
 
 # ---- Phases: what each layer of thread caches brings
 
-NOLOCK, P0, P3 = "nolock", "P0", "+P3"
-
+NOLOCK, P0 = "nolock", "P0"
 PHASE_THREADS = (1, 4, 16)
 
 # column: (hakmem's variant, None for the system's malloc; its switches)
@@ -634,7 +649,7 @@ PHASES: dict[str, tuple[str | None, dict[str, str]]] = {
     P0: ("release", {"HAKMEM_ENABLE_TLS": "0"}),
     "+P1": ("release", {"HAKMEM_TLS_L2": "0", "HAKMEM_TLS_L25": "0"}),
     "+P2": ("release", {"HAKMEM_TLS_L25": "0"}),
-    P3: ("release", {}),
+    "+P3": ("release", {}),
 }
 
 # tier: keys of the engine of `mixed`
@@ -689,7 +704,7 @@ def phase_tables(rows: Sequence[Row]) -> str:
         pivot("Operations a second / those at one thread", rows, scaling),
         pivot("Mallocs that a thread cache served, %", rows, lambda r: cell(r.hit_rate, ".2f", 100) or "-"),
         lock_cost(rows),
-        "\n".join(f"{r.workload}, {r.threads} threads, {r.allocator}: {r.failure}" for r in rows if r.failure),
+        "\n".join(f"{case_name(r.workload, r.threads)}: {r.allocator}: {r.failure}" for r in rows if r.failure),
     ]
     return "\n\n".join(filter(None, tables))
 
@@ -734,8 +749,8 @@ def count_pair(label: str, allocator: Allocator) -> Row:
 def kept(row: Row, budget: int) -> str:
     if row.instructions is None:
         return "failed"
-    over = round(row.instructions, 1) - budget
-    return "ok" if over <= 0 else f"over by {over:.1f}"
+    excess = round(row.instructions, 1) - budget
+    return "ok" if excess <= 0 else f"over by {excess:.1f}"
 
 
 def instruction_table(rows: Sequence[Row]) -> str:
@@ -791,11 +806,12 @@ def plot(rows: Sequence[Row], path: str, title: str) -> None:
         panel.set_axisbelow(True)
         panel.spines[["top", "right", "left"]].set_visible(False)
         panel.tick_params(axis="y", length=0)
-    threads = ["" if n == 1 else f", {n} threads" for (_, n), _ in cases]
-    panels[0].set_yticks(range(len(cases)), [f"{label}{n}" for ((label, _), _), n in zip(cases, threads)])
+    panels[0].set_yticks(range(len(cases)), [case_name(*case) for case, _ in cases])
     panels[0].set_ylim(len(cases) - 0.5, -0.5)
     figure.suptitle(title, fontsize=10)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names), frameon=False)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=max(1, len(names)), frameon=False
+    )
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
@@ -861,8 +877,9 @@ def everything(options: argparse.Namespace) -> Result:
     """all of the others, one after the other; some twelve minutes"""
     allocators = choose_allocators(options)
     jobs = [job for name in TIMED for job in timed_jobs(name, options, allocators)]
-    rows = measure([*jobs, *python_jobs(options, allocators)], options.runs)
-    layers = measure(phase_jobs(options, PHASE_THREADS, only=None), options.runs)
+    jobs += python_jobs(options, allocators)
+    phase = list(phase_jobs(options, PHASE_THREADS, only=None))  # what must be built is built before the first run
+    rows, layers = measure(jobs, options.runs), measure(phase, options.runs)
     if shutil.which("valgrind"):
         counts, text, _ = instructions(options)
     else:
@@ -919,9 +936,7 @@ def machine(python: str) -> dict[str, str | int | None]:
         "memory_bytes": psutil.virtual_memory().total,
         "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
         "libc": " ".join(platform.libc_ver()),
-        "python": run_program(
-            [python, "-c", "import sys; print(sys.version.split()[0])"], Allocator(SYSTEM), 60
-        ).strip(),
+        "python": run_program([python, "-c", PYTHON_VERSION], Allocator(SYSTEM), 60).strip(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 
@@ -968,19 +983,6 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    commands = parser()
-    given = vars(commands.parse_args(arguments))
-    name = given["benchmark"]
-    defaults = BENCHMARKS[name].defaults
-    for option in given.keys() - {"benchmark", *defaults}:
-        commands.error(f"{name} has no {'-n' if option == 'runs' else f'--{option}'}")
-    options = argparse.Namespace(**{**defaults, **given})
-    for fault in faults(options):
-        commands.error(fault)
-    return options
-
-
 def faults(options: argparse.Namespace) -> Iterator[str]:
     """What is wrong with the values of options, found before anything is run."""
     if "runs" in options and options.runs < 1:
@@ -1000,6 +1002,19 @@ def faults(options: argparse.Namespace) -> Iterator[str]:
             yield "--plot writes .png, .svg or .pdf"
         if options.only and SYSTEM not in options.only:
             yield f"--plot shows ratios to {SYSTEM}: --only must name it too"
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    commands = parser()
+    given = vars(commands.parse_args(arguments))
+    name = given["benchmark"]
+    defaults = BENCHMARKS[name].defaults
+    for option in given.keys() - {"benchmark", *defaults}:
+        commands.error(f"{name} has no {'-n' if option == 'runs' else f'--{option}'}")
+    options = argparse.Namespace(**{**defaults, **given})
+    for fault in faults(options):
+        commands.error(fault)
+    return options
 
 
 def need(*modules: str) -> None:

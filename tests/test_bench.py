@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import signal
@@ -393,7 +394,7 @@ def test_means_are_geometric_and_losses_are_listed():
     rows = [row("a", "system", 1.0), row("a", "hakmem", 0.5), row("b", "system", 1.0), row("b", "hakmem", 8.0)]
     text = bench.means_table(rows) + bench.behind(rows)
     assert re.search(r"^hakmem +2 +2\.00 +2\.00 +2\.00", text, re.MULTILINE)
-    assert text.endswith("best peer in: b 1 (8.00, p)")
+    assert text.endswith("best peer in: b (8.00, p)")
 
 
 def test_three_digits_and_a_unit():
@@ -567,6 +568,15 @@ def test_without_a_compiler_there_is_one_clear_line(installed, run):
     assert done.returncode == 1
     assert done.stderr.startswith("python -m hakmem bench: hakmem needs a C compiler")
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_terminal_sees_progress(root):
+    command = [sys.executable, root / "bench.py", "mid", *TINY, "--threads", "2", "--only", "system"]
+    reader, terminal = os.openpty()
+    subprocess.run(command, stdout=subprocess.DEVNULL, stderr=terminal, check=True, timeout=60)
+    os.close(terminal)
+    assert b"[1/1] mid, 2 threads: system" in os.read(reader, 10_000)
+    os.close(reader)
 
 
 def test_ctrl_c_ends_in_one_line(root):
