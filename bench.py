@@ -5,30 +5,51 @@
 # ///
 """Time hakmem beside the system allocator and every other allocator found on this machine.
 
-    python bench.py                     the larson table, about a minute
+    python bench.py                     `quick`: something of everything, about a minute
     python bench.py larson -n 5 --threads 1,4,16,32 --seconds 2
+    python bench.py scenarios --only system,hakmem --plot scenarios.png
+    python bench.py python --python ~/.pyenv/versions/3.13.0/bin/python
+    python bench.py phases              what each layer of thread caches brings, on blocks of every tier
     python bench.py instructions        instructions a malloc+free pair takes, counted by valgrind
     python bench.py peers               which allocators were found, and how to install more
     python bench.py --peer mi3=/opt/mi3/libmimalloc.so.3 --json rows.json
 
-    workload      threads  allocator      Mops/s    ns/op    / system      range    / best peer    RSS MB    faults
-    ----------  ---------  -----------  --------  -------  ----------  ---------  -------------  --------  --------
-    larson              4  system           36.5     27.4        1.00  1.00-1.00           2.64      68.5     19934
-    larson              4  hakmem          134.4      7.4        0.27  0.25-0.32           0.72      40.7      9878
-    larson              4  mimalloc         73.5     13.6        0.49  0.34-0.51           1.35     101.0     30831
-    larson              4  jemalloc         55.0     18.2        0.63  0.51-0.66           1.75      67.2     23540
-    larson              4  tcmalloc         96.4     10.4        0.38  0.36-0.42           1.00      35.1      7916
+    workload      threads  allocator      ops/s    time/op    / system      range    / best peer    RSS MB    faults
+    ----------  ---------  -----------  -------  ---------  ----------  ---------  -------------  --------  --------
+    larson              4  system        51.5 M    19.4 ns        1.00  1.00-1.00           1.83      65.1     15593
+    larson              4  hakmem         128 M    7.80 ns        0.42  0.36-0.46           0.76      40.1      9668
+    larson              4  mimalloc      91.7 M    10.9 ns        0.55  0.53-0.56           1.00      78.1     18754
+    larson              4  jemalloc      57.8 M    17.3 ns        0.89  0.81-1.00           1.59      61.0     15046
+    larson              4  tcmalloc      72.6 M    13.8 ns        0.65  0.65-0.73           1.25      34.7      7762
+
+and under the table of `quick`, measured with it:
+
+    allocator      cases    time / system    RSS / system    time / best peer    RSS / leanest peer
+    -----------  -------  ---------------  --------------  ------------------  --------------------
+    hakmem            15             0.27            1.19                0.89                  1.06
+    mimalloc          15             0.41            1.34                1.35                  1.19
+    jemalloc          15             0.79            1.33                2.49                  1.18
+    tcmalloc          15             0.35            1.63                1.12                  1.45
 
 Every run is a fresh process with the allocator in LD_PRELOAD; the allocators take turns, round by round, so that
-a slow minute of the machine hits them all. An op is one malloc and one free. Ratios are time over time, below 1 is
-faster: the median of the rounds' own ratios, and its range. The best peer is the one with the lowest median time.
-RSS (peak) and faults are the whole process's, as it reports them itself; hit rate (of the thread caches) and locks
-(shared-lock acquisitions per million ops) are hakmem's own counters. A run that fails is a row that says so, and
-exit code 1. HAKMEM_* variables of the caller are not passed on; --env sets them.
+a slow minute of the machine hits them all. An op is one malloc and one free, in `realloc` one realloc, in
+`scenarios` a request of several mallocs and frees, in `python` a round of the program; `_bench_workloads` without
+arguments says what each workload does. Ratios are time over time, below 1 is faster: the median of the rounds' own
+ratios, and the range of those to the system. RSS (peak) and faults are the whole process's, as it reports them
+itself; hit rate (the share of mallocs that a thread cache served) and locks (shared-lock acquisitions per million
+ops, or per million mallocs where an op makes several) are hakmem's own counters. p50, p95 and p99 are of single
+requests. A run that fails is a row that says so, and exit code 1. The caller's HAKMEM_*, PYTHONMALLOC, MALLOC_* and
+GLIBC_TUNABLES variables are not passed on; --env sets variables.
+
+A peer is every allocator but the system's and hakmem; the best is the one with the lowest median time in that row,
+so it changes from row to row. Python programs run with PYTHONMALLOC=malloc, or the allocator would only see
+pymalloc's arenas; there pymalloc itself (the default, on the system's malloc) and, where the interpreter has it,
+PYTHONMALLOC=mimalloc are peers too, since they are what the program would otherwise use.
 
 Not measured: latency of single calls; memory held after the load is over; fragmentation over hours; programs that
 do more than allocate (the differences are smaller there); more cores than this machine has. With more threads than
-cores the time is the scheduler's too. `instructions` counts instructions, neither cycles nor cache misses.
+cores the time is the scheduler's too. `instructions` counts instructions, neither cycles nor cache misses. Most
+workloads write one byte in each OS page of a block, not all of it: programs that fill their blocks gain less.
 """
 
 from __future__ import annotations
@@ -52,14 +73,25 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timezone
 from pathlib import Path
-from statistics import median
+from statistics import geometric_mean, median
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import build
+INSTALLED = Path(__file__).name != "bench.py"
+if TYPE_CHECKING or not INSTALLED:
+    import build
+else:  # an installed copy: PyPI has a package called build
+    import _hakmem_build as build
 
+PROGRAM = "python -m hakmem bench" if INSTALLED else "bench.py"
 SYSTEM, HAKMEM = "system", "hakmem"
+
+
+def stop(message: object) -> SystemExit:
+    return SystemExit(f"{PROGRAM}: {message}")
+
 
 # ---- Allocators
 
@@ -71,9 +103,12 @@ class Allocator:
     name: str
     library: Path | None = None
     variables: dict[str, str] = field(default_factory=dict)
+    is_hakmem: bool = False  # so it is no peer, and must be found in the process
+    one_thread: bool = False  # it cannot run more
 
     def environment(self) -> dict[str, str]:
-        env = {k: v for k, v in os.environ.items() if k != "LD_PRELOAD" and not k.startswith("HAKMEM_")}
+        left_out = ("LD_PRELOAD", "HAKMEM_", "PYTHONMALLOC", "MALLOC_", "GLIBC_TUNABLES")
+        env = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
         preload = {"LD_PRELOAD": str(self.library)} if self.library else {}
         return {**env, **preload, **self.variables}
 
@@ -114,63 +149,88 @@ def find_peers(given: Iterable[tuple[str, str]]) -> dict[str, Path]:
     found = {name: find_library(sonames) for name, (sonames, _) in PEERS.items()}
     for name, path in given:
         if name in (SYSTEM, HAKMEM) or not Path(path).is_file():
-            raise SystemExit(f"bench.py: --peer {name}={path}: a name of its own and a library that exists are needed")
+            raise stop(f"--peer {name}={path}: a name of its own and a library that exists are needed")
         found[name] = Path(path).resolve()
     return {name: path for name, path in found.items() if path}
 
 
+def hakmem_library(variant: str = "release") -> Path:
+    """hakmem's library, built if need be; what an installation brought is used as it is."""
+    path = build.library_path(variant)
+    if path.exists() and (INSTALLED or not os.access(build.HERE, os.W_OK)):
+        return path
+    with contextlib.redirect_stdout(sys.stderr):  # stdout may be the JSON
+        return build.build(variant)
+
+
+def choose(known: Sequence[str], only: Sequence[str] | None) -> list[str]:
+    """The names that --only leaves of those known."""
+    for name in only or ():
+        if name not in known:
+            raise stop(f"{name} was not found; there are {', '.join(known)} (`{PROGRAM} peers` tells how to get more)")
+    return [name for name in known if not only or name in only]
+
+
 def choose_allocators(options: argparse.Namespace) -> list[Allocator]:
-    """system, hakmem and the peers, or those of them that --only names; hakmem is built if need be."""
+    """system, hakmem and the peers, or those of them that --only names."""
     libraries = {SYSTEM: None, HAKMEM: build.library_path(), **find_peers(options.peer)}
-    names = options.only or list(libraries)
-    for name in names:
-        if name not in libraries:
-            raise SystemExit(f"bench.py: {name} was not found; see `python bench.py peers`")
-        if re.search(r"[\s:]", str(libraries[name])):
-            raise SystemExit(f"bench.py: LD_PRELOAD cannot hold a space or ':': move {libraries[name]}")
+    names = choose([*libraries, *(PYTHONS if "python" in options else ())], options.only)
+    names = [name for name in names if name in libraries]
     if HAKMEM in names:
-        with contextlib.redirect_stdout(sys.stderr):  # stdout may be the JSON
-            build.build()
-    return [Allocator(name, libraries[name], dict(options.env)) for name in names]
+        libraries[HAKMEM] = hakmem_library()
+    for name in names:
+        if re.search(r"[\s:]", str(libraries[name])):
+            raise stop(f"LD_PRELOAD cannot hold a space or ':': move {libraries[name]}")
+    return [Allocator(name, libraries[name], dict(options.env), is_hakmem=name == HAKMEM) for name in names]
 
 
 # ---- One run
 
+COUNTERS = ("allocs", "cache_hits", "shared_locks", "shared_locks_contended", "claims")  # hakmem's
+
 
 @dataclass(frozen=True)
 class Case:
-    """What is run under every allocator: a workload of _bench_workloads with its keys."""
+    """What is run under every allocator: a program that prints a Sample."""
 
     label: str
     command: tuple[str, ...]
     threads: int = 1
     timeout: float = 300
-    budget: int | None = None  # instructions
+
+
+def over(value: float | None, base: float | None) -> float | None:
+    return value / base if value is not None and base else None
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The result of one run, as _bench_workloads prints it. None is what does not apply."""
+    """The result of one run, as the program prints it. None is what does not apply."""
 
     workload: str
     threads: int
     ops: int
     seconds: float
     ns_per_op: float
+    p50_ns: float | None
+    p95_ns: float | None
+    p99_ns: float | None
     peak_rss_bytes: int | None
     faults: int
     allocs: int | None
-    cache_misses: int | None
+    cache_hits: int | None
     shared_locks: int | None
     shared_locks_contended: int | None
     claims: int | None
 
     @property
     def hit_rate(self) -> float | None:
-        return 1 - self.cache_misses / self.allocs if self.allocs and self.cache_misses is not None else None
+        """Of all mallocs, those above 1 MiB too, for which there are no thread caches."""
+        return over(self.cache_hits, self.allocs)
 
     def per_mop(self, events: int | None) -> float | None:
-        return events / self.ops * 1e6 if events is not None else None
+        """A million ops, or mallocs where an op makes several."""
+        return events / max(self.ops, self.allocs or 0) * 1e6 if events is not None else None
 
 
 class RunFailed(Exception):
@@ -181,14 +241,9 @@ def run_program(command: Sequence[str], allocator: Allocator, timeout: float) ->
     """Run a command under an allocator and return its stdout."""
     try:
         done = subprocess.run(
-            command,
-            check=False,
-            env=allocator.environment(),
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout,
-        )
+            command, check=False, env=allocator.environment(), timeout=timeout,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         raise RunFailed(f"no end within {timeout:.0f} s") from None
     last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "nothing on stderr")
@@ -208,13 +263,19 @@ def workloads() -> str:
         return str(build.workloads())
 
 
+def workload(name: str, threads: int, seconds: float, *keys: str, label: str = "") -> Case:
+    """A row of the table in _bench_workloads.c, with its keys."""
+    command = (workloads(), name, f"threads={threads}", f"seconds={seconds}", *keys)
+    return Case(label or name, command, threads, timeout=60 + 10 * seconds)
+
+
 def run_case(case: Case, allocator: Allocator) -> Sample:
-    output = run_program([workloads(), *case.command], allocator, case.timeout)
+    output = run_program(case.command, allocator, case.timeout)
     try:
         sample = Sample(**json.loads(output))
     except (ValueError, TypeError):
         raise RunFailed(f"not a result: {output[:80]!r}") from None
-    if allocator.name == HAKMEM and sample.allocs is None:
+    if allocator.is_hakmem and sample.allocs is None:
         raise RunFailed("hakmem is not in the process (no hak_stat)")
     return sample
 
@@ -241,7 +302,12 @@ class Row:
     ratio_best_peer: float | None = None
     ratio_min: float | None = None  # the range of ratio_system over the rounds
     ratio_max: float | None = None
+    p50_ns: float | None = None
+    p95_ns: float | None = None
+    p99_ns: float | None = None
     peak_rss_bytes: float | None = None
+    rss_ratio_system: float | None = None
+    rss_ratio_leanest_peer: float | None = None
     faults: float | None = None
     hit_rate: float | None = None  # 0 to 1
     locks_per_mop: float | None = None
@@ -249,56 +315,37 @@ class Row:
     claims_per_mop: float | None = None
     instructions: float | None = None
     runs: int = 0
+    is_peer: bool = False
     best_peer: str | None = None
     failure: str | None = None
 
 
-def measure(cases: Sequence[Case], allocators: Sequence[Allocator], runs: int) -> list[Row]:
-    """Every case under every allocator, in turns; who fails a case is not run in it again."""
+def case_name(label: str, threads: int) -> str:
+    return label if threads == 1 else f"{label}, {threads} threads"
+
+
+Job = tuple[Case, Sequence[Allocator]]
+
+
+def measure(jobs: Iterable[Job], runs: int) -> list[Row]:
+    """Every case under its allocators, in turns; who fails a case is not run in it again."""
+    planned = [(case, [a for a in allocators if case.threads == 1 or not a.one_thread]) for case, allocators in jobs]
     rows: list[Row] = []
-    start, total = time.monotonic(), len(cases) * runs * len(allocators)
-    for position, case in enumerate(cases):
+    start, done, total = time.monotonic(), 0, sum(len(allocators) for _, allocators in planned) * runs
+    for case, allocators in planned:
         samples: dict[str, list[Sample]] = {allocator.name: [] for allocator in allocators}
         failures: dict[str, str] = {}
-        for turn in range(runs * len(allocators)):
-            allocator, done = allocators[turn % len(allocators)], position * runs * len(allocators) + turn
+        for allocator in [*allocators] * runs:
             left = f"{(time.monotonic() - start) / done * (total - done):.0f} s to go" if done else ""
-            progress(f"[{done + 1}/{total}] {case.label}, {case.threads} threads, {allocator.name}  {left}")
+            done += 1
+            progress(f"[{done}/{total}] {case_name(case.label, case.threads)}: {allocator.name}  {left}")
             if allocator.name not in failures:
                 try:
                     samples[allocator.name].append(run_case(case, allocator))
                 except RunFailed as failure:
                     failures[allocator.name] = f"run {len(samples[allocator.name]) + 1}: {failure}"
-        rows += summarise(case, samples, failures)
+        rows += summarise(case, allocators, samples, failures)
     progress("")
-    return rows
-
-
-def summarise(case: Case, samples: dict[str, list[Sample]], failures: dict[str, str]) -> list[Row]:
-    """One row for each allocator, with its ratios to the others."""
-    times = {name: median(s.ns_per_op for s in own) for name, own in samples.items() if name not in failures}
-    best = min((name for name in times if name not in (SYSTEM, HAKMEM)), key=times.__getitem__, default=None)
-
-    def ratios(name: str, base: str | None) -> list[float]:
-        """Time over time, round by round."""
-        return [a.ns_per_op / b.ns_per_op for a, b in zip(samples[name], samples[base])] if base in times else []
-
-    rows = []
-    for name, own in samples.items():
-        row = Row(case.label, case.threads, name, runs=len(own), best_peer=best, failure=failures.get(name))
-        rows.append(row)
-        if row.failure:
-            continue
-        to_system = ratios(name, SYSTEM)
-        row.ns_per_op, row.ops_per_s = times[name], 1e9 / times[name]
-        row.ratio_system, row.ratio_best_peer = middle(to_system), middle(ratios(name, best))
-        row.ratio_min, row.ratio_max = min(to_system, default=None), max(to_system, default=None)
-        row.peak_rss_bytes = middle(s.peak_rss_bytes for s in own)
-        row.faults = middle(s.faults for s in own)
-        row.hit_rate = middle(s.hit_rate for s in own)
-        row.locks_per_mop = middle(s.per_mop(s.shared_locks) for s in own)
-        row.contended_per_mop = middle(s.per_mop(s.shared_locks_contended) for s in own)
-        row.claims_per_mop = middle(s.per_mop(s.claims) for s in own)
     return rows
 
 
@@ -308,6 +355,42 @@ def middle(values: Iterable[float | None]) -> float | None:
     return median(known) if known else None
 
 
+def summarise(
+    case: Case, allocators: Sequence[Allocator], samples: dict[str, list[Sample]], failures: dict[str, str]
+) -> list[Row]:
+    """One row for each allocator, with its ratios to the others."""
+    times = {name: median(s.ns_per_op for s in own) for name, own in samples.items() if name not in failures}
+    peers = [a.name for a in allocators if a.name != SYSTEM and not a.is_hakmem]
+    best = min((name for name in peers if name in times), key=times.__getitem__, default=None)
+
+    def ratios(name: str, base: str | None) -> list[float]:
+        """Time over time, round by round."""
+        return [a.ns_per_op / b.ns_per_op for a, b in zip(samples[name], samples[base])] if base in times else []
+
+    rows = []
+    for name, own in samples.items():
+        row = Row(case.label, case.threads, name, runs=len(own), best_peer=best, failure=failures.get(name))
+        row.is_peer = name in peers
+        rows.append(row)
+        if row.failure:
+            continue
+        to_system = ratios(name, SYSTEM)
+        row.ns_per_op, row.ops_per_s = times[name], 1e9 / times[name]
+        row.ratio_system, row.ratio_best_peer = middle(to_system), middle(ratios(name, best))
+        row.ratio_min, row.ratio_max = min(to_system, default=None), max(to_system, default=None)
+        for same in ("p50_ns", "p95_ns", "p99_ns", "peak_rss_bytes", "faults", "hit_rate"):
+            setattr(row, same, middle(getattr(s, same) for s in own))
+        row.locks_per_mop = middle(s.per_mop(s.shared_locks) for s in own)
+        row.contended_per_mop = middle(s.per_mop(s.shared_locks_contended) for s in own)
+        row.claims_per_mop = middle(s.per_mop(s.claims) for s in own)
+    system = next((row.peak_rss_bytes for row in rows if row.allocator == SYSTEM), None)
+    leanest = min((row.peak_rss_bytes for row in rows if row.is_peer and row.peak_rss_bytes), default=None)
+    for row in rows:
+        row.rss_ratio_system = over(row.peak_rss_bytes, system)
+        row.rss_ratio_leanest_peer = over(row.peak_rss_bytes, leanest)
+    return rows
+
+
 # ---- Tables
 
 
@@ -315,20 +398,36 @@ def cell(value: float | None, form: str, scale: float = 1) -> str:
     return "" if value is None else format(value * scale, form)
 
 
+def scaled(value: float | None, units: Sequence[str]) -> str:
+    """Three digits and the unit, each of which is a thousand of the one before."""
+    if value is None:
+        return ""
+    rank = 0
+    while value >= 999.5 and rank < len(units) - 1:
+        value, rank = value / 1000, rank + 1
+    decimals = 2 if value < 9.995 else 1 if value < 99.95 else 0
+    return f"{value:.{decimals}f} {units[rank]}".rstrip()
+
+
+RATE, TIME = ("", "k", "M", "G"), ("ns", "us", "ms", "s")
+
 # heading: a row's text under it
 COLUMNS: dict[str, Callable[[Row], str]] = {
     "workload": lambda r: r.workload,
     "threads": lambda r: str(r.threads),
     "allocator": lambda r: r.allocator,
-    "Mops/s": lambda r: "failed" if r.failure else cell(r.ops_per_s, ".1f", 1e-6),
-    "ns/op": lambda r: cell(r.ns_per_op, ".1f"),
+    "ops/s": lambda r: "failed" if r.failure else scaled(r.ops_per_s, RATE),
+    "time/op": lambda r: scaled(r.ns_per_op, TIME),
     "/ system": lambda r: cell(r.ratio_system, ".2f"),
     "range": lambda r: "" if r.ratio_min is None else f"{r.ratio_min:.2f}-{r.ratio_max:.2f}",
     "/ best peer": lambda r: cell(r.ratio_best_peer, ".2f"),
+    "p50": lambda r: scaled(r.p50_ns, TIME),
+    "p95": lambda r: scaled(r.p95_ns, TIME),
+    "p99": lambda r: scaled(r.p99_ns, TIME),
     "RSS MB": lambda r: cell(r.peak_rss_bytes, ".1f", 1e-6),
     "faults": lambda r: cell(r.faults, ".0f"),
     "hit %": lambda r: cell(r.hit_rate, ".2f", 100),
-    "locks/Mop": lambda r: cell(r.locks_per_mop, ".1f"),
+    "locks/Mop": lambda r: scaled(r.locks_per_mop, RATE),
     "failure": lambda r: r.failure or "",
 }
 
@@ -336,7 +435,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 def tabulated(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     from tabulate import tabulate
 
-    to_the_left = ("workload", "allocator", "failure", "library", "install")
+    to_the_left = ("workload", "tier", "allocator", "failure", "library", "install")
     align = ["left" if heading in to_the_left else "right" for heading in headings]
     return tabulate(lines, headings, disable_numparse=True, colalign=align)
 
@@ -348,57 +447,299 @@ def time_table(rows: Sequence[Row]) -> str:
     return tabulated(list(shown), list(zip(*shown.values())))
 
 
-def verdict(rows: Sequence[Row]) -> str:
-    """hakmem against the system and the peers, a line each; nothing where hakmem was not run."""
-    lines: dict[str, list[str]] = {}
+def by_case(rows: Iterable[Row]) -> dict[tuple[str, int], dict[str, Row]]:
+    """The rows that did not fail, by what was run and allocator."""
+    cases: dict[tuple[str, int], dict[str, Row]] = {}
+    for row in rows:
+        cases.setdefault((row.workload, row.threads), {})
+        if not row.failure:
+            cases[row.workload, row.threads][row.allocator] = row
+    return cases
 
-    def add(line: str, ratio: float | None, *what: str | None) -> None:
-        if ratio is not None:
-            lines.setdefault(line, []).append(f"{ratio:.2f} ({', '.join(filter(None, what))})")
 
-    for row in (row for row in rows if row.allocator == HAKMEM):
-        where = f"{row.threads} thread{'s' * (row.threads > 1)}"
-        add("system, time", row.ratio_system, where)
-        add("best peer, time", row.ratio_best_peer, where, row.best_peer)
-        same = [r for r in rows if (r.workload, r.threads) == (row.workload, row.threads)]
-        peaks = [(r.peak_rss_bytes, r.allocator) for r in same if r.peak_rss_bytes]
-        leanest = min((peak for peak in peaks if peak[1] not in (SYSTEM, HAKMEM)), default=None)
-        if leanest and row.peak_rss_bytes:
-            add("leanest peer, peak RSS", row.peak_rss_bytes / leanest[0], where, leanest[1])
-    return "\n".join(f"hakmem / {line}: {'  '.join(parts)}" for line, parts in lines.items())
+# heading: the ratio of which the geometric mean is shown under it
+MEANS: dict[str, Callable[[Row], float | None]] = {
+    "time / system": lambda r: r.ratio_system,
+    "RSS / system": lambda r: r.rss_ratio_system,
+    "time / best peer": lambda r: r.ratio_best_peer,
+    "RSS / leanest peer": lambda r: r.rss_ratio_leanest_peer,
+}
+
+
+def means_table(rows: Sequence[Row]) -> str:
+    """The geometric means of every allocator over the cases that it ran."""
+    lines = []
+    for name in dict.fromkeys(row.allocator for row in rows):
+        own = [row for row in rows if row.allocator == name and not row.failure]
+        columns = ([ratio for ratio in map(ratio_of, own) if ratio] for ratio_of in MEANS.values())
+        lines.append([name, str(len(own)), *(cell(geometric_mean(c), ".2f") if c else "" for c in columns)])
+    table = tabulated(["allocator", "cases", *MEANS], lines)
+    return f"Geometric means over the cases that each ran:\n\n{table}"
+
+
+def behind(rows: Iterable[Row]) -> str:
+    """Where the best peer is faster, worst first; nothing where it never is."""
+    slower = [(row.ratio_best_peer, row) for row in rows if row.allocator == HAKMEM and row.ratio_best_peer]
+    worst = sorted(((ratio, row) for ratio, row in slower if ratio >= 1.005), key=lambda pair: -pair[0])
+    texts = [f"{case_name(row.workload, row.threads)} ({ratio:.2f}, {row.best_peer})" for ratio, row in worst]
+    return f"\n\nhakmem takes longer than the best peer in: {'; '.join(texts)}" if texts else ""
+
+
+def times(rows: Sequence[Row]) -> str:
+    return f"{time_table(rows)}\n\n{means_table(rows)}{behind(rows)}"
+
+
+# ---- Workloads by subcommand
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Workloads of _bench_workloads that one subcommand runs."""
+
+    help: str
+    workloads: tuple[str, ...]
+    threads: tuple[int, ...]
+
+
+SCENARIOS = ("scenario-json", "scenario-mir", "scenario-vm", "scenario-mixed")
+
+TIMED = {
+    "larson": Timed("a server: 8-1,024 bytes; threads replace and hand on their blocks", ("larson",), (1, 4, 16)),
+    "mixed": Timed("random replacement, 8,192 blocks of 16-1,024 bytes a thread", ("mixed",), (1, 4)),
+    "mid": Timed("the same with 8-32 KiB", ("mid",), (1, 4)),
+    "large": Timed("the same with 64 KiB-8 MiB", ("large",), (1, 4)),
+    "scenarios": Timed("requests of services and compilers, each timed: median, p95, p99", SCENARIOS, (1,)),
+    "prodcons": Timed("pairs of threads: one allocates, the other frees", ("prodcons", "prodcons-mid"), (2, 4)),
+    "churn": Timed("short-lived threads that leave blocks to later ones", ("churn",), (1, 4)),
+    "realloc": Timed("buffers that grow by appending", ("realloc", "realloc-large"), (1,)),
+}
+
+# quick's share of them, with the threads of each
+QUICK = (
+    *(("larson", 1), ("larson", 4), ("mixed", 1), ("mixed", 4), ("mid", 1), ("large", 1)),
+    *(("scenario-json", 1), ("scenario-vm", 1), ("prodcons", 2), ("prodcons-mid", 2), ("churn", 2)),
+    *(("realloc", 1), ("realloc-large", 1)),
+)
+
+
+def timed_jobs(name: str, options: argparse.Namespace, allocators: Sequence[Allocator]) -> Iterator[Job]:
+    """A subcommand's workloads, at --threads where it has that option."""
+    table = TIMED[name]
+    for label in table.workloads:
+        for threads in getattr(options, "threads", table.threads):
+            yield workload(label, threads, options.seconds), allocators
+
+
+# ---- Python programs: each defines work(), a round of which is an op
+
+PYTHON_PROGRAMS = {
+    "python-objects": """
+kept = [None] * 16
+def work():
+    table = {key: (key * 1.5, str(key), [key]) for key in range(5_000)}
+    for key in range(0, 5_000, 2):
+        del table[key]
+    kept.append([(value, name * 2, {"tags": tags}) for value, name, tags in table.values()])
+    del kept[0]
+""",
+    "python-json": """
+import json
+people = [{"id": i, "name": f"person {i}", "tags": [str(t) for t in range(i % 7)], "at": {"x": i / 7, "y": None}}
+          for i in range(2_000)]
+kept = [None] * 8
+def work():
+    kept.append(json.loads(json.dumps(people)))
+    del kept[0]
+""",
+    "python-strings": """
+import re
+text = " ".join(f"word{i * i % 997} and{i % 31},{'x' * (i % 60)}" for i in range(6_000))
+def work():
+    counts = {}
+    for word in re.findall(r"\\w+", text):
+        counts[word] = counts.get(word, 0) + 1
+    lines = [f"{word:>20} {count}" for word, count in counts.items()]
+    lines += re.sub(r"(\\w+) and", r"\\1 or", text).upper().split(",")
+    assert len("\\n".join(sorted(lines))) > 10_000
+""",
+    "python-numpy": """
+import numpy
+chance = numpy.random.default_rng(1)
+sizes = [int(2 ** chance.uniform(8, 20)) for _ in range(40)]
+kept = {}
+def work():
+    for i, size in enumerate(sizes):
+        a = numpy.arange(size, dtype=float)
+        kept[i % 8] = (a * 2 + a[::-1]).astype("float32") - 1
+""",
+}
+
+PYTHON_REPORT = """
+import json, resource, sys, time
+ops, passed, start = 0, 0, time.perf_counter()
+while not ops or passed < float(sys.argv[2]):
+    work()
+    ops += 1
+    passed = time.perf_counter() - start
+usage = resource.getrusage(resource.RUSAGE_SELF)
+with open("/proc/self/status") as status:
+    peak = [int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:")]
+import ctypes  # only now, since it allocates
+hak_stat = getattr(ctypes.CDLL(None), "hak_stat", None)
+counters = dict.fromkeys(sys.argv[3:])
+if hak_stat:
+    hak_stat.restype, hak_stat.argtypes = ctypes.c_uint64, [ctypes.c_char_p]
+    counters = {name: hak_stat(name.encode()) for name in counters}
+print(json.dumps(dict(
+    workload=sys.argv[1], threads=1, ops=ops, seconds=passed, ns_per_op=passed / ops * 1e9, p50_ns=None, p95_ns=None,
+    p99_ns=None, peak_rss_bytes=peak[0] if peak else None, faults=usage.ru_minflt + usage.ru_majflt, **counters)))
+"""
+
+# rows that only Python programs have, without a preload: their PYTHONMALLOC
+PYTHONS = {"pymalloc": "pymalloc", "pymimalloc": "mimalloc"}
+
+
+PYTHON_VERSION = "import platform; print(platform.python_version())"
+
+
+def python_runs(python: str, source: str, **variables: str) -> bool:
+    try:
+        run_program([python, "-c", source], Allocator(SYSTEM, variables=variables), timeout=60)
+    except (RunFailed, OSError):
+        return False
+    return True
+
+
+def python_allocators(options: argparse.Namespace, preloaded: Sequence[Allocator]) -> list[Allocator]:
+    """All with PYTHONMALLOC=malloc, then those of PYTHONS that the interpreter has and --only names."""
+    own = {"PYTHONHASHSEED": "0", "PYTHONMALLOC": "malloc"}
+    allocators = [replace(a, variables={**own, **a.variables}) for a in preloaded]
+    for name, value in PYTHONS.items():
+        if not options.only or name in options.only:
+            if python_runs(options.python, "", PYTHONMALLOC=value):
+                allocators.append(Allocator(name, None, {**own, "PYTHONMALLOC": value, **dict(options.env)}))
+            elif options.only:
+                raise stop(f"{options.python} knows no PYTHONMALLOC={value}")
+    return allocators
+
+
+def python_jobs(options: argparse.Namespace, preloaded: Sequence[Allocator], *programs: str) -> Iterator[Job]:
+    """The programs, or those named; the one that needs NumPy only where the interpreter has it."""
+    if not python_runs(options.python, ""):
+        raise stop(f"--python {options.python} does not run")
+    allocators = python_allocators(options, preloaded)
+    for label in programs or PYTHON_PROGRAMS:
+        if label == "python-numpy" and not python_runs(options.python, "import numpy"):
+            print(f"{PROGRAM}: python-numpy is left out: {options.python} has no NumPy", file=sys.stderr)
+            continue
+        source = PYTHON_PROGRAMS[label] + PYTHON_REPORT
+        command = (options.python, "-c", source, label, str(options.seconds), *COUNTERS)
+        yield Case(label, command, timeout=120 + 10 * options.seconds), allocators
+
+
+# ---- Phases: what each layer of thread caches brings
+
+NOLOCK, P0 = "nolock", "P0"
+PHASE_THREADS = (1, 4, 16)
+
+# column: (hakmem's variant, None for the system's malloc; its switches)
+PHASES: dict[str, tuple[str | None, dict[str, str]]] = {
+    SYSTEM: (None, {}),
+    NOLOCK: ("nolock", {"HAKMEM_ENABLE_TLS": "0"}),  # P0's paths without its lock, so that P0 / nolock is the lock
+    P0: ("release", {"HAKMEM_ENABLE_TLS": "0"}),
+    "+P1": ("release", {"HAKMEM_TLS_L2": "0", "HAKMEM_TLS_L25": "0"}),
+    "+P2": ("release", {"HAKMEM_TLS_L25": "0"}),
+    "+P3": ("release", {}),
+}
+
+# tier: keys of the engine of `mixed`
+TIERS = {
+    "tiny": ("min=16", "max=1024", "slots=8192"),
+    "l2": ("min=1025", "max=32768", "slots=512"),
+    "l25": ("min=32769", "max=1048576", "slots=64"),
+    "whale": ("min=1048577", "max=4194304", "slots=16"),
+}
+
+
+def phase_jobs(options: argparse.Namespace, threads: Sequence[int], only: Sequence[str] | None) -> Iterator[Job]:
+    allocators = []
+    for name in choose(list(PHASES), only):
+        variant, switches = PHASES[name]
+        library = hakmem_library(variant) if variant else None
+        variables = {**dict(options.env), **switches}
+        allocators.append(Allocator(name, library, variables, is_hakmem=library is not None, one_thread=name == NOLOCK))
+    for tier, keys in TIERS.items():
+        for count in threads:
+            yield workload("mixed", count, options.seconds, *keys, label=tier), allocators
+
+
+def pivot(title: str, rows: Sequence[Row], text: Callable[[Row], str]) -> str:
+    """Tiers and threads down, allocators across."""
+    names = list(dict.fromkeys(row.allocator for row in rows))
+    failed = {(row.workload, row.threads, row.allocator) for row in rows if row.failure}
+    lines = [
+        [*map(str, case), *(text(own[n]) if n in own else "failed" if (*case, n) in failed else "-" for n in names)]
+        for case, own in by_case(rows).items()
+    ]
+    return f"{title}\n\n{tabulated(['tier', 'threads', *names], lines)}"
+
+
+def lock_cost(rows: Iterable[Row]) -> str:
+    """P0 over nolock where both ran: at one thread."""
+    pairs = {case: (own[P0], own[NOLOCK]) for case, own in by_case(rows).items() if P0 in own and NOLOCK in own}
+    costs = [f"{tier} {(a.ns_per_op or 0) / (b.ns_per_op or 1):.2f}" for (tier, _), (a, b) in pairs.items()]
+    return f"What P0's lock costs at one thread, time over nolock's: {', '.join(costs)}" if costs else ""
+
+
+def phase_tables(rows: Sequence[Row]) -> str:
+    alone = {(r.workload, r.allocator): r.ops_per_s for r in rows if r.threads == 1 and r.ops_per_s}
+
+    def scaling(row: Row) -> str:
+        one = alone.get((row.workload, row.allocator))
+        return cell(row.ops_per_s, ".2f", 1 / one) if one else "-"
+
+    tables = [
+        pivot("Operations a second", rows, lambda r: scaled(r.ops_per_s, RATE)),
+        pivot("Time / system", rows, lambda r: cell(r.ratio_system, ".2f") or "-"),
+        pivot("Operations a second / those at one thread", rows, scaling),
+        pivot("Mallocs that a thread cache served, %", rows, lambda r: cell(r.hit_rate, ".2f", 100) or "-"),
+        lock_cost(rows),
+        "\n".join(f"{case_name(r.workload, r.threads)}: {r.allocator}: {r.failure}" for r in rows if r.failure),
+    ]
+    return "\n\n".join(filter(None, tables))
 
 
 # ---- Instructions
 
-# budget: DESIGN.md's row "first version", for a malloc+free pair, loop and PLT included
-LOOPS = (
-    Case("64 B", ("pairs", "size=64"), budget=54),
-    Case("1 KiB", ("pairs", "size=1024"), budget=54),
-    Case("16 KiB", ("pairs", "size=16384"), budget=58),
-    Case("256 KiB", ("pairs", "size=262144"), budget=78),
-    Case("calloc 64 B", ("calloc", "size=64"), budget=88),
-    Case("burst of 64", ("burst", "size=64"), budget=58),
-)
+# label: (workload and keys, budget: DESIGN.md's row "first version", for a malloc+free pair, loop and PLT included)
+LOOPS = {
+    "64 B": (("pairs", "size=64"), 54),
+    "1 KiB": (("pairs", "size=1024"), 54),
+    "16 KiB": (("pairs", "size=16384"), 58),
+    "256 KiB": (("pairs", "size=262144"), 78),
+    "calloc 64 B": (("calloc", "size=64"), 88),
+    "burst of 64": (("burst", "size=64"), 58),
+}
 FEW, MANY = 6_400, 70_400  # pairs; the difference of two runs leaves start-up and warm-up out
 
 
-def count_instructions(case: Case, allocator: Allocator, pairs: int) -> int:
+def count_instructions(loop: Sequence[str], allocator: Allocator, pairs: int) -> int:
     """The instructions of a whole process."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder, "log")
         tool = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", f"--log-file={log}"]
-        run_program([*tool, workloads(), *case.command, f"n={pairs}"], allocator, case.timeout)
+        run_program([*tool, workloads(), *loop, f"n={pairs}"], allocator, timeout=300)
         collected = re.search(r"Collected : (\d+)", log.read_text(errors="replace"))
     if not collected:
         raise RunFailed("callgrind gave no count")
     return int(collected[1])
 
 
-def count_pair(case: Case, allocator: Allocator) -> Row:
-    row = Row(case.label, case.threads, allocator.name, runs=1)
-    progress(f"{case.label}, {allocator.name}")
+def count_pair(label: str, allocator: Allocator) -> Row:
+    row = Row(label, 1, allocator.name, runs=1)
+    progress(f"{label}, {allocator.name}")
     try:
-        few, many = (count_instructions(case, allocator, pairs) for pairs in (FEW, MANY))
+        few, many = (count_instructions(LOOPS[label][0], allocator, pairs) for pairs in (FEW, MANY))
         row.instructions = (many - few) / (MANY - FEW)
     except RunFailed as failure:
         row.failure = str(failure)
@@ -408,8 +749,8 @@ def count_pair(case: Case, allocator: Allocator) -> Row:
 def kept(row: Row, budget: int) -> str:
     if row.instructions is None:
         return "failed"
-    over = round(row.instructions, 1) - budget
-    return "ok" if over <= 0 else f"over by {over:.1f}"
+    excess = round(row.instructions, 1) - budget
+    return "ok" if excess <= 0 else f"over by {excess:.1f}"
 
 
 def instruction_table(rows: Sequence[Row]) -> str:
@@ -418,40 +759,132 @@ def instruction_table(rows: Sequence[Row]) -> str:
     for row in rows:
         by_allocator.setdefault(row.allocator, []).append(row)
     lines = [[name, *(cell(row.instructions, ".1f") or "failed" for row in own)] for name, own in by_allocator.items()]
-    budgets = [case.budget or 0 for case in LOOPS]
+    budgets = [budget for _, budget in LOOPS.values()]
     lines.append(["budget (first version)", *map(str, budgets)])
     if HAKMEM in by_allocator:
         lines.append(["hakmem keeps it", *map(kept, by_allocator[HAKMEM], budgets)])
     failures = [f"failed: {row.allocator}, {row.workload}: {row.failure}" for row in rows if row.failure]
-    return "\n".join([tabulated(["allocator", *(case.label for case in LOOPS)], lines), *failures])
+    return "\n".join([tabulated(["allocator", *LOOPS], lines), *failures])
 
 
-# ---- The benchmarks: each returns its rows and the text that shows them
+# ---- The picture
 
-Result = tuple[list[Row], str]
+COLOURS = {HAKMEM: "#d62728", "mimalloc": "#1f77b4", "jemalloc": "#2ca02c", "tcmalloc": "#ff9f0e"}
+MORE_COLOURS = ("#9467bd", "#17becf", "#8c564b", "#e377c2", "#bcbd22", "#1a1a1a")
 
 
-def larson(options: argparse.Namespace) -> Result:
-    """a server: 10,000 blocks of 8-1,024 bytes a thread, replaced at random; threads hand their blocks on"""
-    cases = [
-        Case("larson", ("larson", f"threads={n}", f"seconds={options.seconds}"), n, timeout=60 + 10 * options.seconds)
-        for n in options.threads
-    ]
-    rows = measure(cases, choose_allocators(options), options.runs)
-    return rows, f"{time_table(rows)}\n\n{verdict(rows)}".rstrip()
+def plot(rows: Sequence[Row], path: str, title: str) -> None:
+    """Time and peak RSS over the system's, side by side: a band for each case, a colour for each allocator.
+
+    The scale is logarithmic, so that half and double lie equally far from 1, and a factor of twenty still fits.
+    """
+    import matplotlib as mpl
+
+    mpl.use("Agg")  # a file, no window
+    import matplotlib.pyplot as plt
+
+    cases = list(by_case(rows).items())
+    names = [name for name in dict.fromkeys(row.allocator for row in rows) if name != SYSTEM]
+    more = iter(MORE_COLOURS * len(names))
+    colours = {name: COLOURS.get(name) or next(more) for name in names}
+    size = (11, 1.7 + 0.36 * len(cases))
+    figure, panels = plt.subplots(1, 2, sharey=True, figsize=size, layout="constrained")
+    for panel, heading in zip(panels, ("time / system", "RSS / system")):
+        for line in range(0, len(cases), 2):
+            panel.axhspan(line - 0.5, line + 0.5, color="#f3f3f3", linewidth=0)
+        panel.axvline(1, color="#777777", linewidth=1.5, zorder=1)
+        for rank, name in enumerate(names):
+            lift = 0.6 * ((rank + 0.5) / len(names) - 0.5)
+            points = [(MEANS[heading](own[name]), line + lift) for line, (_, own) in enumerate(cases) if name in own]
+            known = [point for point in points if point[0]]
+            big = 70 if name == HAKMEM else 38
+            panel.scatter([x for x, _ in known], [y for _, y in known], big, colours[name], label=name, zorder=2)
+        panel.set_xscale("log", base=2)
+        panel.xaxis.set_major_formatter(lambda ratio, _: f"{ratio:g}" if ratio >= 1 else f"1/{1 / ratio:g}")
+        panel.set_xlabel(f"{'time' if panel is panels[0] else 'peak RSS'} / system, logarithmic; less is better")
+        panel.grid(axis="x", color="#dddddd", linewidth=0.7)
+        panel.set_axisbelow(True)
+        panel.spines[["top", "right", "left"]].set_visible(False)
+        panel.tick_params(axis="y", length=0)
+    panels[0].set_yticks(range(len(cases)), [case_name(*case) for case, _ in cases])
+    panels[0].set_ylim(len(cases) - 0.5, -0.5)
+    figure.suptitle(title, fontsize=10)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=max(1, len(names)), frameon=False
+    )
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+# ---- The benchmarks
+
+
+class Result(NamedTuple):
+    """What a benchmark found, the text that shows it, and the rows that --plot draws."""
+
+    rows: list[Row]
+    text: str
+    drawn: Sequence[Row] = ()
+
+
+def timed(options: argparse.Namespace) -> Result:
+    rows = measure(timed_jobs(options.benchmark, options, choose_allocators(options)), options.runs)
+    return Result(rows, times(rows), rows)
+
+
+def quick(options: argparse.Namespace) -> Result:
+    """a representative part of all kinds, in less than 90 seconds"""
+    allocators = choose_allocators(options)
+    jobs: list[Job] = [(workload(name, threads, options.seconds), allocators) for name, threads in QUICK]
+    jobs += python_jobs(options, allocators, "python-objects", "python-json")
+    rows = measure(jobs, options.runs)
+    return Result(rows, times(rows), rows)
+
+
+def python(options: argparse.Namespace) -> Result:
+    """programs in Python under PYTHONMALLOC=malloc, beside pymalloc"""
+    rows = measure(python_jobs(options, choose_allocators(options)), options.runs)
+    return Result(rows, times(rows), rows)
+
+
+def phases(options: argparse.Namespace) -> Result:
+    """the specification's table: without locks, without caches, and with one tier's caches more at a time"""
+    rows = measure(phase_jobs(options, options.threads, options.only), options.runs)
+    return Result(rows, phase_tables(rows), rows)
+
+
+NO_VALGRIND = "instructions are counted by valgrind: apt install valgrind | dnf install valgrind"
 
 
 def instructions(options: argparse.Namespace) -> Result:
     """instructions that a malloc+free pair takes, by callgrind"""
     if not shutil.which("valgrind"):
-        raise SystemExit("bench.py: instructions are counted by valgrind: apt install valgrind | dnf install valgrind")
+        raise stop(NO_VALGRIND)
     allocators = choose_allocators(options)
     workloads()  # built before the threads start
     with ThreadPoolExecutor(os.cpu_count()) as pool:  # a count does not depend on what else runs
-        jobs = [pool.submit(count_pair, case, allocator) for allocator in allocators for case in LOOPS]
-        rows = [job.result() for job in jobs]
+        jobs = [pool.submit(count_pair, label, allocator) for allocator in allocators for label in LOOPS]
+        try:
+            rows = [job.result() for job in jobs]
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
     progress("")
-    return rows, instruction_table(rows)
+    return Result(rows, instruction_table(rows))
+
+
+def everything(options: argparse.Namespace) -> Result:
+    """all of the others, one after the other; some twelve minutes"""
+    allocators = choose_allocators(options)
+    jobs = [job for name in TIMED for job in timed_jobs(name, options, allocators)]
+    jobs += python_jobs(options, allocators)
+    phase = list(phase_jobs(options, PHASE_THREADS, only=None))  # what must be built is built before the first run
+    rows, layers = measure(jobs, options.runs), measure(phase, options.runs)
+    if shutil.which("valgrind"):
+        counts, text, _ = instructions(options)
+    else:
+        counts, text = [], f"left out: {NO_VALGRIND}"
+    return Result([*rows, *layers, *counts], "\n\n".join([times(rows), phase_tables(layers), text]), rows)
 
 
 def peers(options: argparse.Namespace) -> Result:
@@ -459,19 +892,38 @@ def peers(options: argparse.Namespace) -> Result:
     found = find_peers(options.peer)
     lines = [[name, str(path), ""] for name, path in found.items()]
     lines += [[name, "not found", install] for name, (_, install) in PEERS.items() if name not in found]
-    return [], tabulated(["allocator", "library", "install"], lines)
+    return Result([], tabulated(["allocator", "library", "install"], lines))
 
-
-BENCHMARKS: dict[str, Callable[[argparse.Namespace], Result]] = {
-    "larson": larson,
-    "instructions": instructions,
-    "peers": peers,
-}
 
 # ---- Command line
 
 
-def machine() -> dict[str, str | int | None]:
+@dataclass(frozen=True)
+class Benchmark:
+    """A subcommand: what it does, and the options that it has with their defaults."""
+
+    run: Callable[[argparse.Namespace], Result]
+    help: str
+    defaults: dict[str, Any]
+
+
+OUTPUT: dict[str, Any] = {"only": None, "peer": [], "env": [], "json": None, "csv": None}
+RUNS: dict[str, Any] = {**OUTPUT, "runs": 3, "seconds": 1.0, "plot": None}
+PYTHON: dict[str, Any] = {"python": sys.executable}
+PHASE_RUNS: dict[str, Any] = {**{name: value for name, value in RUNS.items() if name != "peer"}, "seconds": 0.5}
+
+BENCHMARKS = {
+    "quick": Benchmark(quick, quick.__doc__ or "", {**RUNS, **PYTHON, "seconds": 0.2}),
+    "all": Benchmark(everything, everything.__doc__ or "", {**RUNS, **PYTHON}),
+    **{name: Benchmark(timed, table.help, {**RUNS, "threads": table.threads}) for name, table in TIMED.items()},
+    "python": Benchmark(python, python.__doc__ or "", {**RUNS, **PYTHON}),
+    "phases": Benchmark(phases, phases.__doc__ or "", {**PHASE_RUNS, "threads": PHASE_THREADS}),
+    "instructions": Benchmark(instructions, instructions.__doc__ or "", OUTPUT),
+    "peers": Benchmark(peers, peers.__doc__ or "", {"peer": []}),
+}
+
+
+def machine(python: str) -> dict[str, str | int | None]:
     """What the figures were measured on."""
     import psutil
 
@@ -484,7 +936,7 @@ def machine() -> dict[str, str | int | None]:
         "memory_bytes": psutil.virtual_memory().total,
         "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
         "libc": " ".join(platform.libc_ver()),
-        "python": platform.python_version(),
+        "python": run_program([python, "-c", PYTHON_VERSION], Allocator(SYSTEM), 60).strip(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 
@@ -497,57 +949,114 @@ def pair(text: str) -> tuple[str, str]:
     return name, value
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
+def names(text: str) -> list[str]:
+    """NAME,NAME"""
+    return text.split(",")
+
+
+def numbers(text: str) -> list[int]:
+    """N,N"""
+    return [int(number) for number in text.split(",")]
+
+
+def parser() -> argparse.ArgumentParser:
+    """An option that is not given is not in the result: its default is the benchmark's."""
     parser = argparse.ArgumentParser(
-        "bench.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        PROGRAM,
+        description=(__doc__ or "").replace("python bench.py", PROGRAM if INSTALLED else "python bench.py"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
     )
     add = parser.add_argument
-    helps = "; ".join(f"{name}: {run.__doc__}" for name, run in BENCHMARKS.items())
-    add("benchmark", nargs="?", choices=BENCHMARKS, default="larson", help=helps)
-    add("-n", dest="runs", type=int, default=3, help="runs of everything (default 3)")
-    add("--threads", type=lambda text: [int(n) for n in text.split(",")], default=[1, 4, 16], help="default 1,4,16")
-    add("--seconds", type=float, default=1.0, help="length of a run (default 1)")
-    add("--only", type=lambda text: text.split(","), metavar="NAME,NAME", help="no other allocators than these")
-    add("--peer", type=pair, action="append", default=[], metavar="NAME=PATH", help="one more allocator")
-    add("--env", type=pair, action="append", default=[], metavar="NAME=VALUE", help="set this variable in every run")
+    helps = "; ".join(f"{name}: {benchmark.help}" for name, benchmark in BENCHMARKS.items())
+    add("benchmark", nargs="?", choices=BENCHMARKS, default="quick", help=helps)
+    add("-n", dest="runs", type=int, help="runs of everything (default 3)")
+    add("--threads", type=numbers, metavar="N,N", help="in place of the benchmark's own")
+    add("--seconds", type=float, help="length of a run (default 1, quick 0.2, phases 0.5)")
+    add("--only", type=names, metavar="NAME,NAME", help="no other allocators than these")
+    add("--peer", type=pair, action="append", metavar="NAME=PATH", help="one more allocator")
+    add("--env", type=pair, action="append", metavar="NAME=VALUE", help="set this variable in every run")
+    add("--python", metavar="PATH", help="the interpreter that runs the Python programs (default: this one)")
     add("--json", metavar="FILE", help="write the rows there; - is stdout, in place of the table")
     add("--csv", metavar="FILE", help="the same as CSV")
-    options = parser.parse_args(arguments)
-    if options.runs < 1 or min(options.threads) < 1 or not 0.001 <= options.seconds <= 3600:
-        parser.error("RUNS and the numbers of threads are at least 1, the seconds between 0.001 and 3600")
+    add("--plot", metavar="FILE.png", help="draw time and RSS as ratios to the system (needs matplotlib)")
+    return parser
+
+
+def faults(options: argparse.Namespace) -> Iterator[str]:
+    """What is wrong with the values of options, found before anything is run."""
+    if "runs" in options and options.runs < 1:
+        yield "-n is at least 1"
+    if "seconds" in options and not 0.001 <= options.seconds <= 3600:
+        yield "--seconds is between 0.001 and 3600"
+    if "threads" in options and not all(1 <= count <= 4096 for count in options.threads):
+        yield "--threads are between 1 and 4096"
+    if options.benchmark == "prodcons" and any(count % 2 for count in options.threads):
+        yield "prodcons runs pairs of threads: --threads must be even"
+    for name in ("json", "csv", "plot"):
+        path = getattr(options, name, None)
+        if path and path != "-" and not Path(path).absolute().parent.is_dir():
+            yield f"--{name} {path}: there is no such directory"
+    if getattr(options, "plot", None):
+        if Path(options.plot).suffix not in (".png", ".svg", ".pdf"):
+            yield "--plot writes .png, .svg or .pdf"
+        if options.only and SYSTEM not in options.only:
+            yield f"--plot shows ratios to {SYSTEM}: --only must name it too"
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    commands = parser()
+    given = vars(commands.parse_args(arguments))
+    name = given["benchmark"]
+    defaults = BENCHMARKS[name].defaults
+    for option in given.keys() - {"benchmark", *defaults}:
+        commands.error(f"{name} has no {'-n' if option == 'runs' else f'--{option}'}")
+    options = argparse.Namespace(**{**defaults, **given})
+    for fault in faults(options):
+        commands.error(fault)
     return options
 
 
-def write(rows: Sequence[Row], options: argparse.Namespace, command: str) -> None:
+def need(*modules: str) -> None:
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise stop(f"{' and '.join(missing)} must be installed: python -m pip install {' '.join(missing)}")
+
+
+def write(rows: Sequence[Row], options: argparse.Namespace, about: dict[str, Any], command: str) -> None:
     """The rows, raw, where --json and --csv want them."""
     lines = [asdict(row) for row in rows]
     table = io.StringIO()
     writer = csv.DictWriter(table, [column.name for column in fields(Row)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
-    document = json.dumps({"machine": machine(), "command": command, "rows": lines}, indent=1) + "\n"
-    for name, text in ((options.json, document), (options.csv, table.getvalue())):
-        if name == "-":
+    document = json.dumps({"machine": about, "command": command, "rows": lines}, indent=1) + "\n"
+    for name, text in (("json", document), ("csv", table.getvalue())):
+        path = getattr(options, name, None)
+        if path == "-":
             sys.stdout.write(text)
-        elif name:
-            Path(name).write_text(text, encoding="utf-8")
+        elif path:
+            Path(path).write_text(text, encoding="utf-8")
 
 
 def main(arguments: Sequence[str]) -> int:
-    missing = [name for name in ("psutil", "tabulate") if importlib.util.find_spec(name) is None]
     options = parse(arguments)
-    if missing:
-        raise SystemExit(f"bench.py needs {' and '.join(missing)}: python -m pip install {' '.join(missing)}")
+    need("psutil", "tabulate", *(["matplotlib"] if getattr(options, "plot", None) else []))
     try:
-        rows, text = BENCHMARKS[options.benchmark](options)
-    except build.BuildError as error:
-        raise SystemExit(f"bench.py: {error}") from None
+        rows, text, drawn = BENCHMARKS[options.benchmark].run(options)
+        about = machine(getattr(options, "python", sys.executable))
+        title = f"{about['cpu']}, {about['logical_cpus']} cpus, {about['kernel']}, {about['libc']}"
+        if "-" not in (getattr(options, "json", None), getattr(options, "csv", None)):
+            print(f"{title}\n\n{text}")
+        write(rows, options, about, shlex.join([*PROGRAM.split(), *arguments]))
+        if getattr(options, "plot", None):
+            plot(drawn, options.plot, title)
+    except (build.BuildError, OSError) as error:
+        raise stop(error) from None
     except KeyboardInterrupt:
+        progress("")
+        print(f"{PROGRAM}: stopped", file=sys.stderr)
         return 130
-    if "-" not in (options.json, options.csv):
-        about = machine()
-        print(f"{about['cpu']}, {about['logical_cpus']} cpus, {about['kernel']}, {about['libc']}\n\n{text}")
-    write(rows, options, shlex.join(["bench.py", *arguments]))
     return 1 if any(row.failure for row in rows) else 0
 
 
