@@ -157,8 +157,8 @@ def find_peers(given: Iterable[tuple[str, str]]) -> dict[str, Path]:
 def hakmem_library(variant: str = "release") -> Path:
     """hakmem's library, built if need be; what an installation brought is used as it is."""
     path = build.library_path(variant)
-    if path.exists() and (INSTALLED or not os.access(build.HERE, os.W_OK)):
-        return path
+    if INSTALLED or not os.access(build.HERE, os.W_OK):
+        return path if path.exists() else build.library(variant)
     with contextlib.redirect_stdout(sys.stderr):  # stdout may be the JSON
         return build.build(variant)
 

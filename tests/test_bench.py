@@ -543,8 +543,9 @@ def test_a_plot_without_matplotlib_is_refused_before_anything_runs(monkeypatch):
 
 
 @pytest.fixture
-def installed(tmp_path, root):
+def installed(tmp_path, root, monkeypatch):
     """The files under the names that an installation gives them, beside another module called build."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name, own in (("bench.py", "_hakmem_bench.py"), ("build.py", "_hakmem_build.py")):
         shutil.copy(root / name, tmp_path / own)
     shutil.copy(root / "_bench_workloads.c", tmp_path)

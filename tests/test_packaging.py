@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import json
 import os
 import re
 import shutil
@@ -16,7 +17,9 @@ import zipfile
 from pathlib import Path
 from typing import Any, Callable
 
+import psutil
 import pytest
+import tabulate
 
 import hakmem
 
@@ -209,3 +212,14 @@ def test_the_installed_copy_can_vendor_itself(installed: Run, site_packages: Pat
     installed(site_packages / "_hakmem_build.py", "vendor", tmp_path / "made")
     done = installed(site_packages / "_hakmem_build.py", "vendor", "--check", tmp_path / "made")
     assert (done.stdout, done.stderr) == ("", "")
+
+
+def test_the_installed_copy_runs_the_benchmark(installed: Run, tmp_path: Path) -> None:
+    packages = {Path(str(module.__file__)).parent.parent for module in (psutil, tabulate)}
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(map(str, packages))}
+    short = ["mixed", "-n", "1", "--seconds", "0.01", "--threads", "1", "--only", "system,hakmem", "--json", "-"]
+    done = installed("-m", "hakmem", "bench", *short, **environment)
+    rows = json.loads(done.stdout)["rows"]
+    assert [(row["allocator"], row["failure"]) for row in rows] == [("system", None), ("hakmem", None)]
+    assert rows[1]["hit_rate"] > 0
+    assert "python -m hakmem bench" in installed("-m", "hakmem", "bench", "--help", **environment).stdout
