@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import doctest
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import hakmem
@@ -31,12 +31,13 @@ def test_the_table_of_options_is_current() -> None:
     assert with_table(text) == text, "run: python tests/test_readme.py"
 
 
-def test_the_session_is_what_python_prints() -> None:
-    result = doctest.testfile(
-        str(README), module_relative=False, optionflags=doctest.ELLIPSIS | doctest.IGNORE_EXCEPTION_DETAIL
+def test_the_session_is_what_python_prints(python: Callable[..., object]) -> None:
+    flags = "doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE | doctest.IGNORE_EXCEPTION_DETAIL"
+    python(  # in a process of its own, as the figures are those of a session that has done nothing else
+        f"import doctest, sys\n"
+        f"result = doctest.testfile({str(README)!r}, module_relative=False, optionflags={flags})\n"
+        f"sys.exit(result.failed or result.attempted < 10)"
     )
-    assert result.attempted >= 5
-    assert result.failed == 0
 
 
 def test_the_two_commands_stand_there_once() -> None:
