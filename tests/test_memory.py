@@ -7,8 +7,10 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,6 +51,9 @@ def another_thread(work: Callable[[], object]) -> Iterator[threading.Thread]:
     finally:
         go_on.set()
         thread.join()
+        until = time.monotonic() + 60  # before Python 3.13 join() does not wait for the thread's last breath
+        while Path(f"/proc/self/task/{thread.native_id}").exists() and time.monotonic() < until:
+            time.sleep(0.001)
 
 
 # ---- pyarrow's names
