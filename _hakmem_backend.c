@@ -137,7 +137,7 @@
 	X(kept_whale_bytes, "bytes", "pools committed", "freed mappings kept for reuse")                                            \
 	X(metadata_bytes, "bytes", "pools committed", "memory mapped for heaps, slabs and batches")                                 \
 	X(committed_bytes, "bytes", "summary pools", "address space that may be touched: the parts that the view pools lists") \
-	X(peak_used_bytes, "bytes", "summary", "the most bytes of blocks out of their slabs at once: live, cached and in transit") \
+	X(peak_used_bytes, "bytes", "summary", "the most bytes of live, cached and transit blocks at once; each heap and tier to an eighth, at most 64 KiB") \
 	X(in_use_bytes, "bytes", "summary pools", "units in slabs and runs, and whales in use")                                     \
 	X(peak_in_use_bytes, "bytes", "summary pools", "the most that in_use_bytes has been")                                       \
 	X(large_blocks, "blocks", "pools", "blocks above 1 MiB that callers hold, in runs")                                         \
@@ -211,7 +211,9 @@ enum {
 	HAK_STALE_MS = 100,               /* remote frees that have been on their way for so long are helped along */
 	HAK_SETTLE_LEAST = 1 << 20,       /* a heap whose live bytes never rose above this is not looked through */
 	HAK_KEPT_WHALES = 64,             /* freed mappings kept at most */
-	HAK_GAUGE_STEP = 64 << 10,        /* a heap adds to the gauges what has changed once it is so many bytes */
+	HAK_GAUGE_SHARE = 8,              /* a heap tells the gauges of a change once it is an eighth of what they know, ... */
+	HAK_GAUGE_LEAST = 4 << 10,        /* ... but not of less than these bytes, ... */
+	HAK_GAUGE_MOST = 64 << 10,        /* ... and always of these */
 };
 #define HAK_UNIT ((size_t)1 << HAK_UNIT_SHIFT)
 #define HAK_SUPER (HAK_UNIT * HAK_SUPER_UNITS)
@@ -314,11 +316,16 @@ held:
 	hak_count(&l->contended, 1u);
 }
 
-static inline void hak_lock(hak_lock_t *l)
+static inline void hak_lock_uncounted(hak_lock_t *l) /* for statistics, which would else see mostly themselves */
 {
 	uint32_t zero = 0;
 	if (HAK_LOCKING && hak_unlikely(!hak_cas(&l->word, &zero, 1u)))
 		hak_lock_wait(l);
+}
+
+static inline void hak_lock(hak_lock_t *l)
+{
+	hak_lock_uncounted(l);
 	hak_count(&l->taken, 1u);
 }
 
@@ -420,8 +427,8 @@ typedef struct hak_bin {
 	uint64_t filled;     /* owner: blocks put into the stack by slow paths */
 	uint64_t flushed;    /* owner: blocks taken from the stack by slow paths */
 	uint64_t direct;     /* owner: blocks freed past the stack */
-	uint64_t sent;       /* owner: blocks put into batches */
-	uint64_t resent;     /* owner: of these, those that had been freed into the stack before their slab was lost */
+	uint64_t sent;       /* owner: blocks freed into batches */
+	uint64_t strayed;    /* owner: blocks put into batches that were freed into the stack before their slab was lost */
 	uint64_t folded;     /* owner: allocations counted before the count in v was last cut */
 	uint16_t refills;    /* owner: since the capacity was last thought about */
 	uint16_t flushes;    /* owner: likewise */
@@ -551,10 +558,10 @@ static struct { /* lock: page heap */
 	uint64_t purging_dirty, purging_clean;           /* in the hands of the purging thread */
 	uint64_t peak_bytes;                             /* most bytes in use, ever */
 	uint64_t peak_shown;                             /* likewise, since the peaks were reset */
-	int64_t orphan_untold[HAK_TIER_whale];           /* bytes freed in orphans that the gauges do not know of */
+	uint64_t orphan_untold[HAK_TIER_whale];          /* bytes freed in orphans that the gauges do not know of */
 	uint64_t supers;
 	uint64_t large_blocks, large_units, large_allocs, large_frees;
-	uint64_t large_units_ever;
+	uint64_t large_units_alloced, large_units_freed; /* ever */
 	uint64_t purges, purged_units;
 	hak_list_t orphan[HAK_CLASSES];                  /* slabs without a heap that are worth taking over */
 	hak_list_t orphan_full[HAK_CLASSES];
@@ -563,7 +570,7 @@ static struct { /* lock: page heap */
 } hak_page;
 
 static struct { /* anybody: atomic */
-	uint64_t used[HAK_TIER_COUNT]; /* bytes of blocks out of their slabs, HAK_GAUGE_STEP off for each heap at most */
+	uint64_t used[HAK_TIER_COUNT]; /* bytes of blocks out of their slabs, but for what heaps have not told yet */
 	uint64_t peak[HAK_TIER_COUNT]; /* most of these since the peaks were reset */
 	uint64_t peak_all;             /* most of their sum */
 } hak_gauge HAK_LINE;
@@ -579,7 +586,8 @@ static struct { /* lock: whales */
 	hak_whale_t *bucket[HAK_WHALE_BUCKETS];
 	hak_whale_t *kept, *unused; /* kept: newest first */
 	uint32_t kept_count;
-	uint64_t kept_bytes, live, bytes, allocs, frees, hits, bytes_ever;
+	uint64_t kept_bytes, live, bytes, allocs, frees, hits;
+	uint64_t alloc_bytes, freed_bytes; /* ever */
 } hak_whales;
 
 static struct { /* lock: metadata */
@@ -966,13 +974,17 @@ static HAK_NOINLINE void hak_gauge_add(int tier, int64_t bytes)
 	hak_gauge_raise(&hak_gauge.peak_all, hak_gauge_sum());
 }
 
-/* What changed in a heap goes to the gauge once it is worth an atomic operation.  Claim. */
-HAK_INLINE void hak_gauge_tell_locked(hak_heap_t *h, int tier, int64_t least)
+/* What changed in a heap goes to the gauges once it is worth an atomic operation, or all of it.  Claim. */
+HAK_INLINE void hak_gauge_tell_locked(hak_heap_t *h, bool all)
 {
-	int64_t news = (int64_t)(h->used_bytes[tier] - h->told_bytes[tier]);
-	if (hak_unlikely(news >= least || news <= -least)) {
-		h->told_bytes[tier] = h->used_bytes[tier];
-		hak_gauge_add(tier, news);
+	for (int t = 0; t < HAK_TIER_whale; t++) {
+		uint64_t told = h->told_bytes[t], least = told / HAK_GAUGE_SHARE;
+		int64_t news = (int64_t)(h->used_bytes[t] - told);
+		least = least < HAK_GAUGE_LEAST ? HAK_GAUGE_LEAST : least > HAK_GAUGE_MOST ? HAK_GAUGE_MOST : least;
+		if (hak_unlikely((uint64_t)(news < 0 ? -news : news) >= (all ? 1 : least))) {
+			h->told_bytes[t] = h->used_bytes[t];
+			hak_gauge_add(t, news);
+		}
 	}
 }
 
@@ -1452,7 +1464,6 @@ static void hak_whale_enter_locked(hak_whale_t *w)
 	*at = w;
 	hak_whales.live++;
 	hak_store(&hak_whales.bytes, hak_whales.bytes + w->len);
-	hak_gauge_add(HAK_TIER_whale, (int64_t)w->len);
 }
 
 static hak_whale_t *hak_whale_leave_locked(const void *p) /* NULL: not a whale */
@@ -1462,7 +1473,6 @@ static hak_whale_t *hak_whale_leave_locked(const void *p) /* NULL: not a whale *
 		*at = w->next;
 		hak_whales.live--;
 		hak_store(&hak_whales.bytes, hak_whales.bytes - w->len);
-		hak_gauge_add(HAK_TIER_whale, -(int64_t)w->len);
 	}
 	return w;
 }
@@ -1479,6 +1489,13 @@ static void hak_whale_forget_locked(hak_whale_t *w) /* the entry, for another wh
 {
 	w->next = hak_whales.unused;
 	hak_whales.unused = w;
+}
+
+/* Bytes of whales that callers got or gave back, by growing and shrinking, too. */
+static void hak_whale_count_locked(int64_t bytes)
+{
+	*(bytes > 0 ? &hak_whales.alloc_bytes : &hak_whales.freed_bytes) += (uint64_t)(bytes > 0 ? bytes : -bytes);
+	hak_gauge_add(HAK_TIER_whale, bytes);
 }
 
 /* Unmaps kept whales: those freed before `before`, and the oldest while there are more than may be kept. */
@@ -1559,7 +1576,7 @@ static HAK_COLD void *hak_whale_alloc(size_t n, size_t align, bool *zero)
 		hak_lock(&hak_whales.lock);
 	}
 	hak_whales.allocs++;
-	hak_whales.bytes_ever += w->len;
+	hak_whale_count_locked((int64_t)w->len);
 	hak_whale_enter_locked(w);
 	base = w->base;
 	hak_unlock(&hak_whales.lock);
@@ -1578,6 +1595,7 @@ static HAK_COLD bool hak_whale_free(void *p) /* false: not a whale */
 		return false;
 	}
 	hak_whales.frees++;
+	hak_whale_count_locked(-(int64_t)w->len);
 	w->stamp = hak_os_now();
 	w->next = hak_whales.kept;
 	hak_whales.kept = w;
@@ -1627,7 +1645,7 @@ static HAK_COLD void *hak_whale_resize(void *p, size_t n)
 		if (!q && len > w->len)
 			q = hak_os_remap(w->base, w->len, len = hak_round_up(n, hak_boot.os_page));
 		if (q) {
-			hak_whales.bytes_ever += len > w->len ? len - w->len : 0;
+			hak_whale_count_locked((int64_t)(len - w->len));
 			w->base = q;
 			w->len = len;
 		}
@@ -1752,7 +1770,12 @@ static HAK_COLD size_t hak_slab_purge(hak_slab_t *s)
 /* ===================================================== heaps =================================================== */
 
 static void hak_claim(hak_heap_t *h) { hak_lock(&h->claim); }
-static void hak_unclaim(hak_heap_t *h) { hak_unlock(&h->claim); }
+
+static void hak_unclaim(hak_heap_t *h)
+{
+	hak_gauge_tell_locked(h, false);
+	hak_unlock(&h->claim);
+}
 
 /* The calls below that end in _locked want the heap's claim. */
 
@@ -1923,8 +1946,6 @@ static HAK_COLD void hak_heap_settle_locked(hak_heap_t *h, bool owner)
 
 HAK_INLINE void hak_heap_settle_maybe_locked(hak_heap_t *h, bool owner)
 {
-	for (int t = 0; t < HAK_TIER_whale; t++)
-		hak_gauge_tell_locked(h, t, HAK_GAUGE_STEP);
 	if (hak_unlikely(h->peak_bytes > HAK_SETTLE_LEAST && hak_heap_used_locked(h) < h->peak_bytes / 2))
 		hak_heap_settle_locked(h, owner);
 }
@@ -1990,6 +2011,14 @@ static void hak_orphan_enlist_locked(hak_slab_t *s)
 	hak_list_append(s->where == HAK_IN_PARTIAL ? &hak_page.orphan[s->class] : &hak_page.orphan_full[s->class], s);
 }
 
+static void hak_gauge_tell_orphans_locked(void)
+{
+	for (int t = 0; t < HAK_TIER_whale; t++) {
+		hak_gauge_add(t, -(int64_t)hak_page.orphan_untold[t]);
+		hak_page.orphan_untold[t] = 0;
+	}
+}
+
 /* A slab of a dead thread has got a free block, or is empty.  Lock of the page heap; returns whether too much is
  * kept now. */
 static bool hak_orphan_put_locked(hak_slab_t *s, const void *p, uint64_t now)
@@ -2001,10 +2030,8 @@ static bool hak_orphan_put_locked(hak_slab_t *s, const void *p, uint64_t now)
 		hak_die("free", p, hak_error_texts[error]);
 	hak_slab_put(s, i);
 	hak_count(&hak_page.orphan_used[s->class], -1ull);
-	if ((hak_page.orphan_untold[k->tier] -= k->size) <= -HAK_GAUGE_STEP) {
-		hak_gauge_add(k->tier, hak_page.orphan_untold[k->tier]);
-		hak_page.orphan_untold[k->tier] = 0;
-	}
+	if ((hak_page.orphan_untold[k->tier] += k->size) >= HAK_GAUGE_MOST)
+		hak_gauge_tell_orphans_locked();
 	if (s->where == HAK_IN_PARTIAL && s->used != 0)
 		return false;
 	hak_list_remove(s->where == HAK_IN_FULL ? &hak_page.orphan_full[s->class] : &hak_page.orphan[s->class], s);
@@ -2175,11 +2202,10 @@ static HAK_COLD bool hak_heap_disown_locked(hak_heap_t *h)
 		hak_store(&b->slabs, 0u);
 		hak_store(&b->used, 0u);
 	}
-	hak_unlock(&hak_page.lock);
-	for (int t = 0; t < HAK_TIER_whale; t++) { /* the gauges count the orphans' blocks as well */
-		hak_gauge_tell_locked(h, t, 1);
+	hak_gauge_tell_locked(h, true); /* before anybody frees a block of these orphans, which the gauges count as well */
+	for (int t = 0; t < HAK_TIER_whale; t++)
 		h->used_bytes[t] = h->told_bytes[t] = 0;
-	}
+	hak_unlock(&hak_page.lock);
 	h->peak_bytes = 0;
 	h->left_alone = 0;
 	h->lost = 1;
@@ -2256,16 +2282,15 @@ static HAK_NOINLINE void hak_heap_post_all(hak_heap_t *h) /* owner */
 	}
 }
 
-/* A block that another heap owns, or none.  Owner of h. */
-static void hak_remote_free(hak_heap_t *h, void *p, uint32_t word)
+/* Puts a block into the batch for its owner.  Owner of h. */
+HAK_INLINE void hak_remote_send(hak_heap_t *h, void *p, uint32_t word, bool strayed)
 {
 	uint32_t owner = hak_word_owner(word), c = hak_word_class(word), size = hak_class[c].size;
 	uint32_t i = owner % HAK_OUT_SLOTS;
 	hak_batch_t *b = h->out[i];
 
-	hak_count(&h->count.remote_frees, 1u);
 	if (owner == HAK_OWNER_SHARED) {
-		hak_block_free_anywhere(p, false);
+		hak_block_free_anywhere(p, strayed);
 		return;
 	}
 	if (b && h->out_owner[i] != owner) {
@@ -2275,13 +2300,14 @@ static void hak_remote_free(hak_heap_t *h, void *p, uint32_t word)
 	}
 	if (!b) {
 		if (!(b = hak_batch_new(h))) {
-			hak_block_free_anywhere(p, false);
+			hak_block_free_anywhere(p, strayed);
 			return;
 		}
 		h->out_owner[i] = owner;
 		h->out[i] = b;
 	}
-	hak_count(&h->bin[c].sent, 1u);
+	if (!strayed)
+		hak_count(&h->bin[c].sent, 1u);
 	b->block[b->count++] = p;
 	b->bytes += size;
 	if (b->count == HAK_REMOTE_BLOCKS || b->bytes >= HAK_REMOTE_BYTES || size >= HAK_REMOTE_AT_ONCE) {
@@ -2290,25 +2316,46 @@ static void hak_remote_free(hak_heap_t *h, void *p, uint32_t word)
 	}
 }
 
+/* A block that another heap owns, or none.  Owner of h. */
+static void hak_remote_free(hak_heap_t *h, void *p, uint32_t word)
+{
+	hak_count(&h->count.remote_frees, 1u);
+	hak_remote_send(h, p, word, false);
+}
+
+/* Takes up to `most` blocks out of h's stacks whose slabs h has lost.  Owner, claim. */
+static HAK_COLD uint32_t hak_heap_strays_locked(hak_heap_t *h, void **stray, uint32_t most)
+{
+	uint32_t n = 0;
+	for (uint32_t c = 0; c < HAK_CLASSES; c++)
+		for (uint32_t i = hak_heap_level(h, c); i > 0 && n < most; i--) {
+			void **at = &h->slot[h->floor[c] + i];
+			if (hak_word(hak_unit_of(*at)) == (h->tag | c))
+				continue;
+			stray[n++] = *at;
+			*at = h->slot[h->v[c] & 0xFFFF];
+			hak_store(&h->v[c], h->v[c] - 1);
+			hak_count(&h->bin[c].flushed, 1u);
+			hak_count(&h->bin[c].strayed, 1u);
+		}
+	return n;
+}
+
 /* Sorts the stacks out after a disowning: blocks of slabs that h does not own any more leave as others' do.  Owner, no
  * claim: what leaves may be posted, and that may need another's claim. */
 static HAK_COLD void hak_heap_sort_out(hak_heap_t *h)
 {
-	hak_claim(h);
-	h->lost = 0;
-	hak_unclaim(h);
-	for (uint32_t c = 0; c < HAK_CLASSES; c++)
-		for (uint32_t i = hak_heap_level(h, c); i > 0; i--) {
-			void **at = &h->slot[h->floor[c] + i], *p = *at;
-			uint32_t word = hak_word(hak_unit_of(p));
-			if (word == (h->tag | c))
-				continue;
-			*at = h->slot[h->v[c] & 0xFFFF];
-			hak_store(&h->v[c], h->v[c] - 1);
-			hak_count(&h->bin[c].flushed, 1u);
-			hak_remote_free(h, p, word);
-			hak_count(&h->bin[c].resent, 1u);
-		}
+	void *stray[HAK_REMOTE_BLOCKS];
+	uint32_t n;
+
+	do {
+		hak_claim(h);
+		h->lost = 0;
+		n = hak_heap_strays_locked(h, stray, HAK_REMOTE_BLOCKS);
+		hak_unclaim(h);
+		for (uint32_t i = 0; i < n; i++)
+			hak_remote_send(h, stray[i], hak_word(hak_unit_of(stray[i])), true);
+	} while (n == HAK_REMOTE_BLOCKS);
 }
 
 /* The claim of the calling thread's own heap, with stacks that may be flushed. */
@@ -2387,7 +2434,6 @@ static uint32_t hak_heap_take_locked(hak_heap_t *h, uint32_t c, void **out, uint
 	}
 	hak_count(&b->used, got);
 	h->used_bytes[k->tier] += (uint64_t)got * k->size;
-	hak_gauge_tell_locked(h, k->tier, HAK_GAUGE_STEP);
 	uint64_t used = hak_heap_used_locked(h);
 	if (used > h->peak_bytes)
 		h->peak_bytes = used;
@@ -2701,7 +2747,7 @@ static HAK_NOINLINE hak_heap_t *hak_heap_attach(void)
 static void hak_large_count_locked(int64_t units)
 {
 	hak_page.large_units += (uint64_t)units;
-	hak_page.large_units_ever += units > 0 ? (uint64_t)units : 0;
+	*(units > 0 ? &hak_page.large_units_alloced : &hak_page.large_units_freed) += (uint64_t)(units > 0 ? units : -units);
 	hak_gauge_add(HAK_TIER_whale, units * (int64_t)HAK_UNIT);
 }
 
@@ -2822,7 +2868,7 @@ static HAK_COLD void *hak_large_to_whale(void *p, uint32_t u, size_t n)
 		w->base = base;
 		w->len = to;
 		hak_whales.allocs++;
-		hak_whales.bytes_ever += to;
+		hak_whale_count_locked((int64_t)(to - len)); /* the rest of it has moved from one count to the other */
 		hak_whale_enter_locked(w);
 	} else {
 		hak_whale_forget_locked(w);
@@ -2833,7 +2879,7 @@ static HAK_COLD void *hak_large_to_whale(void *p, uint32_t u, size_t n)
 		uint32_t units = hak_slab_of(u)->len;
 		hak_page.large_blocks--;
 		hak_page.large_frees++;
-		hak_large_count_locked(-(int64_t)units);
+		hak_page.large_units -= units;
 		hak_dirty_set(u, units, false);
 		hak_run_release_locked(u, units, hak_os_now());
 		hak_unlock(&hak_page.lock);
@@ -3201,7 +3247,7 @@ HAK_EXPORT HAK_COLD size_t hak_trim(void)
 	X(Q, live_bytes, "bytes", "summary pools", "their bytes, rounded up to their class")         \
 	X(Q, cached_bytes, "bytes", "summary pools", "blocks in stacks")                             \
 	X(Q, transit_bytes, "bytes", "pools", "blocks in outgoing batches and inboxes")              \
-	X(Q, peak_used_bytes, "bytes", "pools", "most bytes of blocks out of their slabs at once: live, cached and in transit") \
+	X(Q, peak_used_bytes, "bytes", "pools", "most bytes of live, cached and transit blocks at once; each heap to an eighth, at most 64 KiB") \
 	X(Q, alloc_bytes, "bytes", "pools", "bytes of blocks handed out, ever")                      \
 	X(Q, freed_bytes, "bytes", "pools", "bytes of blocks taken back, ever")
 
@@ -3333,7 +3379,8 @@ static HAK_COLD void hak_stats_collect(hak_class_row_t row[HAK_CLASSES], hak_hea
 	hak_boot_init();
 	end = HAK_OWNER_FIRST + hak_load_acquire(&hak_heaps.made);
 	memset(sum, 0, sizeof *sum);
-	hak_lock(&hak_page.lock);
+	hak_lock_uncounted(&hak_page.lock);
+	hak_gauge_tell_orphans_locked();
 	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
 		const hak_class_t *k = &hak_class[c];
 		row[c] = (hak_class_row_t){.index = c, .tier = hak_tier[k->tier].name, .size = k->size,
@@ -3348,7 +3395,8 @@ static HAK_COLD void hak_stats_collect(hak_class_row_t row[HAK_CLASSES], hak_hea
 		hak_heap_t *h = hak_heap_by_id(id);
 		if (!h)
 			continue;
-		hak_claim(h); /* its slow paths stand still; its fast path goes on */
+		hak_lock_uncounted(&h->claim); /* its slow paths stand still; its fast path goes on */
+		hak_gauge_tell_locked(h, true);
 		for (uint32_t c = 0; c < HAK_CLASSES; c++) {
 			const hak_bin_t *b = &h->bin[c];
 			uint64_t v = hak_load(&h->v[c]), allocs = (v >> 16) + b->folded;
@@ -3370,9 +3418,9 @@ static HAK_COLD void hak_stats_collect(hak_class_row_t row[HAK_CLASSES], hak_hea
 	for (uint32_t id = HAK_OWNER_SHARED; id < end; id++) {
 		hak_heap_t *h = hak_heap_by_id(id);
 		for (uint32_t c = 0; h && c < HAK_CLASSES; c++) {
-			uint64_t resent = hak_load_acquire(&h->bin[c].resent), sent = hak_load(&h->bin[c].sent);
-			row[c].remote_frees += sent - resent;
-			row[c].transit_blocks += sent;
+			uint64_t sent = hak_load(&h->bin[c].sent);
+			row[c].remote_frees += sent;
+			row[c].transit_blocks += sent + hak_load(&h->bin[c].strayed);
 		}
 #define HAK_SUM_COUNTER(name, unit, view, help) sum->name += h ? hak_load(&h->count.name) : 0;
 		HAK_HEAP_COUNTERS(HAK_SUM_COUNTER)
@@ -3430,7 +3478,7 @@ HAK_EXPORT HAK_COLD int hak_heap_table(hak_heap_row_t *rows, size_t row_size, in
 		hak_heap_t *h = hak_heap_by_id(id);
 		if (!h)
 			continue;
-		hak_claim(h);
+		hak_lock_uncounted(&h->claim);
 		if (id != HAK_OWNER_SHARED && !hak_load(&h->thread)) {
 			hak_unclaim(h);
 			continue;
@@ -3480,7 +3528,7 @@ static HAK_COLD void hak_segment_add_slabs(hak_segments_t *t, const hak_slab_t *
 
 static HAK_COLD void hak_segment_add_heap(hak_segments_t *t, hak_heap_t *h)
 {
-	hak_claim(h);
+	hak_lock_uncounted(&h->claim);
 	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
 		const hak_bin_t *b = &h->bin[c];
 		if (b->current) {
@@ -3538,8 +3586,8 @@ HAK_EXPORT HAK_COLD int hak_segment_table(hak_segment_t *rows, size_t row_size, 
 	for (uint32_t id = HAK_OWNER_SHARED; id < HAK_OWNER_FIRST + hak_load_acquire(&hak_heaps.made); id++)
 		if (hak_heap_by_id(id))
 			hak_segment_add_heap(&t, hak_heap_by_id(id));
-	hak_lock(&hak_page.purging);
-	hak_lock(&hak_page.lock);
+	hak_lock_uncounted(&hak_page.purging);
+	hak_lock_uncounted(&hak_page.lock);
 	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
 		hak_segment_add_slabs(&t, hak_page.orphan[c].head, 0);
 		hak_segment_add_slabs(&t, hak_page.orphan_full[c].head, 0);
@@ -3548,7 +3596,7 @@ HAK_EXPORT HAK_COLD int hak_segment_table(hak_segment_t *rows, size_t row_size, 
 		hak_segment_add_runs_locked(&t, &hak_page.range[i]);
 	hak_unlock(&hak_page.lock);
 	hak_unlock(&hak_page.purging);
-	hak_lock(&hak_whales.lock);
+	hak_lock_uncounted(&hak_whales.lock);
 	for (uint32_t i = 0; i < HAK_WHALE_BUCKETS; i++)
 		hak_segment_add_whales(&t, hak_whales.bucket[i], false);
 	hak_segment_add_whales(&t, hak_whales.kept, true);
@@ -3559,7 +3607,10 @@ HAK_EXPORT HAK_COLD int hak_segment_table(hak_segment_t *rows, size_t row_size, 
 /* The peaks of statistics begin anew, at what is in use now. */
 HAK_EXPORT HAK_COLD void hak_reset_peaks(void)
 {
-	hak_boot_init();
+	hak_class_row_t row[HAK_CLASSES];
+	hak_heap_counters_t counters;
+
+	hak_stats_collect(row, &counters); /* the heaps tell the gauges */
 	for (int t = 0; t < HAK_TIER_COUNT; t++)
 		hak_store(&hak_gauge.peak[t], hak_load(&hak_gauge.used[t]));
 	hak_store(&hak_gauge.peak_all, hak_gauge_sum());
@@ -3602,6 +3653,7 @@ HAK_EXPORT HAK_COLD int hak_stats_snapshot(hak_stats_t *s, size_t size)
 		s->live_blocks += r->live_blocks;
 		s->live_bytes += r->live_blocks * r->size;
 		s->alloc_bytes += r->allocs * r->size;
+		s->freed_bytes += r->frees * r->size;
 		s->cached_bytes += r->cached_blocks * r->size;
 		s->transit_bytes += r->transit_blocks * r->size;
 		s->slab_free_bytes += r->free_blocks * r->size;
@@ -3613,21 +3665,23 @@ HAK_EXPORT HAK_COLD int hak_stats_snapshot(hak_stats_t *s, size_t size)
 #define HAK_COPY_COUNTER(name, unit, view, help) s->name = sum.name;
 	HAK_HEAP_COUNTERS(HAK_COPY_COUNTER)
 
-	hak_lock(&hak_whales.lock);
+	hak_lock_uncounted(&hak_whales.lock);
 	s->whale_blocks = hak_whales.live;
 	s->whale_bytes = hak_whales.bytes;
 	s->whale_hits = hak_whales.hits;
 	s->allocs += hak_whales.allocs;
 	s->frees += hak_whales.frees;
-	s->alloc_bytes += hak_whales.bytes_ever;
+	s->alloc_bytes += hak_whales.alloc_bytes;
+	s->freed_bytes += hak_whales.freed_bytes;
 	kept = hak_whales.kept_bytes;
 	hak_unlock(&hak_whales.lock);
-	hak_lock(&hak_page.lock);
+	hak_lock_uncounted(&hak_page.lock);
 	s->large_blocks = hak_page.large_blocks;
 	s->large_bytes = hak_page.large_units << HAK_UNIT_SHIFT;
 	s->allocs += hak_page.large_allocs;
 	s->frees += hak_page.large_frees;
-	s->alloc_bytes += hak_page.large_units_ever << HAK_UNIT_SHIFT;
+	s->alloc_bytes += hak_page.large_units_alloced << HAK_UNIT_SHIFT;
+	s->freed_bytes += hak_page.large_units_freed << HAK_UNIT_SHIFT;
 	s->free_dirty_bytes = (hak_page.dirty_units + hak_page.purging_dirty) << HAK_UNIT_SHIFT;
 	s->free_clean_bytes = (hak_page.clean_units + hak_page.purging_clean) << HAK_UNIT_SHIFT;
 	s->in_use_bytes = (hak_page.used_units << HAK_UNIT_SHIFT) + s->whale_bytes;
@@ -3640,16 +3694,14 @@ HAK_EXPORT HAK_COLD int hak_stats_snapshot(hak_stats_t *s, size_t size)
 	hak_unlock(&hak_page.lock);
 	s->live_blocks += s->large_blocks + s->whale_blocks;
 	s->live_bytes += s->large_bytes + s->whale_bytes;
-	s->freed_bytes = s->alloc_bytes > s->live_bytes ? s->alloc_bytes - s->live_bytes : 0;
 	s->kept_whale_bytes = kept;
-	hak_gauge_raise(&hak_gauge.peak_all, s->live_bytes + s->cached_bytes + s->transit_bytes);
 	s->peak_used_bytes = hak_load(&hak_gauge.peak_all);
-	hak_lock(&hak_heaps.lock);
+	hak_lock_uncounted(&hak_heaps.lock);
 	s->heaps = hak_heaps.running + (hak_heap_by_id(HAK_OWNER_SHARED) ? 1 : 0);
 	s->heaps_made = hak_heaps.made;
 	s->threads_exited = hak_heaps.exited;
 	hak_unlock(&hak_heaps.lock);
-	hak_lock(&hak_meta.lock);
+	hak_lock_uncounted(&hak_meta.lock);
 	s->metadata_bytes = hak_meta.bytes;
 	hak_unlock(&hak_meta.lock);
 	/* Not the sum of its parts: that the two are the same is a law that the tests check. */
@@ -3698,28 +3750,28 @@ HAK_EXPORT HAK_COLD int hak_tier_table(hak_tier_row_t *rows, size_t row_size, in
 		t->live_blocks += row[c].live_blocks;
 		t->live_bytes += row[c].live_blocks * row[c].size;
 		t->alloc_bytes += row[c].allocs * row[c].size;
+		t->freed_bytes += row[c].frees * row[c].size;
 		t->cached_bytes += row[c].cached_blocks * row[c].size;
 		t->transit_bytes += row[c].transit_blocks * row[c].size;
 	}
 	hak_tier_row_t *w = &rows[HAK_TIER_whale];
 	w->live_blocks = s.large_blocks + s.whale_blocks;
 	w->live_bytes = s.large_bytes + s.whale_bytes;
-	hak_lock(&hak_page.lock);
+	hak_lock_uncounted(&hak_page.lock);
 	w->allocs = hak_page.large_allocs;
 	w->frees = hak_page.large_frees;
-	w->alloc_bytes = hak_page.large_units_ever << HAK_UNIT_SHIFT;
+	w->alloc_bytes = hak_page.large_units_alloced << HAK_UNIT_SHIFT;
+	w->freed_bytes = hak_page.large_units_freed << HAK_UNIT_SHIFT;
 	hak_unlock(&hak_page.lock);
-	hak_lock(&hak_whales.lock);
+	hak_lock_uncounted(&hak_whales.lock);
 	w->allocs += hak_whales.allocs;
 	w->frees += hak_whales.frees;
-	w->alloc_bytes += hak_whales.bytes_ever;
+	w->alloc_bytes += hak_whales.alloc_bytes;
+	w->freed_bytes += hak_whales.freed_bytes;
 	hak_unlock(&hak_whales.lock);
 	w->misses = w->allocs;
-	for (uint32_t t = 0; t < HAK_TIER_COUNT; t++) { /* a gauge lags; what is seen now is a peak, too */
-		hak_gauge_raise(&hak_gauge.peak[t], rows[t].live_bytes + rows[t].cached_bytes + rows[t].transit_bytes);
+	for (uint32_t t = 0; t < HAK_TIER_COUNT; t++)
 		rows[t].peak_used_bytes = hak_load(&hak_gauge.peak[t]);
-		rows[t].freed_bytes = rows[t].alloc_bytes > rows[t].live_bytes ? rows[t].alloc_bytes - rows[t].live_bytes : 0;
-	}
 	return HAK_TIER_COUNT;
 }
 
