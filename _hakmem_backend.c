@@ -168,6 +168,7 @@
 	X(NOMEM, "out of memory")                                                               \
 	X(NO_OPTION, "no option of that name")                                                  \
 	X(RANGE, "value out of range")                                                          \
+	X(TEXT, "not a value for this option")                                                  \
 	X(WHEN, "can only be set in the environment, before the process starts")                \
 	X(SIZE, "struct size differs: hakmem.py and the library are of different versions")     \
 	X(ALIGN, "alignment is not a power of two")
@@ -694,6 +695,10 @@ static const char *const hak_error_texts[] = {
 #define HAK_ERROR_TEXT(name, text) text,
 	HAK_ERRORS(HAK_ERROR_TEXT)
 };
+static const char *const hak_error_names[] = {
+#define HAK_ERROR_WORD(name, text) #name,
+	HAK_ERRORS(HAK_ERROR_WORD)
+};
 
 static _Noreturn HAK_COLD void hak_die(const char *call, const void *p, const char *what)
 {
@@ -721,7 +726,7 @@ static hak_option_row_t hak_option_rows[] = {HAK_OPTIONS(HAK_OPTION_ROW)};
 static int64_t *const hak_option_places[] = {HAK_OPTIONS(HAK_OPTION_PLACE)};
 enum { HAK_OPTION_COUNT = sizeof hak_option_rows / sizeof *hak_option_rows };
 
-static HAK_COLD bool hak_option_parse(const hak_option_row_t *row, const char *text, int64_t *out)
+static HAK_COLD bool hak_option_parse_text(const hak_option_row_t *row, const char *text, int64_t *out)
 {
 	static const struct { const char *word; int64_t value; } words[] = {
 		{"true", 1}, {"yes", 1}, {"on", 1}, {"false", 0}, {"no", 0}, {"off", 0}};
@@ -792,7 +797,7 @@ static HAK_COLD void hak_option_read(const char *variable)
 		const hak_option_row_t *row = &hak_option_rows[i];
 		int64_t value;
 		if (strlen(row->env) == len && strncmp(variable, row->env, len) == 0) {
-			if (hak_option_parse(row, equals + 1, &value) && value >= row->least && value <= row->most)
+			if (hak_option_parse_text(row, equals + 1, &value) && value >= row->least && value <= row->most)
 				*hak_option_places[i] = value;
 			else
 				hak_sayf("hakmem: %s=%.100s: must be %s from %lld to %lld%s%s; using %lld\n", row->env, equals + 1,
@@ -3363,6 +3368,11 @@ static const struct {
 };
 enum { HAK_LOCK_COUNT = sizeof hak_shared_locks / sizeof *hak_shared_locks };
 
+HAK_EXPORT const char *hak_error_name(int code)
+{
+	return code >= 0 && code < HAK_ERR_COUNT ? hak_error_names[code] : "UNKNOWN";
+}
+
 HAK_EXPORT const char *hak_error_text(int code)
 {
 	return code >= 0 && code < HAK_ERR_COUNT ? hak_error_texts[code] : "unknown error";
@@ -3798,6 +3808,17 @@ HAK_EXPORT HAK_COLD int hak_option_get(const char *name, int64_t *out)
 		return HAK_ERR_NO_OPTION;
 	*out = hak_load(hak_option_places[i]);
 	return HAK_ERR_OK;
+}
+
+/* The value that the environment variable would give the option: numbers with suffixes, words for switches. */
+HAK_EXPORT HAK_COLD int hak_option_parse(const char *name, const char *text, int64_t *out)
+{
+	int i = hak_option_index(name);
+	if (i < 0)
+		return HAK_ERR_NO_OPTION;
+	if (!hak_option_parse_text(&hak_option_rows[i], text, out))
+		return HAK_ERR_TEXT;
+	return *out < hak_option_rows[i].least || *out > hak_option_rows[i].most ? HAK_ERR_RANGE : HAK_ERR_OK;
 }
 
 HAK_EXPORT HAK_COLD int hak_option_set(const char *name, int64_t value)

@@ -67,14 +67,17 @@ class BuildError(RuntimeError):
 def find_compiler() -> list[str]:
     """The compiler's command: $CC, else the first of cc, gcc, clang."""
     chosen = os.environ.get("CC", "").strip()
-    candidates = [shlex.split(chosen)] if chosen else [["cc"], ["gcc"], ["clang"]]
+    try:
+        candidates = [shlex.split(chosen)] if chosen else [["cc"], ["gcc"], ["clang"]]
+    except ValueError as error:
+        raise BuildError(f"CC={chosen}: {error}") from None
     for command in candidates:
         if shutil.which(command[0]):
             return command
     tried = f"CC={chosen} is not a program" if chosen else "no cc, gcc or clang on the PATH"
     raise BuildError(
         f"hakmem needs a C compiler: {tried}. Install one (Debian, Ubuntu: apt-get install gcc libc6-dev; "
-        "Fedora: dnf install gcc; Alpine: apk add gcc musl-dev; macOS: xcode-select --install) or set CC."
+        "Fedora: dnf install gcc) or set CC."
     )
 
 

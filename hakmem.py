@@ -40,10 +40,9 @@ import sys
 import threading
 import time
 import types
-import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, NamedTuple, NoReturn, Optional, Union
+from typing import Any, Callable, NamedTuple, NoReturn, Optional, Union, cast
 
 __all__ = [
     "Buffer", "Config", "HakmemError", "MemoryPool", "Mode", "Option", "RssMonitor", "RssSample", "UnknownOptionError",
@@ -125,7 +124,7 @@ def _candidates() -> Iterator[tuple[str, Callable[[], Optional[Path]]]]:
     if hasattr(ctypes.CDLL(None), "hak_about"):
         yield "preloaded", lambda: None  # a second instance beside it would know none of its blocks
     elif os.environ.get("HAKMEM_LIBRARY"):
-        yield "HAKMEM_LIBRARY", lambda: Path(os.environ["HAKMEM_LIBRARY"])
+        yield "HAKMEM_LIBRARY", lambda: Path(os.environ["HAKMEM_LIBRARY"]).absolute()  # a bare name is searched for
     else:
         if not _EMBEDDED:
             yield "beside hakmem.py", _beside
@@ -223,9 +222,6 @@ _HEAP, _LOCK, _SEGMENT = (_LAYOUTS[name] for name in ("heap", "lock", "segment")
 
 
 # ---- bindings ----------------------------------------------------------------------------------------------
-_OUT_OF_MEMORY = 4  # the one code that Python tells from the others, as it has an exception of its own
-
-
 def _raise_null(result: Optional[int], function: Any, arguments: tuple[Any, ...]) -> int:
     """errcheck: NULL is out of memory."""
     if result is None:
@@ -238,7 +234,7 @@ def _raise_code(result: int, _function: Any, arguments: tuple[Any, ...]) -> int:
     if not result:
         return 0
     text = _error_text(result).decode()
-    if result == _OUT_OF_MEMORY:
+    if _error_name(result) == b"NOMEM":
         raise MemoryError(text)
     subject = arguments[0].decode() if isinstance(arguments[0], bytes) else hex(arguments[0] or 0)
     raise HakmemError(f"{subject}: {text}")
@@ -254,6 +250,8 @@ def _bind(name: str, result: Any, arguments: Sequence[Any], check: Any = None) -
 
 _pointer, _size, _code, _site, _text = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_uint64, ctypes.c_char_p
 
+# const char *hak_error_name(int code);
+_error_name = _bind("hak_error_name", _text, [_code])
 # const char *hak_error_text(int code);
 _error_text = _bind("hak_error_text", _text, [_code])
 # void *hak_malloc(size_t size);
@@ -294,6 +292,8 @@ _reset_peaks = _bind("hak_reset_peaks", None, [])
 _option_table = _bind("hak_option_table", ctypes.POINTER(_OPTION.structure), [ctypes.POINTER(_code)])
 # int hak_option_get(const char *name, int64_t *out);
 _option_get = _bind("hak_option_get", _code, [_text, ctypes.POINTER(ctypes.c_int64)], _raise_code)
+# int hak_option_parse(const char *name, const char *text, int64_t *out);
+_option_parse = _bind("hak_option_parse", _code, [_text, _text, ctypes.POINTER(ctypes.c_int64)], _raise_code)
 # int hak_option_set(const char *name, int64_t value);
 _option_set = _bind("hak_option_set", _code, [_text, ctypes.c_int64], _raise_code)
 
@@ -382,34 +382,62 @@ class _Byte(ctypes.Union):
     _fields_ = (("value", ctypes.c_ubyte),)
 
 
+# PyObject *PyCapsule_New(void *pointer, const char *name, PyCapsule_Destructor destructor);
+_Destructor = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
+_capsule_new = ctypes.PYFUNCTYPE(ctypes.py_object, _pointer, _text, _Destructor)(("PyCapsule_New", ctypes.pythonapi))
+# void *PyCapsule_GetPointer(PyObject *capsule, const char *name);
+_capsule_pointer = ctypes.PYFUNCTYPE(_pointer, _pointer, _text)(("PyCapsule_GetPointer", ctypes.pythonapi))
+
+
+def _free_owned(capsule: int, get: Any = _capsule_pointer, free: Any = _free) -> None:
+    free(get(capsule, None))  # kept as defaults: at the end of the process, globals go before some objects
+
+
+_destructor = _Destructor(_free_owned)
+
+
+def _owner(address: int) -> Any:
+    """An object whose end frees a block: a capsule, as the garbage collector neither sees it nor calls it early.
+
+    (A weakref.finalize would run before the __del__ of whatever stands in one cycle with the views.)
+    """
+    return _capsule_new(address, None, _destructor)
+
+
+@functools.lru_cache(maxsize=64)
+def _buffer_array(kind: Any, size: int) -> Any:
+    """The ctypes array for a Buffer; where that has to be the buffer itself, also of its class."""
+    array: Any = _Byte * size
+    plain = next(base for base in kind.__mro__ if not issubclass(base, ctypes.Array))
+    return array if _BUFFERS_DELEGATE else type(plain.__name__, (plain, array), {})
+
+
 class Buffer:
-    """size bytes of hakmem's memory (they hold anything) at a multiple of align, given back by close().
+    """Memory of size bytes (they hold anything) from hakmem, at a multiple of align; close() gives it back.
 
         with hakmem.Buffer(1 << 20, align=4096) as buffer:
             numbers = numpy.frombuffer(buffer, dtype="f8")  # or memoryview(buffer), or buffer[8:16]
 
-    MemoryError if there is no memory. After close() everything but close() raises ValueError. A view keeps the
-    memory: it goes back, once, when the buffer is closed or gone and no view is left. Before Python 3.12 a buffer
-    is a ctypes array, and one of its own views: there the memory goes back when the object is gone, too.
+    MemoryError if there is none. A view keeps the memory: it goes back, once, when the buffer is closed or gone and
+    no view is left. After close(), everything but close() and closed raises ValueError.
+
+    Before Python 3.12 a class cannot say itself what memoryview() of it gets. There a buffer is a ctypes array, and so
+    one of its own views: memoryview(buffer) works after close(), and the memory goes back when the object is gone.
     """
 
     _memory: Any = None  # what memoryview() gets; None when closed
     _address: int
+    __hash__ = object.__hash__  # ctypes arrays have none
 
     def __new__(cls, size: int, align: int = 16) -> Buffer:
         address = aligned_alloc(align, size)
-        memory: Any = cls._array(size).from_address(address)
-        weakref.finalize(memory, _free, address).atexit = False
+        owner = _owner(address)
+        memory: Any = _buffer_array(cast("Any", cls), size).from_address(address)
+        memory.owner = owner
         self: Buffer = object.__new__(cls) if _BUFFERS_DELEGATE else memory
-        self._memory = memory if _BUFFERS_DELEGATE else weakref.proxy(memory)
+        self._memory = memory if _BUFFERS_DELEGATE else Ellipsis  # not itself: that would be a cycle
         self._address = address
         return self
-
-    @classmethod
-    @functools.lru_cache(maxsize=64)
-    def _array(cls, size: int) -> Any:
-        array: Any = _Byte * size
-        return array if _BUFFERS_DELEGATE else type(cls.__name__, (cls, array), {})
 
     def __init__(self, size: int, align: int = 16) -> None:
         """Nothing is left to do; the one of ctypes would take the arguments for elements."""
@@ -478,24 +506,37 @@ class Option:
 
     @property
     def value(self) -> int:
-        """The value now (a bool for switches). Setting it raises ValueError if it is out of bounds or too late."""
+        """The value now (a bool for switches). Setting it raises ValueError if it is out of bounds or too late.
+
+        A text is read as the environment's are: "64M", "on".
+        """
         result = ctypes.c_int64()
         _option_get(self.name.encode(), result)
         return bool(result.value) if self.type == "bool" else result.value
 
     @value.setter
-    def value(self, value: int) -> None:
-        self.check(value)
+    def value(self, value: Union[int, str]) -> None:
+        number = self.parse(value) if isinstance(value, str) else self.check(value)
         try:
-            _option_set(self.name.encode(), value)
+            _option_set(self.name.encode(), number)
         except HakmemError as error:
             raise HakmemError(f"{error}; {self.env} sets it before the program starts") from None
 
-    def check(self, value: Any) -> None:
-        """ValueError unless the option takes this value."""
+    def check(self, value: Any) -> int:
+        """The value, if the option takes it; else ValueError, with what is allowed."""
         if not isinstance(value, int) or not self.min <= value <= self.max:
             allowed = "True or False" if self.type == "bool" else f"{self.min} to {self.max} {self.unit}".rstrip()
             raise HakmemError(f"{self.name} = {value!r}: allowed is {allowed}")
+        return value
+
+    def parse(self, text: str) -> int:
+        """What a text means in the environment ("64M", "on"); ValueError if the option does not take it."""
+        result = ctypes.c_int64()
+        try:
+            _option_parse(self.name.encode(), text.encode(), result)
+        except HakmemError:
+            return self.check(text)  # raises, and says what is allowed
+        return result.value
 
     def __repr__(self) -> str:
         value = f"{self.value} {self.unit or self.type}, default {self.default}"
@@ -517,7 +558,7 @@ class Config(Mapping[str, int]):
         """The option of this name."""
         if name in self.options:
             return self.options[name]
-        near = difflib.get_close_matches(name, self.options, 1, 0)
+        near = difflib.get_close_matches(str(name), self.options, 1, 0)
         raise UnknownOptionError(f"there is no option {name!r}; the nearest is {near[0]!r}")
 
     def __getitem__(self, name: str) -> int:
@@ -526,8 +567,15 @@ class Config(Mapping[str, int]):
     def __setitem__(self, name: str, value: int) -> None:
         self.option(name).value = value
 
-    __getattr__ = __getitem__
+    def __getattr__(self, name: str) -> int:
+        if name.startswith("__"):  # what copy and pickle ask an object that has nothing yet
+            raise AttributeError(name)
+        return self[name]
+
     __setattr__ = __setitem__
+
+    def __reduce__(self) -> str:
+        return "config"  # there is one
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.options)
@@ -787,6 +835,7 @@ def _pools() -> list[_Table]:
 def _thread_name(thread: int) -> str:
     """Python's name for a thread, else the system's."""
     names = {known.native_id: known.name for known in threading.enumerate()}
+    names[os.getpid()] = threading.main_thread().name  # in a child of fork its native_id may be the parent's
     if not thread or thread in names:
         return names[thread] if thread else "(shared)"
     try:
@@ -829,10 +878,14 @@ def _shown(value: Any, unit: str) -> str:
         return "no limit"
     power = min((max(int(value), 1).bit_length() - 1) // 10, 4)
     inexact = value % (1 << 10 * power) > 0
+    if inexact and value < 1 << 16:
+        return f"{value:,} B"  # small enough to be said as it is: 1,025 is not 1.0 KiB
     return f"{value / (1 << 10 * power):.{int(inexact)}f} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
 
 
 def _as_text(table: _Table, fmt: str) -> str:
+    if fmt == "json":
+        return json.dumps(table.rows, indent=1)
     tabulate = _need("tabulate", 'every format but "json"')
     if fmt not in tabulate.tabulate_formats:
         raise ValueError(f"no format {fmt!r}; there are json, {', '.join(tabulate.tabulate_formats)}")
@@ -863,7 +916,9 @@ def report(view: str = "summary", fmt: str = "simple") -> str:
         rows = {table.title: table.rows for table in tables}
         return json.dumps({"mode": _mode._asdict(), "view": view, "tables": rows}, indent=1)
     heading = f"hakmem {_about.version.decode()} {_mode.variant}, {_mode.how} from {_mode.path}, process {os.getpid()}"
-    return "\n\n".join([heading, *[_as_text(table, fmt) for table in tables]])
+    texts = [(table.title, _as_text(table, fmt)) for table in tables]
+    titled = [f"{title}\n\n{text}" if len(texts) > 1 else text for title, text in texts]
+    return "\n\n".join([heading, *titled])
 
 
 def memory_summary(fmt: str = "simple") -> str:
@@ -878,13 +933,17 @@ def memory_summary(fmt: str = "simple") -> str:
 
 
 class RssSample(NamedTuple):
-    """What RssMonitor saw at one time."""
+    """What RssMonitor saw at one time: seconds since its start, and bytes.
 
-    seconds: float  # since the monitor was started
-    rss: int  # bytes: resident memory of the whole process
-    live: int  # bytes that callers of hakmem hold
-    cached: int  # bytes in hakmem's thread caches
-    committed: int  # bytes of address space that hakmem may touch
+    rss is the resident memory of the whole process, live what callers of hakmem hold, cached what stands in its
+    thread caches, committed the address space that it may touch.
+    """
+
+    seconds: float
+    rss: int
+    live: int
+    cached: int
+    committed: int
 
 
 class RssMonitor:
@@ -895,17 +954,18 @@ class RssMonitor:
         print(monitor.report())
 
     It samples in a thread of its own (a daemon), and once when it starts and when it stops. A peak between two
-    samples is not seen.
+    samples is not seen. All samples are kept, some 200 bytes each.
     """
 
     def __init__(self, interval: float = 0.1) -> None:
-        if not interval > 0:
+        self.interval = float(interval)
+        if not 0 < self.interval <= threading.TIMEOUT_MAX:
             raise ValueError(f"interval {interval!r}: a number of seconds above 0 is needed")
-        self.interval = interval
         self.samples: list[RssSample] = []
         self._stop = threading.Event()
         self._thread: Optional[threading.Thread] = None
         self._started = 0.0
+        self._failure: Optional[Exception] = None
 
     def _sample(self) -> None:
         stats, seconds = _stats(), time.monotonic() - self._started
@@ -913,24 +973,30 @@ class RssMonitor:
 
     def _watch(self) -> None:
         while not self._stop.wait(self.interval):
-            self._sample()
+            try:
+                self._sample()
+            except Exception as failure:  # noqa: BLE001, PERF203 (no descriptor left, say: the next time there may be)
+                self._failure = failure
 
     def start(self) -> RssMonitor:
         """Begin to sample; once only."""
         if self._thread:
             raise RuntimeError("this RssMonitor has been started before")
+        thread = threading.Thread(target=self._watch, name="hakmem-rss", daemon=True)
         self._started = time.monotonic()
         self._sample()
-        self._thread = threading.Thread(target=self._watch, name="hakmem-rss", daemon=True)
-        self._thread.start()
+        thread.start()
+        self._thread = thread
         return self
 
     def stop(self) -> None:
-        """Take a last sample, and no more. It may be called again."""
+        """Take a last sample, and no more; raises what kept it from sampling. It may be called again."""
         if self._thread and not self._stop.is_set():
             self._stop.set()
             self._thread.join()
             self._sample()
+            if self._failure:
+                raise self._failure
 
     def __enter__(self) -> RssMonitor:
         return self.start()
@@ -951,7 +1017,7 @@ class RssMonitor:
             when = samples[values.index(max(values))].seconds
             ends = {"start": values[0], "end": values[-1], "lowest": min(values), "highest": max(values)}
             rows.append({"memory": name, **ends, "highest_at": f"{when:.2f} s", "unit": "bytes"})
-        return json.dumps(rows, indent=1) if fmt == "json" else _as_text(_Table("samples", rows, {}), fmt)
+        return _as_text(_Table("samples", rows, {}), fmt)
 
     def to_csv(self, file: Union[str, os.PathLike[str]]) -> None:
         """Write the samples to a file of that name: a line of headings, then seconds and bytes."""
@@ -981,12 +1047,13 @@ class RssMonitor:
 # ---- the command line --------------------------------------------------------------------------------------
 def _library_for_preload(variant: Optional[str]) -> str:
     if variant is None or variant == _mode.variant:
-        path = _mode.path
+        path, overrides = _mode.path, _mapped_path(_lib.malloc) == _mode.path
     else:
         build = _build_module()
-        if "-DHAK_NO_OVERRIDE=1" in build.flags(variant):
-            raise ValueError(f"the variant {variant} leaves malloc alone; it is for tests that link it")
-        path = str(build.library(variant))
+        overrides = "-DHAK_NO_OVERRIDE=1" not in build.flags(variant)
+        path = str(build.library(variant)) if overrides else ""
+    if not overrides:
+        raise ValueError(f"the variant {variant or _mode.variant} leaves malloc alone; it is for tests that link it")
     if set(path) & set(" :"):
         advice = "copy it to a path without spaces and colons, which end a name there, and set HAKMEM_LIBRARY to that"
         raise ValueError(f"LD_PRELOAD cannot name {path!r}: {advice}")
@@ -997,7 +1064,7 @@ def _real_program(command: str) -> str:
     """The path of a command; for a shim of pyenv and its like, of what the shim would start."""
     path = shutil.which(command)
     if path is None:
-        raise ValueError(f"there is no program {command!r}")
+        raise FileNotFoundError(f"there is no program {command!r}")
     root = Path(path).absolute().parent
     if root.name == "shims":
         manager = root.parent.name.lstrip(".")
@@ -1008,7 +1075,7 @@ def _real_program(command: str) -> str:
     return path
 
 
-def _loader_of(program: str) -> tuple[str, str]:
+def _loader_of(program: str, depth: int = 0) -> tuple[str, str]:
     """The dynamic loader of a program, and the program: for a script that of its interpreter."""
     status = os.stat(program)
     if status.st_mode & (stat.S_ISUID | stat.S_ISGID) or "security.capability" in os.listxattr(program):
@@ -1016,15 +1083,23 @@ def _loader_of(program: str) -> tuple[str, str]:
     with open(program, "rb") as file:
         start = file.read(4096)
         if start.startswith(b"#!"):
-            return _loader_of(os.fsdecode(start[2:].split(b"\n")[0].split()[0]))
+            interpreter = start[2:].split(b"\n")[0].split()
+            if not interpreter or depth == 4:  # as many as Linux follows
+                raise ValueError(f"{program}: its #! line leads to no program")
+            return _loader_of(os.fsdecode(interpreter[0]), depth + 1)
         if not start.startswith(b"\x7fELF"):
             raise ValueError(f"{program} is neither an ELF program nor a script with a #! line")
+        if len(start) < 64:
+            raise ValueError(f"{program} is cut off")
         if start[4] * 32 != struct.calcsize("P") * 8:
             raise ValueError(f"{program} is a {start[4] * 32}-bit program, hakmem is not")
         table, entry_size, entries = struct.unpack_from("=Q14xHH", start, 32)
         for index in range(entries):
             file.seek(table + index * entry_size)
-            kind, _, offset, _, _, size = struct.unpack("=IIQQQQ", file.read(40))
+            entry = file.read(40)
+            if len(entry) < 40:
+                raise ValueError(f"{program} is cut off")
+            kind, _, offset, _, _, size = struct.unpack("=IIQQQQ", entry)
             if kind == 3:  # PT_INTERP
                 file.seek(offset)
                 return os.fsdecode(file.read(size).rstrip(b"\0")), program
@@ -1042,8 +1117,7 @@ def _run(arguments: argparse.Namespace) -> NoReturn:
         if not given:
             raise ValueError(f"-o {setting}: write -o option=value")
         option = config.option(name)
-        if value.lstrip("-").isdigit():
-            option.check(int(value))
+        option.parse(value)
         environment[option.env] = value
     if arguments.pythonmalloc:
         environment["PYTHONMALLOC"] = "malloc"
@@ -1057,7 +1131,6 @@ def _run(arguments: argparse.Namespace) -> NoReturn:
     listed = subprocess.run(probe, env=environment, capture_output=True, text=True, check=False)
     if library not in listed.stdout:
         raise ValueError(f"{loader} does not preload {library}: {listed.stderr.strip() or 'no reason given'}")
-    sys.stdout.flush()
     os.execve(program, [program, *command[1:]], environment)
 
 
@@ -1065,7 +1138,6 @@ def _bench(arguments: Sequence[str]) -> NoReturn:
     """Replace this process by the benchmark, which an installed copy has under a name that no other package uses."""
     for path in (_HERE / "_hakmem_bench.py", _HERE / "bench.py"):
         if path.exists() and "_bench_workloads" in path.read_text(encoding="utf-8", errors="replace"):
-            sys.stdout.flush()
             os.execv(sys.executable, [sys.executable, str(path), *arguments])
     raise OSError(f"the benchmark is not beside {_HERE / 'hakmem.py'}; pip install hakmem, or a checkout, has it")
 
@@ -1099,9 +1171,14 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         if options.action == "bench":  # its options are its own
             _bench(given[1:])
         print(_mode.path if options.action == "path" else report(getattr(options, "view", "config"), options.fmt))
+        sys.stdout.flush()
     except (ValueError, RuntimeError, OSError, ImportError) as error:
-        print(f"hakmem: {options.action}: {error}", file=sys.stderr)
-        return 125 if options.action == "run" else 1  # as env and nice do, apart from what programs return
+        if not isinstance(error, BrokenPipeError):  # then the reader has seen enough
+            print(f"hakmem: {options.action}: {error}", file=sys.stderr)
+        if isinstance(error, OSError) and options.action != "run":  # what could not be written is not tried again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        # as env and nice do: 127 for no such program, 125 for all that is not what a program returned
+        return 1 if options.action != "run" else 127 if isinstance(error, FileNotFoundError) else 125
     return 0
 
 

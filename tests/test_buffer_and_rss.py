@@ -95,6 +95,50 @@ def test_a_view_keeps_the_memory() -> None:
     assert held() == before
 
 
+def test_a_view_keeps_the_memory_through_a_cycle_that_the_collector_takes_apart() -> None:
+    kept: list[memoryview] = []
+
+    class Logger:
+        def __init__(self) -> None:
+            self.buffer, self.itself = hakmem.Buffer(1000), self
+            self.view = memoryview(self.buffer)  # type: ignore[arg-type]
+
+        def __del__(self) -> None:
+            kept.append(self.view)
+
+    before = held()
+    logger = Logger()
+    address = logger.buffer.address
+    del logger
+    gc.collect()
+    assert hakmem.owner_of(address).state == "live"
+    kept.pop()[0] = 1
+    assert held() == before
+
+
+def test_the_class_of_a_buffer_makes_buffers_of_any_size() -> None:
+    class Named(hakmem.Buffer):
+        name = "mine"
+
+    for buffer in (hakmem.Buffer(100), Named(100)):
+        other = type(buffer)(10)
+        assert len(other) == 10
+        assert type(other).__name__ == type(buffer).__name__
+    assert isinstance(other, Named)
+    assert other.name == "mine"
+    assert len({buffer, other, other}) == 2
+
+
+def test_buffers_that_live_to_the_end_of_the_process_end_without_a_word(python: Any) -> None:
+    source = """if True:
+        import hakmem, sys, types
+        kept = hakmem.Buffer(100); view = memoryview(kept)
+        sys.modules["other"] = other = types.ModuleType("other")
+        other.buffer = hakmem.Buffer(10); other.cycle = other"""
+    done = python(source)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
 def test_a_closed_buffer_raises() -> None:
     with hakmem.Buffer(10) as buffer:
         assert not buffer.closed
@@ -217,6 +261,20 @@ def test_a_monitor_starts_once_and_stops_as_often_as_one_likes() -> None:
     monitor.stop()
     monitor.stop()
     assert len(monitor.samples) == 2
-    for interval in (0, -1, float("nan")):
+    for interval in (0, -1, float("nan"), float("inf"), 1e300):
         with pytest.raises(ValueError, match="above 0"):
             hakmem.RssMonitor(interval)
+
+
+def test_a_monitor_goes_on_after_a_sample_that_failed_and_says_so_at_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monitor = hakmem.RssMonitor(0.005).start()
+    with monkeypatch.context() as broken:
+        broken.setattr(hakmem, "_rss", lambda: 1 // 0)
+        while monitor._failure is None:
+            time.sleep(0.005)
+    until = len(monitor.samples) + 2
+    while len(monitor.samples) < until:
+        time.sleep(0.005)
+    with pytest.raises(ZeroDivisionError):
+        monitor.stop()
+    monitor.stop()

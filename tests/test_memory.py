@@ -128,6 +128,54 @@ def test_a_peak_counts_what_one_thread_allocates_and_another_frees() -> None:
     assert 10_000 * 1024 - GAUGE <= peak <= 10_000 * 1024 + 3 * MIB
 
 
+def test_a_peak_sees_many_threads_that_hold_little(python: Any) -> None:
+    source = """if True:
+        import hakmem, threading
+        COUNT = 60
+        ready, go_on = threading.Barrier(COUNT + 1), threading.Event()
+        def work():
+            held = [hakmem.malloc(500) for _ in range(100)] + [hakmem.malloc(16000) for _ in range(3)]
+            ready.wait(); go_on.wait()
+            for p in held: hakmem.free(p)
+        threads = [threading.Thread(target=work) for _ in range(COUNT)]
+        for thread in threads: thread.start()
+        ready.wait(); go_on.set()
+        for thread in threads: thread.join()
+        held, peak = COUNT * (100 * 512 + 3 * 16384), hakmem.default_memory_pool().max_memory()
+        print(held, peak)
+        assert held * 7 / 8 <= peak <= held * 1.7, (held, peak)"""
+    python(source)
+
+
+def test_a_peak_does_not_count_twice_what_moves() -> None:
+    pointer: Any = hakmem.malloc(60 * MIB)
+    hakmem.reset_peak_memory_stats()
+    pointer = hakmem.realloc(pointer, 100 * MIB)
+    stats = hakmem.memory_stats()
+    hakmem.free(pointer)
+    assert 100 * MIB <= stats["allocated_bytes.whale.peak"] <= stats["peak_used_bytes"] < 130 * MIB
+
+
+def test_after_a_reset_nothing_that_is_gone_is_left_in_a_peak(python: Any) -> None:
+    source = """if True:
+        import hakmem
+        for p in [hakmem.malloc(row.size) for row in hakmem.class_table() for _ in range(20)]: hakmem.free(p)
+        hakmem.trim(); hakmem.reset_peak_memory_stats()
+        stats = hakmem.memory_stats()
+        assert stats["peak_used_bytes"] == stats["live_bytes"] + stats["cached_bytes"] == 0, stats
+        assert stats["peak_in_use_bytes"] == stats["in_use_bytes"], stats"""
+    python(source)
+
+
+def test_looking_raises_no_peak_and_takes_no_counted_lock() -> None:
+    hakmem.memory_stats()
+    before = [hakmem.lock_table(), hakmem.memory_stats()["peak_used_bytes"]]
+    for view in VIEWS:
+        hakmem.report(view, fmt="json")
+    hakmem.memory_snapshot()
+    assert [hakmem.lock_table(), hakmem.memory_stats()["peak_used_bytes"]] == before
+
+
 # ---- torch's names
 
 
@@ -173,6 +221,9 @@ def test_the_summary_of_memory_has_a_row_for_each_tier() -> None:
     assert lines[0].split() == ["metric", "of", "current", "peak", "allocated", "freed", "unit"]
     assert sum("tiny" in line for line in lines) >= 3
     assert "<table>" in hakmem.memory_summary(fmt="html")
+    assert json.loads(hakmem.memory_summary(fmt="json"))[0]["of"] == "all"
+    with pytest.raises(ValueError, match=r"no format 'poetry'; there are json, .*simple"):
+        hakmem.memory_summary(fmt="poetry")
 
 
 def test_a_snapshot_accounts_for_all_committed_memory() -> None:
@@ -408,7 +459,10 @@ def test_a_tier_without_caches_has_no_hit_rate() -> None:
     [
         (0, "bytes", "0 B"),
         (1023, "bytes", "1023 B"),
-        (1536, "bytes", "1.5 KiB"),
+        (1536, "bytes", "1,536 B"),
+        (1025, "bytes", "1,025 B"),
+        (2048, "bytes", "2 KiB"),
+        (100_000, "bytes", "97.7 KiB"),
         (MIB, "bytes", "1 MiB"),
         (3 << 40, "bytes", "3 TiB"),
         ((1 << 63) - 1, "bytes", "no limit"),

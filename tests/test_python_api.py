@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import doctest
 import json
 import os
+import pickle
 import re
 import shlex
 import shutil
@@ -495,6 +497,25 @@ def test_an_option_is_read_from_the_environment(name, python):
         assert (done.stdout.strip(), done.stderr) == (str(value), "")
 
 
+def test_an_option_takes_a_text_as_the_environment_does():
+    before = hakmem.config.retain
+    try:
+        hakmem.config.retain = "48M"
+        assert hakmem.config.retain == 48 << 20 == hakmem.config.option("retain").parse("48MiB")
+        for text in ("48 parsecs", "", "-1", "9999999T", "²"):
+            with pytest.raises(ValueError, match=r"retain = .*allowed is 0 to"):
+                hakmem.config.retain = text
+    finally:
+        hakmem.config.retain = before
+    assert hakmem.config.option("enable_tls").parse("off") == 0
+
+
+def test_config_may_be_copied_and_asked_for_anything():
+    assert copy.copy(hakmem.config) is copy.deepcopy(hakmem.config) is hakmem.config
+    assert pickle.loads(pickle.dumps(hakmem.config)) is hakmem.config
+    assert 5 not in hakmem.config
+
+
 def test_config_is_a_mapping_of_all_options():
     assert isinstance(hakmem.config, hakmem.Config)
     assert list(hakmem.config) == list(OPTIONS)
@@ -571,6 +592,12 @@ def test_what_is_no_library_is_refused(tmp_path, python):
         done = python("import hakmem", HAKMEM_LIBRARY=path, check=False)
         assert "ImportError: no hakmem library" in done.stderr
         assert str(path) in done.stderr
+
+
+def test_a_library_may_be_named_by_a_relative_path(tmp_path, library, python):
+    shutil.copy(library, tmp_path / "x.so")
+    done = python("import hakmem; print(hakmem.mode().path)", cwd=tmp_path, HAKMEM_LIBRARY="./x.so")
+    assert done.stdout.strip() == str(tmp_path / "x.so")
 
 
 @pytest.fixture
@@ -729,9 +756,9 @@ def test_run_starts_what_a_shim_stands_for(command, tmp_path):
     assert command("run", "--", shims / "tool", PATH=f"{tools}:{os.environ['PATH']}").stdout == "the shim ran\n"
 
 
-def refusal(command, *arguments, **keywords):
+def refusal(command, *arguments, status=125, **keywords):
     done = command("run", *arguments, check=False, **keywords)
-    assert done.returncode == 125
+    assert done.returncode == status
     assert done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert line.startswith("hakmem: run: ")
@@ -755,15 +782,25 @@ def test_run_refuses_programs_that_would_ignore_it(command, tmp_path):
     assert "statically linked" in refusal(command, "--", script)
     script.write_text("echo no first line", encoding="utf-8")
     assert "neither an ELF program nor a script" in refusal(command, "--", script)
+    for first, reason in (
+        ("#!", "leads to no program"),
+        (f"#!{script}", "leads to no program"),
+        ("\x7fELF", "cut off"),
+    ):
+        script.write_text(first, encoding="utf-8")
+        assert reason in refusal(command, "--", script)
 
 
 def test_run_refuses_what_it_cannot_do(command):
-    assert "no program 'no-such-program'" in refusal(command, "--", "no-such-program")
+    assert "no program 'no-such-program'" in refusal(command, "--", "no-such-program", status=127)
     assert "no command" in refusal(command)
     assert "nearest is 'purge_ms'" in refusal(command, "-o", "purge=1", "--", "true")
     assert "option=value" in refusal(command, "-o", "purge_ms", "--", "true")
-    assert "allowed is" in refusal(command, "-o", "purge_ms=-1", "--", "true")
+    for value in ("-1", "--1", "abc", "²", ""):
+        assert "allowed is" in refusal(command, "-o", f"purge_ms={value}", "--", "true")
     assert "leaves malloc alone" in refusal(command, "--variant", "asan", "--", "true")
+    library = build.build("ubsan", quiet=True)
+    assert "ubsan leaves malloc alone" in refusal(command, "--", "true", HAKMEM_LIBRARY=library)
     assert "no variant 'fastest'" in refusal(command, "--variant", "fastest", "--", "true")
 
 
@@ -791,6 +828,31 @@ def test_run_refuses_a_library_that_the_loader_does_not_take(command, tmp_path, 
     )
     assert done.returncode == 125
     assert f"does not preload {gone}" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [["path"], ["config"], ["report", "pools"]])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_nobody_reads_ends_quietly_and_a_full_disk_in_one_line(root, arguments, unbuffered):
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    started = [sys.executable, "-m", "hakmem", *arguments]
+    options = {"cwd": root, "env": environment, "stderr": subprocess.PIPE, "text": True}
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(started, stdout=writer, check=False, **options)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, "")
+    with open("/dev/full", "w", encoding="utf-8") as full:
+        done = subprocess.run(started, stdout=full, check=False, **options)
+    assert done.returncode == 1
+    assert re.fullmatch(rf"hakmem: {arguments[0]}: .*No space left.*\n", done.stderr)
+
+
+def test_bench_passes_its_arguments_on(command):
+    assert "allocator" in command("bench", "peers").stdout
+    assert "--peer NAME=PATH" in command("bench", "--help").stdout
+    done = command("bench", "poetry", check=False)
+    assert done.returncode == 2
+    assert "invalid choice: 'poetry'" in done.stderr
 
 
 def test_path_config_and_report_print(command, capsys):
