@@ -40,6 +40,7 @@ import sys
 import threading
 import time
 import types
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, NoReturn, Optional, Union, cast
@@ -382,26 +383,15 @@ class _Byte(ctypes.Union):
     _fields_ = (("value", ctypes.c_ubyte),)
 
 
-# PyObject *PyCapsule_New(void *pointer, const char *name, PyCapsule_Destructor destructor);
-_Destructor = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)
-_capsule_new = ctypes.PYFUNCTYPE(ctypes.py_object, _pointer, _text, _Destructor)(("PyCapsule_New", ctypes.pythonapi))
-# void *PyCapsule_GetPointer(PyObject *capsule, const char *name);
-_capsule_pointer = ctypes.PYFUNCTYPE(_pointer, _pointer, _text)(("PyCapsule_GetPointer", ctypes.pythonapi))
-
-
-def _free_owned(capsule: int, get: Any = _capsule_pointer, free: Any = _free) -> None:
-    free(get(capsule, None))  # kept as defaults: at the end of the process, globals go before some objects
-
-
-_destructor = _Destructor(_free_owned)
-
-
 def _owner(address: int) -> Any:
-    """An object whose end frees a block: a capsule, as the garbage collector neither sees it nor calls it early.
+    """An object whose end frees a block.
 
-    (A weakref.finalize would run before the __del__ of whatever stands in one cycle with the views.)
+    Of objects that the garbage collector tracks it calls the weak references before the __del__ of others in the
+    same cycle, which may still use the memory. A code object it does not track, and that takes weak references.
     """
-    return _capsule_new(address, None, _destructor)
+    owner = _owner.__code__.replace()
+    weakref.finalize(owner, _free, address).atexit = False
+    return owner
 
 
 @functools.lru_cache(maxsize=64)
