@@ -1,6 +1,9 @@
 /* The layout of hak_about(): the one thing that the tests know of hakmem's records; all others are looked up in it. */
 #pragma once
 #include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 struct hak_field {
     const char *name, *kind, *unit, *view, *help;
@@ -17,3 +20,23 @@ struct hak_about {
     const struct hak_record *records;
     uint32_t nrecords, reserved;
 };
+
+static inline const struct hak_record *about_record(const struct hak_about *about, const char *name)
+{
+    for (uint32_t i = 0; i < about->nrecords; i++)
+        if (strcmp(about->records[i].name, name) == 0) return &about->records[i];
+    return NULL;
+}
+
+/* A number of a row, by name; 64 bits or 32. */
+static inline uint64_t about_number(const struct hak_record *record, const void *row, const char *name)
+{
+    for (uint32_t i = 0; i < record->nfields; i++) {
+        const struct hak_field *f = &record->fields[i];
+        if (strcmp(f->name, name) != 0) continue;
+        return f->size == 8 ? *(const uint64_t *)((const char *)row + f->offset)
+                            : *(const uint32_t *)((const char *)row + f->offset);
+    }
+    fprintf(stderr, "no field %s in %s\n", name, record->name);
+    abort();
+}

@@ -151,23 +151,74 @@ static void *trim(void *argument)
     return argument;
 }
 
-static size_t record_size(const char *name)
+static const struct hak_record *record(const char *name)
 {
-    const struct hak_about *about = hak_about();
-    for (uint32_t i = 0; i < about->nrecords; i++)
-        if (strcmp(about->records[i].name, name) == 0) return about->records[i].size;
-    CHECK(!"such a record");
-    return 0;
+    const struct hak_record *found = about_record(hak_about(), name);
+    CHECK(found);
+    return found;
+}
+
+static size_t record_size(const char *name) { return record(name)->size; }
+
+static uint64_t stat_sum(const char *const *names, const void *stats)
+{
+    uint64_t sum = 0;
+    for (; *names; names++) sum += about_number(record("stats"), stats, *names);
+    return sum;
+}
+
+/* What has to hold when no other thread runs, also in a child that has lost the others in the middle of anything. */
+static void laws(void)
+{
+    static _Alignas(16) char stats[4096], classes[256 * 1024], segments[8 << 20];
+    static const char *const terms[] = {"live_bytes", "cached_bytes", "transit_bytes", "slab_free_bytes",
+        "slab_tail_bytes", "free_dirty_bytes", "free_clean_bytes", "kept_whale_bytes", "metadata_bytes", NULL};
+    static const char *const used[] = {"live_bytes", "cached_bytes", "transit_bytes", NULL};
+    const struct hak_record *s = record("stats"), *c = record("class"), *g = record("segment");
+    CHECK(s->size <= sizeof stats && hak_stats_snapshot(stats, s->size) == 0);
+    int count = hak_class_table(classes, c->size, (int)(sizeof classes / c->size));
+    int pieces = hak_segment_table(segments, g->size, (int)(sizeof segments / g->size));
+    CHECK((size_t)count * c->size <= sizeof classes && (size_t)pieces * g->size <= sizeof segments);
+#define STAT(name) about_number(s, stats, name)
+    CHECK(stat_sum(terms, stats) == STAT("committed_bytes"));
+    CHECK(STAT("allocs") - STAT("frees") == STAT("live_blocks"));
+    CHECK(STAT("alloc_bytes") - STAT("freed_bytes") == STAT("live_bytes"));
+    CHECK(STAT("peak_used_bytes") >= stat_sum(used, stats));
+    uint64_t size = 0, out = 0;
+    for (int i = 0; i < pieces; i++) {
+        const char *piece = segments + (size_t)i * g->size;
+        size += about_number(g, piece, "total_size");
+        out += about_number(g, piece, "used_blocks") * about_number(g, piece, "block_size");
+    }
+    CHECK(size + STAT("metadata_bytes") == STAT("committed_bytes"));
+    CHECK(out == stat_sum(used, stats));
+    for (int i = 0; i < count; i++) {
+        const char *row = classes + (size_t)i * c->size;
+#define ROW(name) about_number(c, row, name)
+        CHECK(ROW("allocs") - ROW("frees") == ROW("live_blocks"));
+        CHECK(ROW("stack_frees") + ROW("slab_frees") + ROW("remote_frees") == ROW("frees"));
+        CHECK((int64_t)ROW("stack_frees") >= 0 && (int64_t)ROW("slab_frees") >= 0 && (int64_t)ROW("transit_blocks") >= 0);
+    }
 }
 
 static void *look(void *argument)
 {
     static _Alignas(16) char out[512 * 1024];
+    static const char *const rising[] = {"allocs", "frees", "alloc_bytes", "freed_bytes", "cache_misses", "refills",
+        "flushes", "remote_frees", "shared_locks", "claims", "purged_bytes", "whale_hits"};
+    uint64_t last[sizeof rising / sizeof *rising] = {0};
     size_t stats = record_size("stats"), class = record_size("class"), tier = record_size("tier"), owner = record_size("owner");
     size_t heap = record_size("heap"), lock = record_size("lock"), segment = record_size("segment");
     CHECK(stats <= sizeof out && owner <= sizeof out && class * 500 <= sizeof out);
     for (int i = 0; !atomic_load(&stop); i++) {
         CHECK(hak_stats_snapshot(out, stats) == 0);
+        for (size_t k = 0; k < sizeof rising / sizeof *rising; k++) {
+            uint64_t now = about_number(record("stats"), out, rising[k]);
+            if (now < last[k]) dprintf(2, "%s went from %llu to %llu\n", rising[k], (unsigned long long)last[k],
+                                       (unsigned long long)now);
+            CHECK(now >= last[k]);
+            last[k] = now;
+        }
         CHECK(hak_class_table(out, class, 500) > 0);
         CHECK(hak_tier_table(out, tier, 20) > 0);
         CHECK(hak_heap_table(out, heap, 500) >= 0);
@@ -193,9 +244,11 @@ static void *fork_children(void *argument)
         pid_t pid = fork();
         if (pid == 0) {
             alarm(60);
+            laws();
             for (int i = 0; i < 300; i++) end(make(&seed), &seed);
             for (int i = 0; i < SLOTS; i++) end(atomic_exchange(&slots[i], NULL), &seed);
             hak_trim();
+            laws();
             _exit(0);
         }
         CHECK(pid > 0);
@@ -221,6 +274,7 @@ int main(int argc, char **argv)
     for (int i = 0; i < 3; i++) CHECK(pthread_join(beside[i], NULL) == 0);
     uint64_t seed = 1;
     for (int i = 0; i < SLOTS; i++) end(atomic_exchange(&slots[i], NULL), &seed);
+    laws();
     printf("%zu rounds, forks %s\n", rounds, atomic_load(&forks) ? "yes" : "no");
     return 0;
 }
