@@ -460,6 +460,8 @@ typedef struct hak_heap {
 	hak_lock_t claim HAK_LINE;
 	uint64_t used_bytes[HAK_TIER_whale]; /* claim: bytes of blocks out of its slabs, by tier */
 	uint64_t told_bytes[HAK_TIER_whale]; /* claim: what the gauges know of that */
+	uint64_t told_low[HAK_TIER_whale];  /* claim: they are told when it leaves the range that begins here ... */
+	uint64_t told_span[HAK_TIER_whale]; /* claim: ... and is so long */
 	uint64_t peak_bytes;                /* claim: most of the sum of used_bytes since the last settling */
 	uint32_t left_alone;                /* claim: full inboxes that others have emptied since the owner's last slow path */
 	uint32_t lost;                      /* claim: its slabs were disowned, and its stacks not yet sorted out */
@@ -979,18 +981,25 @@ static HAK_NOINLINE void hak_gauge_add(int tier, int64_t bytes)
 	hak_gauge_raise(&hak_gauge.peak_all, hak_gauge_sum());
 }
 
-/* What changed in a heap goes to the gauges once it is worth an atomic operation, or all of it.  Claim. */
-HAK_INLINE void hak_gauge_tell_locked(hak_heap_t *h, bool all)
+/* The gauges learn of all that has changed in a heap, tier t.  Claim. */
+static HAK_NOINLINE void hak_gauge_tell_locked(hak_heap_t *h, int t)
 {
-	for (int t = 0; t < HAK_TIER_whale; t++) {
-		uint64_t told = h->told_bytes[t], least = told / HAK_GAUGE_SHARE;
-		int64_t news = (int64_t)(h->used_bytes[t] - told);
-		least = least < HAK_GAUGE_LEAST ? HAK_GAUGE_LEAST : least > HAK_GAUGE_MOST ? HAK_GAUGE_MOST : least;
-		if (hak_unlikely((uint64_t)(news < 0 ? -news : news) >= (all ? 1 : least))) {
-			h->told_bytes[t] = h->used_bytes[t];
-			hak_gauge_add(t, news);
-		}
-	}
+	uint64_t used = h->used_bytes[t], step = used / HAK_GAUGE_SHARE;
+	int64_t news = (int64_t)(used - h->told_bytes[t]);
+
+	step = step < HAK_GAUGE_LEAST ? HAK_GAUGE_LEAST : step > HAK_GAUGE_MOST ? HAK_GAUGE_MOST : step;
+	h->told_bytes[t] = used;
+	h->told_low[t] = used - step; /* below 0 it wraps, and so does what is compared with it */
+	h->told_span[t] = 2 * step;
+	if (news)
+		hak_gauge_add(t, news);
+}
+
+/* Whether that is worth an atomic operation by now.  Claim. */
+HAK_INLINE void hak_gauge_watch_locked(hak_heap_t *h, int t)
+{
+	if (hak_unlikely(h->used_bytes[t] - h->told_low[t] > h->told_span[t]))
+		hak_gauge_tell_locked(h, t);
 }
 
 /* =================================================== page heap ================================================= */
@@ -1775,12 +1784,7 @@ static HAK_COLD size_t hak_slab_purge(hak_slab_t *s)
 /* ===================================================== heaps =================================================== */
 
 static void hak_claim(hak_heap_t *h) { hak_lock(&h->claim); }
-
-static void hak_unclaim(hak_heap_t *h)
-{
-	hak_gauge_tell_locked(h, false);
-	hak_unlock(&h->claim);
-}
+static void hak_unclaim(hak_heap_t *h) { hak_unlock(&h->claim); }
 
 /* The calls below that end in _locked want the heap's claim. */
 
@@ -1822,6 +1826,7 @@ HAK_INLINE bool hak_heap_put_locked(hak_heap_t *h, hak_slab_t *s, const hak_clas
 	hak_slab_put(s, i);
 	hak_count(&h->bin[s->class].used, -1ull);
 	h->used_bytes[k->tier] -= k->size;
+	hak_gauge_watch_locked(h, k->tier);
 	if (hak_unlikely(s->where == HAK_IN_FULL)) {
 		hak_heap_delist_locked(h, s);
 		hak_heap_enlist_locked(h, s, k);
@@ -2207,9 +2212,10 @@ static HAK_COLD bool hak_heap_disown_locked(hak_heap_t *h)
 		hak_store(&b->slabs, 0u);
 		hak_store(&b->used, 0u);
 	}
-	hak_gauge_tell_locked(h, true); /* before anybody frees a block of these orphans, which the gauges count as well */
-	for (int t = 0; t < HAK_TIER_whale; t++)
-		h->used_bytes[t] = h->told_bytes[t] = 0;
+	for (int t = 0; t < HAK_TIER_whale; t++) { /* before anybody frees a block of these orphans: the gauges count them */
+		hak_gauge_tell_locked(h, t);
+		h->used_bytes[t] = h->told_bytes[t] = h->told_low[t] = h->told_span[t] = 0;
+	}
 	hak_unlock(&hak_page.lock);
 	h->peak_bytes = 0;
 	h->left_alone = 0;
@@ -2396,6 +2402,7 @@ static HAK_NOINLINE hak_slab_t *hak_heap_new_slab_locked(hak_heap_t *h, uint32_t
 		hak_count(&b->used, s->used);
 		h->used_bytes[k->tier] += (uint64_t)s->used * k->size;
 		h->told_bytes[k->tier] += (uint64_t)s->used * k->size;
+		h->told_low[k->tier] += (uint64_t)s->used * k->size;
 		hak_count(&h->count.slabs_adopted, 1u);
 	} else {
 		u = hak_run_alloc_locked(units, hak_option.tiny_use_superslab ? 1 : HAK_SUPER_UNITS, &zero, hak_os_now());
@@ -2439,6 +2446,7 @@ static uint32_t hak_heap_take_locked(hak_heap_t *h, uint32_t c, void **out, uint
 	}
 	hak_count(&b->used, got);
 	h->used_bytes[k->tier] += (uint64_t)got * k->size;
+	hak_gauge_watch_locked(h, k->tier);
 	uint64_t used = hak_heap_used_locked(h);
 	if (used > h->peak_bytes)
 		h->peak_bytes = used;
@@ -3406,7 +3414,8 @@ static HAK_COLD void hak_stats_collect(hak_class_row_t row[HAK_CLASSES], hak_hea
 		if (!h)
 			continue;
 		hak_lock_uncounted(&h->claim); /* its slow paths stand still; its fast path goes on */
-		hak_gauge_tell_locked(h, true);
+		for (int t = 0; t < HAK_TIER_whale; t++)
+			hak_gauge_tell_locked(h, t);
 		for (uint32_t c = 0; c < HAK_CLASSES; c++) {
 			const hak_bin_t *b = &h->bin[c];
 			uint64_t v = hak_load(&h->v[c]), allocs = (v >> 16) + b->folded;
