@@ -159,7 +159,7 @@
 	X(purges, "runs", "pools", "runs of free units given back to the system")                                                   \
 	X(purged_bytes, "bytes", "pools", "dirty bytes of those runs")
 
-/* Errors that the checked calls return; the same words stand in the message before an abort. */
+/* Errors that the checked calls return, new ones at the end; the same words stand in the message before an abort. */
 #define HAK_ERRORS(X)                                                                       \
 	X(OK, "no error")                                                                       \
 	X(FOREIGN, "not a block of hakmem")                                                     \
@@ -168,10 +168,10 @@
 	X(NOMEM, "out of memory")                                                               \
 	X(NO_OPTION, "no option of that name")                                                  \
 	X(RANGE, "value out of range")                                                          \
-	X(TEXT, "not a value for this option")                                                  \
 	X(WHEN, "can only be set in the environment, before the process starts")                \
 	X(SIZE, "struct size differs: hakmem.py and the library are of different versions")     \
-	X(ALIGN, "alignment is not a power of two")
+	X(ALIGN, "alignment is not a power of two")                                             \
+	X(TEXT, "not a value of that option")
 
 /* Locks that threads share, in their order (claims come after the first): name, place, help. */
 #define HAK_SHARED_LOCKS(X)                                              \
