@@ -77,20 +77,20 @@
 #define HAK_ABI 2u /* raised when a struct of the introspection section changes its meaning */
 
 /* A tier is a row: smallest and largest block, classes to a doubling, least blocks in a slab, number of classes. */
-#define HAK_TIERS(X)              \
-	X(tiny, 8, 1024, 8, 1, 33)    \
-	X(l2, 1025, 32768, 4, 8, 20)  \
+#define HAK_TIERS(X)             \
+	X(tiny, 8, 1024, 8, 1, 33)   \
+	X(l2, 1025, 32768, 4, 8, 20) \
 	X(l25, 32769, 1048576, 4, 1, 20)
 
 /* name, type, unit, default, least, most, when it may change, help.  Read from HAKMEM_<NAME> at the first call. */
-#define HAK_OPTIONS(X)                                                                                              \
-	X(enable_tls, bool, "", 1, 0, 1, start, "thread caches; 0: one shared heap behind one lock (P0)")               \
-	X(tls_tiny, bool, "", 1, 0, 1, start, "thread caches for blocks up to 1 KiB (P1)")                              \
-	X(tls_l2, bool, "", 1, 0, 1, start, "thread caches for blocks above 1 KiB, up to 32 KiB (P2)")                  \
-	X(tls_l25, bool, "", 1, 0, 1, start, "thread caches for blocks above 32 KiB, up to 1 MiB (P3)")                 \
-	X(tiny_use_superslab, bool, "", 1, 0, 1, start, "many slabs share a superslab; 0: one slab in each")            \
+#define HAK_OPTIONS(X)                                                                                   \
+	X(enable_tls, bool, "", 1, 0, 1, start, "thread caches; 0: one shared heap behind one lock (P0)")    \
+	X(tls_tiny, bool, "", 1, 0, 1, start, "thread caches for blocks up to 1 KiB (P1)")                   \
+	X(tls_l2, bool, "", 1, 0, 1, start, "thread caches for blocks above 1 KiB, up to 32 KiB (P2)")       \
+	X(tls_l25, bool, "", 1, 0, 1, start, "thread caches for blocks above 32 KiB, up to 1 MiB (P3)")      \
+	X(tiny_use_superslab, bool, "", 1, 0, 1, start, "many slabs share a superslab; 0: one slab in each") \
 	X(reserve, bytes, "bytes", 0, 0, 1ll << 40, start, "address range reserved at a time; 0: twice the memory, at least 64 GiB") \
-	X(purge_ms, int, "ms", 1000, 0, 3600000, any, "age at which free memory goes back to the system")               \
+	X(purge_ms, int, "ms", 1000, 0, 3600000, any, "age at which free memory goes back to the system")    \
 	X(retain, bytes, "bytes", 24ll << 20, 0, 1ll << 40, any, "free memory kept whatever is live; above it, as much as is in use") \
 	X(huge_pages, bool, "", 0, 0, 1, start, "transparent huge pages in the range (they cost resident memory)")
 
@@ -119,58 +119,58 @@
 	X(slab_purged_bytes, "bytes", "pools", "OS pages without a used block given back from partly used slabs")
 
 /* The rest of a snapshot: name, unit, views, help.  The rows of the view "committed" add up to committed_bytes. */
-#define HAK_GLOBAL_STATS(X)                                                                                                     \
-	X(allocs, "blocks", "summary refills", "blocks handed out, ever")                                                           \
-	X(frees, "blocks", "summary frees", "blocks taken back, ever")                                                              \
-	X(alloc_bytes, "bytes", "refills", "bytes of blocks handed out, ever, rounded up to their class")                           \
-	X(freed_bytes, "bytes", "frees", "bytes of blocks taken back, ever")                                                        \
-	X(cache_hits, "blocks", "refills", "blocks handed out from a stack on the fast path")                                       \
-	X(cache_misses, "blocks", "refills", "blocks up to 1 MiB handed out on the slow path")                                      \
-	X(live_blocks, "blocks", "summary", "blocks that callers hold")                                                             \
-	X(live_bytes, "bytes", "summary pools committed", "bytes of blocks that callers hold, rounded up to their class")                       \
-	X(cached_bytes, "bytes", "pools committed", "blocks in the threads' stacks")                                                \
-	X(transit_bytes, "bytes", "pools committed", "blocks in outgoing batches and inboxes")                                      \
-	X(slab_free_bytes, "bytes", "pools committed", "free blocks of slabs in use, blocks never used among them")                 \
-	X(slab_tail_bytes, "bytes", "pools committed", "ends of slabs too short for a block")                                       \
-	X(free_dirty_bytes, "bytes", "pools committed", "free units whose memory has been used and not given back")                 \
-	X(free_clean_bytes, "bytes", "pools committed", "free units without memory behind them")                                    \
-	X(kept_whale_bytes, "bytes", "pools committed", "freed mappings kept for reuse")                                            \
-	X(metadata_bytes, "bytes", "pools committed", "memory mapped for heaps, slabs and batches")                                 \
-	X(committed_bytes, "bytes", "summary pools", "address space that may be touched: the parts that the view pools lists") \
-	X(peak_used_bytes, "bytes", "summary", "the most bytes of live, cached and transit blocks at once; each heap and tier to an eighth, at most 64 KiB") \
-	X(in_use_bytes, "bytes", "summary pools", "units in slabs and runs, and whales in use")                                     \
-	X(peak_in_use_bytes, "bytes", "summary pools", "the most that in_use_bytes has been")                                       \
-	X(large_blocks, "blocks", "pools", "blocks above 1 MiB that callers hold, in runs")                                         \
-	X(large_bytes, "bytes", "pools", "bytes of those runs")                                                                     \
-	X(whale_blocks, "blocks", "pools", "blocks in mappings of their own that callers hold")                                     \
-	X(whale_bytes, "bytes", "pools", "bytes of those mappings")                                                                 \
-	X(whale_hits, "blocks", "refills pools", "whales served from a kept mapping")                                               \
-	X(address_space_bytes, "bytes", "pools", "address space reserved for superslabs")                                                \
-	X(superslabs, "superslabs", "pools", "superslabs in use")                                                                   \
-	X(slabs, "slabs", "pools", "slabs that heaps own")                                                                          \
-	X(orphan_slabs, "slabs", "pools threads", "slabs of dead threads that nobody has taken over")                               \
-	X(heaps, "heaps", "threads", "heaps of running threads, the shared one included")                                           \
-	X(heaps_made, "heaps", "threads", "heap structs ever made")                                                                 \
-	X(threads_exited, "threads", "summary threads", "threads that have handed their heap back")                                 \
-	X(shared_locks, "acquisitions", "summary locks", "acquisitions of locks that threads share (claims apart)")                 \
-	X(shared_locks_contended, "acquisitions", "summary locks", "of these, those that had to wait")                              \
-	X(claims, "acquisitions", "locks", "acquisitions of heaps' claims")                                                         \
-	X(claims_contended, "acquisitions", "locks", "of these, those that had to wait")                                            \
-	X(purges, "runs", "pools", "runs of free units given back to the system")                                                   \
+#define HAK_GLOBAL_STATS(X)                                                                                           \
+	X(allocs, "blocks", "summary refills", "blocks handed out, ever")                                                 \
+	X(frees, "blocks", "summary frees", "blocks taken back, ever")                                                    \
+	X(alloc_bytes, "bytes", "refills", "bytes of blocks handed out, ever, rounded up to their class")                 \
+	X(freed_bytes, "bytes", "frees", "bytes of blocks taken back, ever")                                              \
+	X(cache_hits, "blocks", "refills", "blocks handed out from a stack on the fast path")                             \
+	X(cache_misses, "blocks", "refills", "blocks up to 1 MiB handed out on the slow path")                            \
+	X(live_blocks, "blocks", "summary", "blocks that callers hold")                                                   \
+	X(live_bytes, "bytes", "summary pools committed", "bytes of blocks that callers hold, rounded up to their class") \
+	X(cached_bytes, "bytes", "pools committed", "blocks in the threads' stacks")                                      \
+	X(transit_bytes, "bytes", "pools committed", "blocks in outgoing batches and inboxes")                            \
+	X(slab_free_bytes, "bytes", "pools committed", "free blocks of slabs in use, blocks never used among them")       \
+	X(slab_tail_bytes, "bytes", "pools committed", "ends of slabs too short for a block")                             \
+	X(free_dirty_bytes, "bytes", "pools committed", "free units whose memory has been used and not given back")       \
+	X(free_clean_bytes, "bytes", "pools committed", "free units without memory behind them")                          \
+	X(kept_whale_bytes, "bytes", "pools committed", "freed mappings kept for reuse")                                  \
+	X(metadata_bytes, "bytes", "pools committed", "memory mapped for heaps, slabs and batches")                       \
+	X(committed_bytes, "bytes", "summary pools", "address space that may be touched: the parts in the view pools")    \
+	X(peak_used_bytes, "bytes", "summary", "most bytes of live, cached and transit blocks at once, to an eighth at worst") \
+	X(in_use_bytes, "bytes", "summary pools", "units in slabs and runs, and whales in use")                           \
+	X(peak_in_use_bytes, "bytes", "summary pools", "the most that in_use_bytes has been")                             \
+	X(large_blocks, "blocks", "pools", "blocks above 1 MiB that callers hold, in runs")                               \
+	X(large_bytes, "bytes", "pools", "bytes of those runs")                                                           \
+	X(whale_blocks, "blocks", "pools", "blocks in mappings of their own that callers hold")                           \
+	X(whale_bytes, "bytes", "pools", "bytes of those mappings")                                                       \
+	X(whale_hits, "blocks", "refills pools", "whales served from a kept mapping")                                     \
+	X(address_space_bytes, "bytes", "pools", "address space reserved for superslabs")                                 \
+	X(superslabs, "superslabs", "pools", "superslabs in use")                                                         \
+	X(slabs, "slabs", "pools", "slabs that heaps own")                                                                \
+	X(orphan_slabs, "slabs", "pools threads", "slabs of dead threads that nobody has taken over")                     \
+	X(heaps, "heaps", "threads", "heaps of running threads, the shared one included")                                 \
+	X(heaps_made, "heaps", "threads", "heap structs ever made")                                                       \
+	X(threads_exited, "threads", "summary threads", "threads that have handed their heap back")                       \
+	X(shared_locks, "acquisitions", "summary locks", "acquisitions of locks that threads share (claims apart)")       \
+	X(shared_locks_contended, "acquisitions", "summary locks", "of these, those that had to wait")                    \
+	X(claims, "acquisitions", "locks", "acquisitions of heaps' claims")                                               \
+	X(claims_contended, "acquisitions", "locks", "of these, those that had to wait")                                  \
+	X(purges, "runs", "pools", "runs of free units given back to the system")                                         \
 	X(purged_bytes, "bytes", "pools", "dirty bytes of those runs")
 
 /* Errors that the checked calls return, new ones at the end; the same words stand in the message before an abort. */
-#define HAK_ERRORS(X)                                                                       \
-	X(OK, "no error")                                                                       \
-	X(FOREIGN, "not a block of hakmem")                                                     \
-	X(INTERIOR, "inside a block, not its start")                                            \
-	X(ALREADY_FREE, "already free")                                                         \
-	X(NOMEM, "out of memory")                                                               \
-	X(NO_OPTION, "no option of that name")                                                  \
-	X(RANGE, "value out of range")                                                          \
-	X(WHEN, "can only be set in the environment, before the process starts")                \
-	X(SIZE, "struct size differs: hakmem.py and the library are of different versions")     \
-	X(ALIGN, "alignment is not a power of two")                                             \
+#define HAK_ERRORS(X)                                                                   \
+	X(OK, "no error")                                                                   \
+	X(FOREIGN, "not a block of hakmem")                                                 \
+	X(INTERIOR, "inside a block, not its start")                                        \
+	X(ALREADY_FREE, "already free")                                                     \
+	X(NOMEM, "out of memory")                                                           \
+	X(NO_OPTION, "no option of that name")                                              \
+	X(RANGE, "value out of range")                                                      \
+	X(WHEN, "can only be set in the environment, before the process starts")            \
+	X(SIZE, "struct size differs: hakmem.py and the library are of different versions") \
+	X(ALIGN, "alignment is not a power of two")                                         \
 	X(TEXT, "not a value of that option")
 
 /* Locks that threads share, in their order (claims come after the first): name, place, help. */
@@ -3224,95 +3224,95 @@ HAK_EXPORT HAK_COLD size_t hak_trim(void)
 #define HAK_KIND_I uint32_t
 #define HAK_KIND_z const char *
 
-#define HAK_CLASS_FIELDS(X)                                                                                \
-	X(I, index, "", "", "number of the class")                                                             \
-	X(z, tier, "", "", "its tier")                                                                         \
-	X(Q, size, "bytes", "", "size of a block")                                                             \
-	X(Q, slab_bytes, "bytes", "classes", "size of a slab")                                                 \
-	X(Q, blocks_per_slab, "blocks", "classes", "blocks in a slab")                                         \
-	X(Q, max_cached, "blocks", "classes", "most blocks in a thread's stack; 0: its tier is switched off")  \
-	X(Q, allocs, "blocks", "classes refills", "blocks handed out, ever")                                   \
-	X(Q, frees, "blocks", "classes frees", "blocks taken back, ever")                                      \
-	X(Q, misses, "blocks", "refills", "of the blocks handed out, those from the slow path")                \
-	X(Q, filled_blocks, "blocks", "refills", "blocks that slow paths put into stacks")                     \
-	X(Q, stack_frees, "blocks", "frees", "blocks freed into the thread's own stack (tls_sll)")             \
-	X(Q, slab_frees, "blocks", "frees", "blocks freed into a slab past the stacks (ss_local)")             \
-	X(Q, remote_frees, "blocks", "frees", "blocks put into batches for their owner (ss_remote)")           \
-	X(Q, flushed_blocks, "blocks", "frees", "blocks that slow paths took out of stacks")                   \
-	X(Q, live_blocks, "blocks", "classes", "blocks that callers hold")                                     \
-	X(Q, cached_blocks, "blocks", "classes", "blocks in stacks")                                           \
-	X(Q, transit_blocks, "blocks", "frees", "blocks in outgoing batches and inboxes")                      \
-	X(Q, used_blocks, "blocks", "pools", "blocks out of their slabs: live, cached and in transit")         \
-	X(Q, free_blocks, "blocks", "pools", "free blocks in slabs")                                           \
-	X(Q, slabs, "slabs", "classes pools", "slabs, orphans among them")                                     \
+#define HAK_CLASS_FIELDS(X)                                                                               \
+	X(I, index, "", "", "number of the class")                                                            \
+	X(z, tier, "", "", "its tier")                                                                        \
+	X(Q, size, "bytes", "", "size of a block")                                                            \
+	X(Q, slab_bytes, "bytes", "classes", "size of a slab")                                                \
+	X(Q, blocks_per_slab, "blocks", "classes", "blocks in a slab")                                        \
+	X(Q, max_cached, "blocks", "classes", "most blocks in a thread's stack; 0: its tier is switched off") \
+	X(Q, allocs, "blocks", "classes refills", "blocks handed out, ever")                                  \
+	X(Q, frees, "blocks", "classes frees", "blocks taken back, ever")                                     \
+	X(Q, misses, "blocks", "refills", "of the blocks handed out, those from the slow path")               \
+	X(Q, filled_blocks, "blocks", "refills", "blocks that slow paths put into stacks")                    \
+	X(Q, stack_frees, "blocks", "frees", "blocks freed into the thread's own stack (tls_sll)")            \
+	X(Q, slab_frees, "blocks", "frees", "blocks freed into a slab past the stacks (ss_local)")            \
+	X(Q, remote_frees, "blocks", "frees", "blocks put into batches for their owner (ss_remote)")          \
+	X(Q, flushed_blocks, "blocks", "frees", "blocks that slow paths took out of stacks")                  \
+	X(Q, live_blocks, "blocks", "classes", "blocks that callers hold")                                    \
+	X(Q, cached_blocks, "blocks", "classes", "blocks in stacks")                                          \
+	X(Q, transit_blocks, "blocks", "frees", "blocks in outgoing batches and inboxes")                     \
+	X(Q, used_blocks, "blocks", "pools", "blocks out of their slabs: live, cached and in transit")        \
+	X(Q, free_blocks, "blocks", "pools", "free blocks in slabs")                                          \
+	X(Q, slabs, "slabs", "classes pools", "slabs, orphans among them")                                    \
 	X(Q, orphan_slabs, "slabs", "pools", "slabs of dead threads that nobody has taken over")
 
-#define HAK_TIER_FIELDS(X)                                                                       \
-	X(z, name, "", "", "the tier")                                                               \
-	X(Q, min_size, "bytes", "summary", "smallest request")                                       \
-	X(Q, max_size, "bytes", "summary", "largest request")                                        \
-	X(Q, classes, "classes", "summary", "classes in it; 0: blocks are cut to measure")           \
-	X(Q, enabled, "", "summary", "1: threads cache its blocks")                                  \
-	X(Q, allocs, "blocks", "summary", "blocks handed out, ever")                                 \
-	X(Q, frees, "blocks", "summary", "blocks taken back, ever")                                  \
-	X(Q, misses, "blocks", "refills", "of the blocks handed out, those from the slow path")      \
-	X(Q, live_blocks, "blocks", "summary", "blocks that callers hold")                           \
-	X(Q, live_bytes, "bytes", "summary pools", "their bytes, rounded up to their class")         \
-	X(Q, cached_bytes, "bytes", "summary pools", "blocks in stacks")                             \
-	X(Q, transit_bytes, "bytes", "pools", "blocks in outgoing batches and inboxes")              \
-	X(Q, peak_used_bytes, "bytes", "pools", "most bytes of live, cached and transit blocks at once; each heap to an eighth, at most 64 KiB") \
-	X(Q, alloc_bytes, "bytes", "pools", "bytes of blocks handed out, ever")                      \
+#define HAK_TIER_FIELDS(X)                                                                           \
+	X(z, name, "", "", "the tier")                                                                   \
+	X(Q, min_size, "bytes", "summary", "smallest request")                                           \
+	X(Q, max_size, "bytes", "summary", "largest request")                                            \
+	X(Q, classes, "classes", "summary", "classes in it; 0: blocks are cut to measure")               \
+	X(Q, enabled, "", "summary", "1: threads cache its blocks")                                      \
+	X(Q, allocs, "blocks", "summary", "blocks handed out, ever")                                     \
+	X(Q, frees, "blocks", "summary", "blocks taken back, ever")                                      \
+	X(Q, misses, "blocks", "refills", "of the blocks handed out, those from the slow path")          \
+	X(Q, live_blocks, "blocks", "summary", "blocks that callers hold")                               \
+	X(Q, live_bytes, "bytes", "summary pools", "their bytes, rounded up to their class")             \
+	X(Q, cached_bytes, "bytes", "summary pools", "blocks in stacks")                                 \
+	X(Q, transit_bytes, "bytes", "pools", "blocks in outgoing batches and inboxes")                  \
+	X(Q, peak_used_bytes, "bytes", "pools", "most bytes of live, cached and transit blocks at once") \
+	X(Q, alloc_bytes, "bytes", "pools", "bytes of blocks handed out, ever")                          \
 	X(Q, freed_bytes, "bytes", "pools", "bytes of blocks taken back, ever")
 
-#define HAK_HEAP_FIELDS(X)                                                                       \
-	X(I, heap, "", "", "number of the heap")                                                     \
+#define HAK_HEAP_FIELDS(X)                                                                         \
+	X(I, heap, "", "", "number of the heap")                                                       \
 	X(I, thread, "", "", "its thread's id for the system; 0: it is shared by threads without one") \
-	X(Q, allocs, "blocks", "", "blocks handed out, ever, also by threads that had the heap before") \
-	X(Q, misses, "blocks", "", "of these, those from the slow path")                             \
-	X(Q, used_bytes, "bytes", "", "blocks out of its slabs: live, cached and in transit")        \
-	X(Q, cached_bytes, "bytes", "", "blocks in its stacks")                                      \
-	X(Q, inbox_bytes, "bytes", "", "blocks that other threads have sent back to it")             \
-	X(Q, slabs, "slabs", "", "slabs that it owns")                                               \
-	X(Q, slab_bytes, "bytes", "", "size of these")                                               \
-	X(Q, remote_frees, "blocks", "", "blocks of other heaps that it has freed")                  \
-	X(Q, refills, "refills", "", "stacks found empty and filled in one go")                      \
-	X(Q, flushes, "flushes", "", "stacks found full and emptied by half")                        \
+	X(Q, allocs, "blocks", "", "blocks handed out, ever, also to threads before this one")         \
+	X(Q, misses, "blocks", "", "of these, those from the slow path")                               \
+	X(Q, used_bytes, "bytes", "", "blocks out of its slabs: live, cached and in transit")          \
+	X(Q, cached_bytes, "bytes", "", "blocks in its stacks")                                        \
+	X(Q, inbox_bytes, "bytes", "", "blocks that other threads have sent back to it")               \
+	X(Q, slabs, "slabs", "", "slabs that it owns")                                                 \
+	X(Q, slab_bytes, "bytes", "", "size of these")                                                 \
+	X(Q, remote_frees, "blocks", "", "blocks of other heaps that it has freed")                    \
+	X(Q, refills, "refills", "", "stacks found empty and filled in one go")                        \
+	X(Q, flushes, "flushes", "", "stacks found full and emptied by half")                          \
 	X(Q, claims, "acquisitions", "", "acquisitions of its claim")
 
-#define HAK_LOCK_FIELDS(X)                                                                       \
-	X(z, name, "", "", "the lock")                                                               \
-	X(Q, taken, "acquisitions", "", "acquisitions")                                              \
-	X(Q, contended, "acquisitions", "", "of these, those that had to wait")                      \
+#define HAK_LOCK_FIELDS(X)                                                  \
+	X(z, name, "", "", "the lock")                                          \
+	X(Q, taken, "acquisitions", "", "acquisitions")                         \
+	X(Q, contended, "acquisitions", "", "of these, those that had to wait") \
 	X(z, guards, "", "", "what it guards")
 
-#define HAK_SEGMENT_FIELDS(X)                                                                    \
-	X(Q, address, "address", "", "where it begins")                                              \
-	X(Q, total_size, "bytes", "", "its size")                                                    \
-	X(z, state, "", "", "slab, orphan (a slab without a thread), run (one large block), whale, kept whale, or free") \
-	X(z, tier, "", "", "tier of its blocks; free: none")                                         \
-	X(Q, block_size, "bytes", "", "size of a block; 0: free")                                    \
-	X(Q, blocks, "blocks", "", "blocks that it has room for")                                    \
-	X(Q, used_blocks, "blocks", "", "of these, those out of it: live, cached and in transit")    \
-	X(I, heap, "", "", "the heap that owns it; 0: none")                                         \
+#define HAK_SEGMENT_FIELDS(X)                                                                                 \
+	X(Q, address, "address", "", "where it begins")                                                           \
+	X(Q, total_size, "bytes", "", "its size")                                                                 \
+	X(z, state, "", "", "slab, orphan (slab without a thread), run (a large block), whale, kept whale, free") \
+	X(z, tier, "", "", "tier of its blocks; free: none")                                                      \
+	X(Q, block_size, "bytes", "", "size of a block; 0: free")                                                 \
+	X(Q, blocks, "blocks", "", "blocks that it has room for")                                                 \
+	X(Q, used_blocks, "blocks", "", "of these, those out of it: live, cached and in transit")                 \
+	X(I, heap, "", "", "the heap that owns it; 0: none")                                                      \
 	X(Q, dirty_bytes, "bytes", "", "free: bytes with memory behind them; others: total_size")
 
-#define HAK_OWNER_FIELDS(X)                                                                      \
-	X(Q, base, "address", "", "start of the block")                                              \
-	X(Q, size, "bytes", "", "its usable size")                                                   \
-	X(I, class, "", "", "its class; 4294967295: none")                                           \
-	X(I, heap, "", "", "the heap that owns it; 0: no thread's")                                  \
-	X(z, tier, "", "", "its tier")                                                               \
+#define HAK_OWNER_FIELDS(X)                                     \
+	X(Q, base, "address", "", "start of the block")             \
+	X(Q, size, "bytes", "", "its usable size")                  \
+	X(I, class, "", "", "its class; 4294967295: none")          \
+	X(I, heap, "", "", "the heap that owns it; 0: no thread's") \
+	X(z, tier, "", "", "its tier")                              \
 	X(z, state, "", "", "live (or in another thread's stack), cached in this thread's, or free")
 
-#define HAK_OPTION_FIELDS(X)                                                                     \
-	X(z, name, "", "", "name, as set() takes it")                                                \
-	X(z, env, "", "", "environment variable that sets it")                                       \
-	X(z, type, "", "", "bool, int or bytes")                                                     \
-	X(z, unit, "", "", "unit")                                                                   \
-	X(z, when, "", "", "start: only in the environment; any: also while the program runs")       \
-	X(z, help, "", "", "what it does")                                                           \
-	X(q, initial, "", "", "default")                                                             \
-	X(q, least, "", "", "smallest value")                                                        \
+#define HAK_OPTION_FIELDS(X)                                                               \
+	X(z, name, "", "", "name, as set() takes it")                                          \
+	X(z, env, "", "", "environment variable that sets it")                                 \
+	X(z, type, "", "", "bool, int or bytes")                                               \
+	X(z, unit, "", "", "unit")                                                             \
+	X(z, when, "", "", "start: only in the environment; any: also while the program runs") \
+	X(z, help, "", "", "what it does")                                                     \
+	X(q, initial, "", "", "default")                                                       \
+	X(q, least, "", "", "smallest value")                                                  \
 	X(q, most, "", "", "largest value")
 
 #define HAK_DECLARE_FIELD(kind, name, unit, view, help) HAK_KIND_##kind name;
@@ -3459,9 +3459,11 @@ static HAK_COLD void hak_lock_rows(hak_lock_row_t row[HAK_LOCK_ROWS])
 {
 	hak_lock_row_t *claims = &row[HAK_LOCK_ROWS - 1];
 
-	for (int i = 0; i < HAK_LOCK_COUNT; i++)
+	for (int i = 0; i < HAK_LOCK_COUNT; i++) {
+		const hak_lock_t *l = hak_shared_locks[i].lock;
 		row[i] = (hak_lock_row_t){.name = hak_shared_locks[i].name, .guards = hak_shared_locks[i].guards,
-			.taken = hak_load(&hak_shared_locks[i].lock->taken), .contended = hak_load(&hak_shared_locks[i].lock->contended)};
+			.taken = hak_load(&l->taken), .contended = hak_load(&l->contended)};
+	}
 	row[HAK_LOCK_COUNT] = (hak_lock_row_t){.name = "shared_heap", .guards = "slabs for threads without a heap (P0: all)"};
 	*claims = (hak_lock_row_t){.name = "claims", .guards = "slabs of one heap each: all claims together"};
 	for (uint32_t id = HAK_OWNER_SHARED; id < HAK_OWNER_FIRST + hak_load_acquire(&hak_heaps.made); id++) {
@@ -3589,8 +3591,8 @@ static HAK_COLD void hak_segment_add_whales(hak_segments_t *t, const hak_whale_t
 {
 	for (; w; w = w->next)
 		hak_segment_add(t, (hak_segment_t){.address = (uint64_t)(uintptr_t)w->base, .total_size = w->len,
-			.state = kept ? "kept whale" : "whale", .tier = hak_tier[HAK_TIER_whale].name, .block_size = w->len, .blocks = 1,
-			.used_blocks = kept ? 0 : 1, .dirty_bytes = w->len});
+			.state = kept ? "kept whale" : "whale", .tier = hak_tier[HAK_TIER_whale].name, .block_size = w->len,
+			.blocks = 1, .used_blocks = kept ? 0 : 1, .dirty_bytes = w->len});
 }
 
 /* All memory that is committed, piece by piece, in no order.  Returns how many pieces there are, which may be more than

@@ -645,10 +645,10 @@ _TORCH_KEYS = {
 def memory_stats() -> dict[str, int]:
     """All counters in one flat dict: torch.cuda.memory_stats' keys, by tier and for "all", then C's own names.
 
-    "allocated_bytes.tiny.current" is what callers hold, in bytes rounded up to size classes; its ".peak" is a bound
-    from above, as it counts blocks in caches and in transit too (each thread's to within 64 KiB). "active_bytes" are
-    whole slabs, runs and whales in use. In a busy process the tiers, which are read just after the whole, may
-    add up to a little more or less.
+    "allocated_bytes.tiny.current" is what callers hold, in bytes rounded up to size classes. Its ".peak" counts blocks
+    in caches and in transit too, and does not see a change of less than an eighth of what a thread holds of that
+    tier (4 KiB at least, 64 KiB at most). "active_bytes" are whole slabs, runs and whales in use. In a busy process
+    the tiers, which are read just after the whole, may add up to a little more or less.
     """
     whole = _stats()._asdict()
     parts = {"all": whole, **{row.name: row._asdict() for row in tier_table()}}
@@ -698,7 +698,7 @@ class MemoryPool:
         return int(_stats().live_bytes)
 
     def max_memory(self) -> int:
-        """The most bytes that were held at once; blocks in caches and in transit count as held."""
+        """The most bytes that were held at once, caches included: memory_stats()["allocated_bytes.all.peak"]."""
         return int(_stats().peak_used_bytes)
 
     def total_bytes_allocated(self) -> int:
