@@ -803,8 +803,8 @@ static HAK_COLD void hak_option_read(const char *variable)
 				*hak_option_places[i] = value;
 			else
 				hak_sayf("hakmem: %s=%.100s: must be %s from %lld to %lld%s%s; using %lld\n", row->env, equals + 1,
-				         row->type[0] == 'b' && row->type[1] == 'o' ? "a switch" : "a number", (long long)row->least,
-				         (long long)row->most, *row->unit ? " " : "", row->unit, (long long)row->initial);
+				         row->type[1] == 'o' ? "a switch (on, off)" : row->type[1] == 'y' ? "a number (64M, say)" : "a number",
+				         (long long)row->least, (long long)row->most, *row->unit ? " " : "", row->unit, (long long)row->initial);
 			return;
 		}
 	}
