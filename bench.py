@@ -5,11 +5,11 @@
 # ///
 """Time hakmem beside the system allocator and every other allocator found on this machine.
 
-    python bench.py                     `quick`: something of everything, about a minute
+    python bench.py                     `quick`: something of everything, about 80 seconds
     python bench.py larson -n 5 --threads 1,4,16,32 --seconds 2
     python bench.py scenarios --only system,hakmem --plot scenarios.png
     python bench.py python --python ~/.pyenv/versions/3.13.0/bin/python
-    python bench.py phases              what each layer of thread caches brings, on blocks of every tier
+    python bench.py phases              what each layer of thread caches brings, on blocks of every tier; two minutes
     python bench.py instructions        instructions a malloc+free pair takes, counted by valgrind
     python bench.py peers               which allocators were found, and how to install more
     python bench.py --peer mi3=/opt/mi3/libmimalloc.so.3 --json rows.json
@@ -31,15 +31,20 @@ and under the table of `quick`, measured with it:
     jemalloc          15             0.79            1.33                2.49                  1.18
     tcmalloc          15             0.35            1.63                1.12                  1.45
 
-Every run is a fresh process with the allocator in LD_PRELOAD; the allocators take turns, round by round, so that
-a slow minute of the machine hits them all. An op is one malloc and one free, in `realloc` one realloc, in
-`scenarios` a request of several mallocs and frees, in `python` a round of the program; `_bench_workloads` without
-arguments says what each workload does. Ratios are time over time, below 1 is faster: the median of the rounds' own
-ratios, and the range of those to the system. RSS (peak) and faults are the whole process's, as it reports them
-itself; hit rate (the share of mallocs that a thread cache served) and locks (shared-lock acquisitions per million
-ops, or per million mallocs where an op makes several) are hakmem's own counters. p50, p95 and p99 are of single
-requests. A run that fails is a row that says so, and exit code 1. The caller's HAKMEM_*, PYTHONMALLOC, MALLOC_* and
-GLIBC_TUNABLES variables are not passed on; --env sets variables.
+Every run is a fresh process with the allocator in LD_PRELOAD, and fails unless the malloc that it called is that
+library's. The allocators take turns, round by round, another one first in every round, so that a slow minute of the
+machine hits them all; each round has a seed of its own. The clock starts when the workload has reached its usual
+state; faults, hit rate and locks are counted from then on. An op is one malloc and one free, in `realloc` one realloc
+(of whole growths), in `scenarios` a request of several mallocs and frees, in `python` a round of the program;
+`_bench_workloads` without arguments says what each workload does. Ratios are time over time, below 1 is faster: the
+median of the rounds' own ratios, and their range. RSS is the peak of the whole process, its ratios are those of the
+medians, and the leanest peer is the one with the lowest in that row. Faults are page faults per thousand ops; hit rate
+(the share of mallocs that a thread cache served) and locks (shared-lock acquisitions per million ops, or per million
+mallocs where an op makes several) are hakmem's own counters. p50, p95 and p99 are of single requests. A run that fails
+is a row that says so, and exit code 1; who does not end in time is not run again. The caller's variables that
+allocators read, as HAKMEM_*, MALLOC_*, MIMALLOC_* or PYTHONMALLOC, are not passed on; --env sets variables.
+
+@FLOOR@
 
 A peer is every allocator but the system's and hakmem; the best is the one with the lowest median time in that row,
 so it changes from row to row. Python programs run with PYTHONMALLOC=malloc, or the allocator would only see
@@ -49,7 +54,8 @@ PYTHONMALLOC=mimalloc are peers too, since they are what the program would other
 Not measured: latency of single calls; memory held after the load is over; fragmentation over hours; programs that
 do more than allocate (the differences are smaller there); more cores than this machine has. With more threads than
 cores the time is the scheduler's too. `instructions` counts instructions, neither cycles nor cache misses. Most
-workloads write one byte in each OS page of a block, not all of it: programs that fill their blocks gain less.
+workloads write one byte in each OS page of a block, not all of it: programs that fill their blocks gain less;
+`phases` write only a block's ends, so that what they compare is the allocator's part and not the memory's.
 """
 
 from __future__ import annotations
@@ -116,24 +122,17 @@ class Allocator:
         return {**env, **preload, **self.variables}
 
 
-class Peer(NamedTuple):
-    sonames: tuple[str, ...]  # what its library is called
-    prefixes: tuple[str, ...]  # of the environment variables that it reads
-    install: str
-
-
+# name: (how its library is called, what the variables that it reads begin with, how to install it)
 PEERS = {
-    "mimalloc": Peer(("libmimalloc.so*",), ("MIMALLOC_",), "apt install libmimalloc2.0 | dnf install mimalloc"),
-    "jemalloc": Peer(
-        ("libjemalloc.so*",), ("JE_MALLOC_", "_RJEM_MALLOC_"), "apt install libjemalloc2 | dnf install jemalloc"
-    ),
-    "tcmalloc": Peer(
+    "mimalloc": (("libmimalloc.so*",), ("MIMALLOC_",), "apt install libmimalloc2.0 | dnf install mimalloc"),
+    "jemalloc": (("libjemalloc.so*",), ("JE_MALLOC_",), "apt install libjemalloc2 | dnf install jemalloc"),
+    "tcmalloc": (
         ("libtcmalloc_minimal.so*", "libtcmalloc.so*"),
-        ("TCMALLOC_", "HEAPPROFILE", "HEAPCHECK", "HEAP_"),
+        ("TCMALLOC_", "HEAP"),
         "apt install libtcmalloc-minimal4 | dnf install gperftools-libs",
     ),
-    "rpmalloc": Peer(("librpmalloc.so*", "librpmallocwrap.so*"), ("RPMALLOC_",), "build it, then --peer rpmalloc=PATH"),
-    "snmalloc": Peer(("libsnmallocshim.so*",), ("SNMALLOC_",), "build it, then --peer snmalloc=PATH"),
+    "rpmalloc": (("librpmalloc*.so*",), ("RPMALLOC_",), "build it, then --peer rpmalloc=PATH"),
+    "snmalloc": (("libsnmallocshim.so*",), ("SNMALLOC_",), "build it, then --peer snmalloc=PATH"),
 }
 
 # rows that only Python programs have, without a preload: their PYTHONMALLOC
@@ -145,7 +144,7 @@ RESERVED = ("LD_", "PYTHONMALLOC", "PYTHONHASHSEED")
 NOT_PASSED_ON = (
     *("LD_PRELOAD", "PYTHONMALLOC", "PYTHONHASHSEED", "PYTHONDEVMODE", "PYTHONTRACEMALLOC"),
     *("HAKMEM_", "MALLOC_", "GLIBC_TUNABLES"),
-    *(prefix for peer in PEERS.values() for prefix in peer.prefixes),
+    *(prefix for _, prefixes, _ in PEERS.values() for prefix in prefixes),
 )
 
 
@@ -169,7 +168,7 @@ def find_library(sonames: Iterable[str]) -> Path | None:
 
 def find_peers(given: Iterable[tuple[str, str]]) -> dict[str, Path]:
     """The libraries of the peers; one given by name replaces the one found."""
-    found = {name: find_library(peer.sonames) for name, peer in PEERS.items()}
+    found = {name: find_library(sonames) for name, (sonames, _, _) in PEERS.items()}
     taken = {SYSTEM, HAKMEM, *PYTHONS}
     for name, path in given:
         if name in taken or not re.fullmatch(r"[\w.+-]+", name) or not Path(path).is_file():
@@ -992,7 +991,7 @@ def instructions(options: argparse.Namespace) -> Result:
 
 
 def everything(options: argparse.Namespace) -> Result:
-    """all of the others, one after the other; some twelve minutes"""
+    """all of the others, one after the other; some fifteen minutes"""
     allocators = choose_allocators(options)
     jobs = [job for name in TIMED for job in timed_jobs(name, options, allocators)]
     jobs += python_jobs(options, allocators)
@@ -1011,7 +1010,7 @@ def peers(options: argparse.Namespace) -> Result:
     """the allocators found on this machine, and how to install more"""
     found = find_peers(options.peer)
     lines = [[name, str(path), ""] for name, path in found.items()]
-    lines += [[name, "not found", peer.install] for name, peer in PEERS.items() if name not in found]
+    lines += [[name, "not found", install] for name, (_, _, install) in PEERS.items() if name not in found]
     return Result([], tabulated(["allocator", "library", "install"], lines))
 
 
@@ -1143,16 +1142,14 @@ def objections(options: argparse.Namespace) -> Iterator[str]:
     for variable, _ in given.get("env", ()):
         if variable.startswith(RESERVED) or (options.benchmark == "phases" and variable in SWITCHES):
             yield f"--env {variable}: the rows say what it is"
-    paths = [(name, given[name]) for name in ("json", "csv", "plot") if given.get(name)]
-    for name, path in paths:
+    paths = {name: given[name] for name in ("json", "csv", "plot") if given.get(name)}
+    for name, path in paths.items():
         target = Path(path).absolute()
-        if path == "-":
-            continue
-        if not target.parent.is_dir():
+        if path != "-" and not target.parent.is_dir():
             yield f"--{name} {path}: there is no such directory"
-        elif target.is_dir() or not os.access(target if target.exists() else target.parent, os.W_OK):
+        elif path != "-" and (target.is_dir() or not os.access(target if target.exists() else target.parent, os.W_OK)):
             yield f"--{name} {path}: it cannot be written"
-    if len({os.path.realpath(path) for _, path in paths}) < len(paths):
+    if len(set(map(os.path.realpath, paths.values()))) < len(paths):
         yield "two of --json, --csv and --plot would write over one another"
     if given.get("plot"):
         if Path(options.plot).suffix not in (".png", ".svg", ".pdf"):
