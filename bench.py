@@ -14,22 +14,24 @@
     python bench.py peers               which allocators were found, and how to install more
     python bench.py --peer mi3=/opt/mi3/libmimalloc.so.3 --json rows.json
 
-    workload      threads  allocator      ops/s    time/op    / system      range    / best peer    RSS MB    faults
-    ----------  ---------  -----------  -------  ---------  ----------  ---------  -------------  --------  --------
-    larson              4  system        51.5 M    19.4 ns        1.00  1.00-1.00           1.83      65.1     15593
-    larson              4  hakmem         128 M    7.80 ns        0.42  0.36-0.46           0.76      40.1      9668
-    larson              4  mimalloc      91.7 M    10.9 ns        0.55  0.53-0.56           1.00      78.1     18754
-    larson              4  jemalloc      57.8 M    17.3 ns        0.89  0.81-1.00           1.59      61.0     15046
-    larson              4  tcmalloc      72.6 M    13.8 ns        0.65  0.65-0.73           1.25      34.7      7762
+    workload      threads  allocator   ops/s  time/op  / system      range  / best peer  its range  RSS MB
+    ------------  -------  ---------  ------  -------  --------  ---------  -----------  ---------  ------
+    larson-relay        4  system     27.3 M  36.7 ns      1.00  1.00-1.00         2.04  1.80-3.18    66.9
+    larson-relay        4  hakmem     92.0 M  10.9 ns      0.29  0.26-0.37         0.67  0.58-0.82    39.2
+    larson-relay        4  mimalloc   33.1 M  30.2 ns      0.82  0.71-1.02         1.84  1.68-2.25   100.2
+    larson-relay        4  jemalloc   37.7 M  26.5 ns      0.72  0.58-0.90         1.61  1.47-1.86    58.9
+    larson-relay        4  tcmalloc   56.8 M  17.6 ns      0.49  0.31-0.56         1.00  1.00-1.00    41.9
 
-and under the table of `quick`, measured with it:
+are rows of `quick` (its table goes on with percentiles, page faults, hit rate and locks), and under it stand
 
     allocator      cases    time / system    RSS / system    time / best peer    RSS / leanest peer
     -----------  -------  ---------------  --------------  ------------------  --------------------
-    hakmem            15             0.27            1.19                0.89                  1.06
-    mimalloc          15             0.41            1.34                1.35                  1.19
-    jemalloc          15             0.79            1.33                2.49                  1.18
-    tcmalloc          15             0.35            1.63                1.12                  1.45
+    hakmem            16             0.24            1.22                0.85                  1.05
+    mimalloc          16             0.37            1.56                1.32                  1.34
+    jemalloc          16             0.91            1.33                3.20                  1.14
+    tcmalloc          16             0.33            1.59                1.18                  1.37
+
+for its 16 cases, measured on two shared cores.
 
 Every run is a fresh process with the allocator in LD_PRELOAD, and fails unless the malloc that it called is that
 library's. The allocators take turns, round by round, another one first in every round, so that a slow minute of the
