@@ -4,7 +4,8 @@
  *
  * It prints one line of JSON: what was done, how long it took, the process's own peak RSS, whose malloc it called,
  * page faults and, where hakmem is in the process (found by name, never linked), its counters. It knows nothing else
- * of hakmem. Each workload reaches its usual state before the clock starts; faults and counters are those since then.
+ * of hakmem. Before the clock starts, each workload reaches its usual state, as far as that takes no threads that hand
+ * on (larson has its blocks, prodcons nothing); faults and counters are those since then.
  *
  * A block's first and last byte, and one in each `touch` bytes between, are written when it is made; the first and
  * the last are compared before it is freed, and a difference ends the run. What the workloads themselves need is

@@ -35,8 +35,9 @@ for its 16 cases, measured on two shared cores.
 
 Every run is a fresh process with the allocator in LD_PRELOAD, and fails unless the malloc that it called is that
 library's. The allocators take turns, round by round, another one first in every round, so that a slow minute of the
-machine hits them all; each round has a seed of its own. The clock starts when the workload has reached its usual
-state; faults, hit rate and locks are counted from then on. An op is one malloc and one free, in `realloc` one realloc
+machine hits them all; each round has a seed of its own. The clock starts when the workload's blocks are there and
+were replaced several times (larson: are there; prodcons: none is), and faults, hit rate and locks are counted from
+then on. An op is one malloc and one free, in `realloc` one realloc
 (of whole growths), in `scenarios` a request of several mallocs and frees, in `python` a round of the program;
 `_bench_workloads` without arguments says what each workload does. Ratios are time over time, below 1 is faster: the
 median of the rounds' own ratios, and their range. RSS is the peak of the whole process, its ratios are those of the
