@@ -2,16 +2,19 @@
  *
  *     _bench_workloads WORKLOAD [key=value ...]        without arguments: the list of workloads and keys
  *
- * It prints one line of JSON: what was done, how long it took, the process's own peak RSS and page faults, and,
- * where hakmem is in the process (found by name, never linked), its counters. It knows nothing else of hakmem.
+ * It prints one line of JSON: what was done, how long it took, the process's own peak RSS, whose malloc it called,
+ * page faults and, where hakmem is in the process (found by name, never linked), its counters. It knows nothing else
+ * of hakmem. Before the clock starts, each workload reaches its usual state, as far as that takes no threads that hand
+ * on (larson has its blocks, prodcons nothing); faults and counters are those since then.
  *
- * A block's first and last byte, and one in each OS page between, are written when it is made; the first and the
- * last are compared before it is freed, and a difference ends the run. What the workloads themselves need is
+ * A block's first and last byte, and one in each `touch` bytes between, are written when it is made; the first and
+ * the last are compared before it is freed, and a difference ends the run. What the workloads themselves need is
  * mapped, so that it is no part of what is measured.
  *
- * Sections: keys · small helpers · blocks · latencies · teams of threads · pairs, calloc, burst · replacement
- * (mixed, mid, large) · larson · requests (scenario-json and so on) · prodcons · churn · realloc · the table of
- * workloads · the report · main. A new workload is a function that returns what it did, and a row in the table.
+ * Sections: keys · small helpers · blocks · latencies · what is counted from the start of the clock · teams of
+ * threads · pairs, calloc, burst · replacement (mixed, mid, large) · larson · requests (scenario-json and so on) ·
+ * prodcons · churn · realloc · the table of workloads · the report · main. A new workload is a function that returns
+ * what it did, and a row in the table.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -28,186 +31,191 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
 
 /* ---- Keys: declared here once; the settings, the parser and the usage text come from this table ---- */
 
-/*      type      name     default  min  max  help; a workload's row may preset others */
-#define KEYS(KEY)                                                                                           \
-    KEY(uint64_t, threads,   1,       1,    4096, "threads that run at the same time")                      \
-    KEY(double,   seconds,   1,       1e-3, 3600, "how long to run (workloads bounded by time)")            \
-    KEY(uint64_t, n,         1000000, 1,    1e15, "malloc+free pairs to do (pairs, calloc, burst)")         \
-    KEY(uint64_t, size,      64,      1,    1e9,  "bytes of a block (pairs, calloc, burst)")                \
-    KEY(uint64_t, min,       16,      1,    1e9,  "smallest block (not: pairs, calloc, burst, requests)")   \
-    KEY(uint64_t, max,       1024,    1,    1e9,  "largest block (as min)")                                 \
-    KEY(uint64_t, doublings, 0,       0,    30,   "0: sizes even from min to max; else over so many doublings of min") \
-    KEY(uint64_t, slots,     8192,    1,    1e7,  "live blocks a thread (as min; prodcons: in its ring)")   \
-    KEY(uint64_t, step,      64,      1,    1e9,  "bytes appended at a time, on average (realloc)")         \
-    KEY(uint64_t, rounds,    50,      1,    1e6,  "a thread hands on after rounds * slots ops (larson)")    \
-    KEY(uint64_t, json,      0,       0,    1000, "share of json among the requests")                       \
-    KEY(uint64_t, mir,       0,       0,    1000, "share of mir among the requests")                        \
-    KEY(uint64_t, vm,        0,       0,    1000, "share of vm among the requests")                         \
-    KEY(uint64_t, seed,      12345,   0,    1e15, "of the random numbers")
+/*		type	  name		 default  min	max	  help; a workload's row may preset others */
+#define KEYS(KEY)                                                                                             \
+	KEY(uint64_t, threads,   1,       1,    4096, "threads that run at the same time")                        \
+	KEY(double,   seconds,   1,       1e-3, 3600, "how long to run")                                          \
+	KEY(uint64_t, n,         1000000, 1,    1e15, "malloc+free pairs to do")                                  \
+	KEY(uint64_t, size,      64,      1,    1e9,  "bytes of a block")                                         \
+	KEY(uint64_t, min,       16,      1,    1e9,  "smallest block")                                           \
+	KEY(uint64_t, max,       1024,    1,    1e9,  "largest block")                                            \
+	KEY(uint64_t, doublings, 0,       0,    30,   "0: sizes even from min to max; else over so many doublings of min") \
+	KEY(uint64_t, slots,     8192,    1,    1e7,  "live blocks a thread (prodcons: in its ring)")             \
+	KEY(uint64_t, warm,      8,       0,    1e6,  "so many times slots ops before the clock starts")          \
+	KEY(uint64_t, touch,     4096,    1,    1e9,  "bytes from one write to the next in a new block; 1000000000: its ends only") \
+	KEY(uint64_t, step,      64,      1,    1e9,  "bytes appended at a time, on average")                     \
+	KEY(uint64_t, rounds,    50,      1,    1e6,  "a thread hands on after rounds * slots ops")               \
+	KEY(uint64_t, json,      0,       0,    1000, "share of json among the requests")                         \
+	KEY(uint64_t, mir,       0,       0,    1000, "share of mir among the requests")                          \
+	KEY(uint64_t, vm,        0,       0,    1000, "share of vm among the requests")                           \
+	KEY(uint64_t, seed,      12345,   0,    1e15, "of the random numbers")
 
 #define KEY(type, name, initial, low, high, help) type name;
 static struct { KEYS(KEY) } key = {
 #undef KEY
 #define KEY(type, name, initial, low, high, help) .name = initial,
-    KEYS(KEY)
+	KEYS(KEY)
 #undef KEY
 };
 
 static const struct key_row {
-    const char *name;
-    void *value; /* a double if real, else a uint64_t */
-    bool real;
-    double initial, low, high;
-    const char *help;
+	const char *name;
+	void *value; /* a double if real, else a uint64_t */
+	bool real;
+	double initial, low, high;
+	const char *help;
 } KEY_TABLE[] = {
 #define KEY(type, name, initial, low, high, help) \
-    { #name, &key.name, _Generic(key.name, double: true, uint64_t: false), initial, low, high, help },
-    KEYS(KEY)
+	{ #name, &key.name, _Generic(key.name, double: true, uint64_t: false), initial, low, high, help },
+	KEYS(KEY)
 #undef KEY
 };
 #define COUNT_OF(array) (sizeof(array) / sizeof(array)[0])
 
 /* ---- Small helpers ---- */
 
+static const uint64_t UNKNOWN = UINT64_MAX; /* null in JSON; also hak_stat's answer for a name it does not have */
+
 struct result {
-    uint64_t ops; /* an op is one malloc and one free, unless the table of workloads says otherwise */
-    double seconds;
-    uint64_t p50, p95, p99; /* nanoseconds of an op; 0 where ops are not timed one by one */
+	uint64_t ops; /* an op is one malloc and one free, unless the table of workloads says otherwise */
+	double seconds;
+	uint64_t p50, p95, p99; /* nanoseconds of an op; 0 where ops are not timed one by one */
+	uint64_t handovers;     /* larson: threads that another went on for; else UNKNOWN */
 };
 
 __attribute__((format(printf, 1, 2))) _Noreturn static void die(const char *format, ...)
 {
-    va_list arguments;
-    va_start(arguments, format);
-    fputs("_bench_workloads: ", stderr);
-    vfprintf(stderr, format, arguments);
-    fputc('\n', stderr);
-    exit(1);
+	va_list arguments;
+	va_start(arguments, format);
+	fputs("_bench_workloads: ", stderr);
+	vfprintf(stderr, format, arguments);
+	fputc('\n', stderr);
+	fflush(stderr);
+	_exit(1); /* the other threads are still running: nothing may be taken down under them */
 }
 
 static void *checked(void *p)
 {
-    if (p == NULL)
-        die("out of memory");
-    return p;
+	if (p == NULL)
+		die("out of memory");
+	return p;
 }
 
 static void *map(size_t bytes) /* zeroed, and not from the allocator under test */
 {
-    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p == MAP_FAILED)
-        die("mmap: %s", strerror(errno));
-    return p;
+	void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (p == MAP_FAILED)
+		die("mmap: %s", strerror(errno));
+	return p;
 }
 
 static pthread_t start_thread(void *(*body)(void *), void *argument)
 {
-    pthread_t thread;
-    int error = pthread_create(&thread, NULL, body, argument);
-    if (error != 0)
-        die("pthread_create: %s", strerror(error));
-    return thread;
+	pthread_t thread;
+	int error = pthread_create(&thread, NULL, body, argument);
+	if (error != 0)
+		die("pthread_create: %s", strerror(error));
+	return thread;
 }
 
 static inline uint64_t now_ns(void)
 {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 static double seconds_since(uint64_t start_ns)
 {
-    return (double)(now_ns() - start_ns) * 1e-9;
+	return (double)(now_ns() - start_ns) * 1e-9;
 }
 
 static void sleep_seconds(double seconds)
 {
-    struct timespec left = { .tv_sec = (time_t)seconds };
-    left.tv_nsec = (long)((seconds - (double)left.tv_sec) * 1e9);
-    while (nanosleep(&left, &left) != 0 && errno == EINTR) {
-    }
+	struct timespec left = { .tv_sec = (time_t)seconds };
+	left.tv_nsec = (long)((seconds - (double)left.tv_sec) * 1e9);
+	while (nanosleep(&left, &left) != 0 && errno == EINTR) {
+	}
 }
 
 /* The compiler may not remove an allocation whose address it has lost sight of. */
 static inline void keep(void *p)
 {
-    __asm__ volatile("" : : "r"(p) : "memory");
+	__asm__ volatile("" : : "r"(p) : "memory");
 }
 
 static inline uint64_t random_next(uint64_t *state) /* xorshift64; the state is never 0 */
 {
-    uint64_t x = *state;
-    x ^= x << 13;
-    x ^= x >> 7;
-    x ^= x << 17;
-    return *state = x;
+	uint64_t x = *state;
+	x ^= x << 13;
+	x ^= x >> 7;
+	x ^= x << 17;
+	return *state = x;
 }
 
 static uint64_t random_seed(uint64_t stream) /* splitmix64 of seed and stream: neighbouring streams are unrelated */
 {
-    uint64_t x = key.seed + (stream + 1) * 0x9E3779B97F4A7C15u;
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
-    x ^= x >> 31;
-    return x != 0 ? x : 1;
+	uint64_t x = key.seed + (stream + 1) * 0x9E3779B97F4A7C15u;
+	x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9u;
+	x = (x ^ (x >> 27)) * 0x94D049BB133111EBu;
+	x ^= x >> 31;
+	return x != 0 ? x : 1;
 }
 
 static inline uint64_t random_below(uint32_t bits, uint64_t bound) /* bound below 2^32: a multiplication, no division */
 {
-    return (bits * bound) >> 32;
+	return (bits * bound) >> 32;
 }
 
 /* ---- Blocks ---- */
 
-enum { TOUCH = 4096 }; /* no OS page is smaller */
-
 struct block { /* what a workload remembers of a block; bytes is NULL where there is none */
-    unsigned char *bytes;
-    uint32_t size;
-    unsigned char mark; /* random, so that a block handed out twice is noticed */
+	unsigned char *bytes;
+	uint32_t size;
+	unsigned char mark; /* random, so that a block handed out twice is noticed */
 };
 
 static inline size_t random_size(uint64_t bits) /* uses the low half; with doublings, a mixture of both */
 {
-    uint64_t low = key.min, high = key.max;
-    if (key.doublings != 0) {
-        low <<= random_below((uint32_t)((bits * 0x9E3779B97F4A7C15u) >> 32), key.doublings);
-        high = low * 2 - 1 < high ? low * 2 - 1 : high;
-    }
-    return low + random_below((uint32_t)bits, high - low + 1);
+	uint64_t low = key.min, high = key.max;
+	if (key.doublings != 0) {
+		low <<= random_below((uint32_t)((bits * 0x9E3779B97F4A7C15u) >> 32), key.doublings);
+		high = low * 2 - 1 < high ? low * 2 - 1 : high;
+	}
+	return low + random_below((uint32_t)bits, high - low + 1);
 }
 
 static inline struct block block_make(size_t size, unsigned char mark)
 {
-    struct block block = { checked(malloc(size)), (uint32_t)size, mark };
-    for (size_t at = 0; at < size; at += TOUCH)
-        block.bytes[at] = mark;
-    block.bytes[size - 1] = mark;
-    return block;
+	struct block block = { checked(malloc(size)), (uint32_t)size, mark };
+	for (size_t at = 0; at < size; at += key.touch)
+		block.bytes[at] = mark;
+	block.bytes[size - 1] = mark;
+	return block;
 }
 
-static inline struct block block_random(uint64_t bits)
+static inline struct block block_random(uint64_t bits) /* the lowest bits choose neither size nor slot */
 {
-    return block_make(random_size(bits), (unsigned char)(bits >> 24));
+	return block_make(random_size(bits), (unsigned char)bits);
 }
 
 static inline void block_check(const struct block *block)
 {
-    if (block->bytes[0] != block->mark || block->bytes[block->size - 1] != block->mark)
-        die("the contents of a block of %lu bytes at %p have changed", (unsigned long)block->size, (void *)block->bytes);
+	if (block->bytes[0] != block->mark || block->bytes[block->size - 1] != block->mark)
+		die("the contents of a block of %lu bytes at %p have changed", (unsigned long)block->size, (void *)block->bytes);
 }
 
 static inline void block_free(struct block *block)
 {
-    if (block->bytes == NULL)
-        return;
-    block_check(block);
-    free(block->bytes);
-    block->bytes = NULL;
+	if (block->bytes == NULL)
+		return;
+	block_check(block);
+	free(block->bytes);
+	block->bytes = NULL;
 }
 
 /* ---- Latencies: counted in buckets of at most 1/64 of their value, so that a fast allocator, which makes more
@@ -217,30 +225,59 @@ enum { FINE = 6, BUCKETS = (64 - FINE + 1) << FINE };
 
 static inline size_t bucket_of(uint64_t ns)
 {
-    if (ns < 1u << FINE)
-        return ns;
-    unsigned shift = 63 - (unsigned)__builtin_clzll(ns) - FINE;
-    return ((size_t)shift << FINE) + (size_t)(ns >> shift);
+	if (ns < 1u << FINE)
+		return ns;
+	unsigned shift = 63 - (unsigned)__builtin_clzll(ns) - FINE;
+	return ((size_t)shift << FINE) + (size_t)(ns >> shift);
 }
 
 static uint64_t bucket_middle(size_t bucket) /* the inverse of bucket_of */
 {
-    if (bucket < 2u << FINE)
-        return bucket;
-    unsigned shift = (unsigned)(bucket >> FINE) - 1;
-    uint64_t low = ((uint64_t)(bucket & ((1u << FINE) - 1)) + (1u << FINE)) << shift;
-    return low + (UINT64_C(1) << shift) / 2;
+	if (bucket < 2u << FINE)
+		return bucket;
+	unsigned shift = (unsigned)(bucket >> FINE) - 1;
+	uint64_t low = ((uint64_t)(bucket & ((1u << FINE) - 1)) + (1u << FINE)) << shift;
+	return low + (UINT64_C(1) << shift) / 2;
 }
 
 static uint64_t percentile(const uint64_t *buckets, uint64_t total, uint64_t percent)
 {
-    uint64_t seen = 0;
-    for (size_t i = 0; i < BUCKETS; i++) {
-        seen += buckets[i];
-        if (seen * 100 >= total * percent)
-            return bucket_middle(i);
-    }
-    return 0;
+	uint64_t seen = 0;
+	for (size_t i = 0; i < BUCKETS; i++) {
+		seen += buckets[i];
+		if (seen * 100 >= total * percent)
+			return bucket_middle(i);
+	}
+	return 0;
+}
+
+/* ---- What is counted from the start of the clock: page faults, and hakmem's counters where it is in the process ---- */
+
+static const char *const COUNTED[] = {
+	"faults", "allocs", "cache_hits", "shared_locks", "shared_locks_contended", "claims",
+};
+enum { COUNTS = sizeof COUNTED / sizeof COUNTED[0] };
+
+static uint64_t at_start[COUNTS];
+
+typedef uint64_t stat_function(const char *name);
+
+static stat_function *find_hak_stat(void) /* NULL where hakmem is not in the process */
+{
+	stat_function *function;
+	void *symbol = dlsym(RTLD_DEFAULT, "hak_stat");
+	memcpy(&function, &symbol, sizeof function); /* ISO C has no cast from void * to a function */
+	return function;
+}
+
+static void count(uint64_t *counts)
+{
+	stat_function *hak_stat = find_hak_stat();
+	struct rusage usage;
+	getrusage(RUSAGE_SELF, &usage);
+	counts[0] = (uint64_t)usage.ru_minflt + (uint64_t)usage.ru_majflt;
+	for (size_t i = 1; i < COUNTS; i++)
+		counts[i] = hak_stat != NULL ? hak_stat(COUNTED[i]) : UNKNOWN;
 }
 
 /* ---- Teams of threads: all prepare, start to work together, and stop when the time is over ---- */
@@ -248,392 +285,418 @@ static uint64_t percentile(const uint64_t *buckets, uint64_t total, uint64_t per
 enum { STOP_CHECK = 16 }; /* ops between two looks at `stop`; an op on the largest blocks takes a millisecond */
 
 struct worker { /* belongs to its thread while that runs */
-    _Alignas(64) struct block *blocks; /* its working set */
-    uint64_t random, ops, start_ns;
-    size_t index;
-    pthread_t thread;
-    struct document *documents; /* requests: what is kept, by kind */
-    uint64_t *latencies;        /* requests: how often each bucket was hit */
+	_Alignas(64) struct block *blocks; /* its working set */
+	uint64_t random, ops, start_ns;
+	size_t index;
+	pthread_t thread;
+	uint64_t handovers;         /* larson */
+	struct document *documents; /* requests: what is kept, by kind */
+	uint64_t *served;           /* requests: how many, by kind */
+	uint64_t *latencies;        /* requests: how often each bucket was hit */
 };
 
 static struct {
-    atomic_bool stop; /* main sets it; the threads only read */
-    void (*prepare)(struct worker *); /* may be NULL */
-    void (*work)(struct worker *);
-    pthread_barrier_t ready; /* for every thread and main; larson's, which is no team, meet there at the end */
+	atomic_bool stop; /* main sets it; the threads only read */
+	void (*prepare)(struct worker *); /* may be NULL */
+	void (*work)(struct worker *);
+	pthread_barrier_t meet; /* of every thread and main: when all have prepared, and when main has counted */
 } team;
 
 static inline bool stopped(void)
 {
-    return atomic_load_explicit(&team.stop, memory_order_relaxed);
+	return atomic_load_explicit(&team.stop, memory_order_relaxed);
 }
 
 static void *team_thread(void *argument)
 {
-    struct worker *worker = argument;
-    if (team.prepare != NULL)
-        team.prepare(worker);
-    pthread_barrier_wait(&team.ready);
-    worker->start_ns = now_ns();
-    team.work(worker);
-    return NULL;
+	struct worker *worker = argument;
+	if (team.prepare != NULL)
+		team.prepare(worker);
+	worker->ops = 0;
+	pthread_barrier_wait(&team.meet);
+	pthread_barrier_wait(&team.meet);
+	worker->start_ns = now_ns();
+	team.work(worker);
+	return NULL;
 }
 
 static struct worker *make_workers(void)
 {
-    struct worker *workers = map(key.threads * sizeof *workers);
-    for (size_t i = 0; i < key.threads; i++)
-        workers[i] = (struct worker){
-            .blocks = map(key.slots * sizeof *workers[i].blocks),
-            .random = random_seed(i),
-            .index = i,
-        };
-    return workers;
+	struct worker *workers = map(key.threads * sizeof *workers);
+	for (size_t i = 0; i < key.threads; i++)
+		workers[i] = (struct worker){
+			.blocks = map(key.slots * sizeof *workers[i].blocks),
+			.random = random_seed(i),
+			.index = i,
+		};
+	return workers;
 }
 
 static struct result sum_up(const struct worker *workers, double seconds)
 {
-    struct result result = { .seconds = seconds };
-    uint64_t *latencies = map(BUCKETS * sizeof *latencies), timed = 0;
-    for (size_t t = 0; t < key.threads; t++) {
-        result.ops += workers[t].ops;
-        for (size_t i = 0; workers[t].latencies != NULL && i < BUCKETS; i++) {
-            latencies[i] += workers[t].latencies[i];
-            timed += workers[t].latencies[i];
-        }
-    }
-    if (timed != 0) {
-        result.p50 = percentile(latencies, timed, 50);
-        result.p95 = percentile(latencies, timed, 95);
-        result.p99 = percentile(latencies, timed, 99);
-    }
-    return result;
+	struct result result = { .seconds = seconds, .handovers = UNKNOWN };
+	uint64_t *latencies = map(BUCKETS * sizeof *latencies), timed = 0;
+	for (size_t t = 0; t < key.threads; t++) {
+		result.ops += workers[t].ops;
+		for (size_t i = 0; workers[t].latencies != NULL && i < BUCKETS; i++) {
+			latencies[i] += workers[t].latencies[i];
+			timed += workers[t].latencies[i];
+		}
+	}
+	if (timed != 0) {
+		result.p50 = percentile(latencies, timed, 50);
+		result.p95 = percentile(latencies, timed, 95);
+		result.p99 = percentile(latencies, timed, 99);
+	}
+	return result;
 }
 
 static struct result run_team(void (*prepare)(struct worker *), void (*work)(struct worker *))
 {
-    struct worker *workers = make_workers();
-    team.prepare = prepare;
-    team.work = work;
-    pthread_barrier_init(&team.ready, NULL, (unsigned)key.threads + 1);
-    for (size_t i = 0; i < key.threads; i++)
-        workers[i].thread = start_thread(team_thread, &workers[i]);
-    pthread_barrier_wait(&team.ready);
-    sleep_seconds(key.seconds);
-    atomic_store(&team.stop, true);
-    uint64_t start = UINT64_MAX; /* of the first: where cores are few, this thread may be the last to wake up */
-    for (size_t i = 0; i < key.threads; i++) {
-        pthread_join(workers[i].thread, NULL);
-        start = workers[i].start_ns < start ? workers[i].start_ns : start;
-    }
-    return sum_up(workers, seconds_since(start));
+	struct worker *workers = make_workers();
+	team.prepare = prepare;
+	team.work = work;
+	pthread_barrier_init(&team.meet, NULL, (unsigned)key.threads + 1);
+	for (size_t i = 0; i < key.threads; i++)
+		workers[i].thread = start_thread(team_thread, &workers[i]);
+	pthread_barrier_wait(&team.meet);
+	count(at_start);
+	pthread_barrier_wait(&team.meet);
+	sleep_seconds(key.seconds);
+	atomic_store(&team.stop, true);
+	uint64_t start = UINT64_MAX; /* of the first: where cores are few, this thread may be the last to wake up */
+	for (size_t i = 0; i < key.threads; i++) {
+		pthread_join(workers[i].thread, NULL);
+		start = workers[i].start_ns < start ? workers[i].start_ns : start;
+	}
+	return sum_up(workers, seconds_since(start));
 }
 
 /* ---- pairs, calloc, burst: loops whose instructions are counted, so nothing is in them that could be left out ---- */
 
 static __attribute__((noinline)) void loop_pairs(uint64_t n, size_t size)
 {
-    for (; n != 0; n--) {
-        void *p = malloc(size);
-        keep(p);
-        free(p);
-    }
+	for (; n != 0; n--) {
+		void *p = malloc(size);
+		keep(p);
+		free(p);
+	}
 }
 
 static __attribute__((noinline)) void loop_calloc(uint64_t n, size_t size)
 {
-    for (; n != 0; n--) {
-        void *p = calloc(1, size);
-        keep(p);
-        free(p);
-    }
+	for (; n != 0; n--) {
+		void *p = calloc(1, size);
+		keep(p);
+		free(p);
+	}
 }
 
 enum { BURST = 64 };
 
 static __attribute__((noinline)) void loop_burst(uint64_t bursts, size_t size)
 {
-    void *blocks[BURST];
-    for (; bursts != 0; bursts--) {
-        for (int i = 0; i < BURST; i++)
-            blocks[i] = malloc(size);
-        keep(blocks);
-        for (int i = 0; i < BURST; i++)
-            free(blocks[i]);
-    }
+	void *blocks[BURST];
+	for (; bursts != 0; bursts--) {
+		for (int i = 0; i < BURST; i++)
+			blocks[i] = malloc(size);
+		keep(blocks);
+		for (int i = 0; i < BURST; i++)
+			free(blocks[i]);
+	}
 }
 
-static struct result time_loop(void (*loop)(uint64_t, size_t), uint64_t count, uint64_t pairs_each)
+static struct result time_loop(void (*loop)(uint64_t, size_t), uint64_t times, uint64_t pairs_each)
 {
-    uint64_t start = now_ns();
-    loop(count, key.size);
-    return (struct result){ .ops = count * pairs_each, .seconds = seconds_since(start) };
+	count(at_start);
+	uint64_t start = now_ns();
+	loop(times, key.size);
+	return (struct result){ .ops = times * pairs_each, .seconds = seconds_since(start), .handovers = UNKNOWN };
 }
 
 static struct result run_pairs(void)
 {
-    return time_loop(loop_pairs, key.n, 1);
+	return time_loop(loop_pairs, key.n, 1);
 }
 
 static struct result run_calloc(void)
 {
-    return time_loop(loop_calloc, key.n, 1);
+	return time_loop(loop_calloc, key.n, 1);
 }
 
 static struct result run_burst(void)
 {
-    return time_loop(loop_burst, (key.n + BURST - 1) / BURST, BURST);
+	return time_loop(loop_burst, (key.n + BURST - 1) / BURST, BURST);
 }
 
 /* ---- Replacement: mixed, mid and large are one engine with other sizes ---- */
 
 static void replace(struct worker *worker, uint64_t ops)
 {
-    uint64_t random = worker->random;
-    for (uint64_t i = 0; i < ops; i++) {
-        uint64_t bits = random_next(&random);
-        struct block *block = &worker->blocks[random_below((uint32_t)(bits >> 32), key.slots)];
-        block_free(block);
-        *block = block_random(bits);
-    }
-    worker->random = random;
-    worker->ops += ops;
+	uint64_t random = worker->random;
+	for (uint64_t i = 0; i < ops; i++) {
+		uint64_t bits = random_next(&random);
+		struct block *block = &worker->blocks[random_below((uint32_t)(bits >> 32), key.slots)];
+		block_free(block);
+		*block = block_random(bits);
+	}
+	worker->random = random;
+	worker->ops += ops;
 }
 
-static void fill(struct worker *worker)
+static void fill_and_warm(struct worker *worker) /* so that what the allocator will retain has been touched */
 {
-    for (uint64_t i = 0; i < key.slots; i++)
-        worker->blocks[i] = block_random(random_next(&worker->random));
+	for (uint64_t i = 0; i < key.slots; i++)
+		worker->blocks[i] = block_random(random_next(&worker->random));
+	replace(worker, key.warm * key.slots);
 }
 
 static void replace_until_stopped(struct worker *worker)
 {
-    do
-        replace(worker, STOP_CHECK);
-    while (!stopped());
+	do
+		replace(worker, STOP_CHECK);
+	while (!stopped());
 }
 
 static struct result run_replace(void)
 {
-    return run_team(fill, replace_until_stopped);
+	return run_team(fill_and_warm, replace_until_stopped);
 }
 
 /* ---- larson: a server, after the description by Larson and Krishnan (ISMM 1998) ----
  *
  * Each of `threads` chains owns an array of `slots` blocks that the main thread has filled. A chain is one
  * thread at a time: it replaces random blocks of its array, then creates its successor, which goes on with the
- * same array, and exits. So blocks are freed by other threads than those that allocated them, and threads
- * come and go all the time.
+ * same array, and exits. So blocks are freed by other threads than those that allocated them: one op in `rounds`,
+ * since a thread frees each block of its predecessor once. Threads come and go, the sooner the fewer `rounds`.
  *
  *     main fills ──► thread 1 ──array──► thread 2 ──array──► ... until the time is over
  */
 
 static void *larson_thread(void *argument)
 {
-    struct worker *chain = argument;
-    pthread_t previous = chain->thread;
-    bool first = chain->ops == 0;
-    uint64_t end = chain->ops + key.slots * key.rounds;
-    while (chain->ops < end && !stopped())
-        replace(chain, STOP_CHECK);
-    /* Joined only now, not at the start: the predecessor's exit runs beside this thread's work, as on a server. */
-    if (!first)
-        pthread_join(previous, NULL);
-    chain->thread = pthread_self();
-    if (chain->ops >= end) {
-        start_thread(larson_thread, chain); /* from here on the chain belongs to the successor */
-        return NULL;
-    }
-    pthread_barrier_wait(&team.ready);
-    return NULL;
+	struct worker *chain = argument;
+	pthread_t previous = chain->thread;
+	bool first = chain->ops == 0;
+	uint64_t end = chain->ops + key.slots * key.rounds;
+	while (chain->ops < end && !stopped())
+		replace(chain, STOP_CHECK);
+	/* Joined only now, not at the start: the predecessor's exit runs beside this thread's work, as on a server. */
+	if (!first)
+		pthread_join(previous, NULL);
+	chain->thread = pthread_self();
+	if (chain->ops >= end) {
+		chain->handovers++;
+		start_thread(larson_thread, chain); /* from here on the chain belongs to the successor */
+		return NULL;
+	}
+	pthread_barrier_wait(&team.meet);
+	return NULL;
 }
 
 static struct result run_larson(void)
 {
-    struct worker *chains = make_workers();
-    uint64_t random = random_seed(key.threads);
-    for (uint64_t i = 0; i < key.slots; i++) /* in turn, so that neighbours in memory go to different threads */
-        for (uint64_t t = 0; t < key.threads; t++)
-            chains[t].blocks[i] = block_random(random_next(&random));
-    pthread_barrier_init(&team.ready, NULL, (unsigned)key.threads + 1);
-    uint64_t start = now_ns();
-    for (uint64_t t = 0; t < key.threads; t++)
-        start_thread(larson_thread, &chains[t]);
-    sleep_seconds(key.seconds);
-    atomic_store(&team.stop, true);
-    pthread_barrier_wait(&team.ready); /* where each chain's last thread ends */
-    double seconds = seconds_since(start);
-    for (uint64_t t = 0; t < key.threads; t++)
-        pthread_join(chains[t].thread, NULL);
-    return sum_up(chains, seconds);
+	struct worker *chains = make_workers();
+	uint64_t random = random_seed(key.threads);
+	for (uint64_t i = 0; i < key.slots; i++) /* in turn, so that neighbours in memory go to different threads */
+		for (uint64_t t = 0; t < key.threads; t++)
+			chains[t].blocks[i] = block_random(random_next(&random));
+	pthread_barrier_init(&team.meet, NULL, (unsigned)key.threads + 1);
+	count(at_start);
+	uint64_t start = now_ns();
+	for (uint64_t t = 0; t < key.threads; t++)
+		start_thread(larson_thread, &chains[t]);
+	sleep_seconds(key.seconds);
+	atomic_store(&team.stop, true);
+	pthread_barrier_wait(&team.meet); /* where each chain's last thread ends */
+	struct result result = sum_up(chains, seconds_since(start));
+	result.handovers = 0;
+	for (uint64_t t = 0; t < key.threads; t++) {
+		pthread_join(chains[t].thread, NULL);
+		result.handovers += chains[t].handovers;
+	}
+	return result;
 }
 
 /* ---- Requests: json, mir, vm, and a mixture; every request is timed on its own ----
  *
  * A request works through buffers, each made before its predecessor is freed, as the stages of a program do; json
- * also builds the tree of a document. The last buffer and the tree are kept, and the oldest that was kept is freed.
+ * also builds the tree of a document. The last buffer and the tree are kept, and of those of the same kind that were
+ * kept, the oldest is freed; of vm none is, until there are as many as can be kept, and then all of them at once.
  */
 
-enum { MAX_NODES = 256, MAX_KEPT = 64 };
+enum { KINDS_COUNT = 3, MAX_NODES = 256, MAX_KEPT = 64 };
 
 static const struct kind {
-    size_t buffer; /* bytes */
-    unsigned buffers, nodes, kept;
-} KINDS[] = {
-    { 64 << 10, 2, 200, 64 }, /* json: input and output of a document of many small blocks */
-    { 256 << 10, 6, 0, 16 },  /* mir: the passes of a compiler, one representation to the next */
-    { 2 << 20, 2, 0, 8 },     /* vm: the memory of small machines */
+	size_t buffer; /* bytes */
+	unsigned buffers, nodes, kept;
+	bool at_once;
+} KINDS[KINDS_COUNT] = {
+	{ 64 << 10, 2, 200, 64, false }, /* json: input and output of a document of many small blocks */
+	{ 256 << 10, 6, 0, 16, false },  /* mir: the passes of a compiler, one representation to the next */
+	{ 2 << 20, 1, 0, 32, true },     /* vm: the memory of small machines, which are started one by one, and stopped */
 };
 
 struct node {
-    struct node *child, *next;
-    struct block name, value;
+	struct node *child, *next;
+	struct block name, value;
 };
 
 struct document {
-    struct node *root; /* NULL where the kind has no tree */
-    struct block buffer;
+	struct node *root; /* NULL where the kind has no tree */
+	struct block buffer;
 };
 
 static struct node *node_make(uint64_t bits)
 {
-    struct node *node = checked(malloc(sizeof *node));
-    unsigned char mark = (unsigned char)(bits >> 24);
-    *node = (struct node){
-        .name = block_make(4 + random_below((uint32_t)bits, 28), mark),
-        .value = block_make(8 + random_below((uint32_t)(bits >> 32), 248), mark),
-    };
-    return node;
+	struct node *node = checked(malloc(sizeof *node));
+	unsigned char mark = (unsigned char)bits;
+	*node = (struct node){
+		.name = block_make(4 + random_below((uint32_t)bits, 28), mark),
+		.value = block_make(8 + random_below((uint32_t)(bits >> 32), 248), mark),
+	};
+	return node;
 }
 
 static struct node *tree_make(unsigned count, uint64_t *random)
 {
-    struct node *nodes[MAX_NODES];
-    for (unsigned i = 0; i < count; i++) {
-        uint64_t bits = random_next(random);
-        nodes[i] = node_make(bits);
-        if (i == 0)
-            continue;
-        struct node *parent = nodes[random_below((uint32_t)(bits >> 16), i)];
-        nodes[i]->next = parent->child;
-        parent->child = nodes[i];
-    }
-    return count != 0 ? nodes[0] : NULL;
+	struct node *nodes[MAX_NODES];
+	for (unsigned i = 0; i < count; i++) {
+		uint64_t bits = random_next(random);
+		nodes[i] = node_make(bits);
+		if (i == 0)
+			continue;
+		struct node *parent = nodes[random_below((uint32_t)(bits >> 16), i)];
+		nodes[i]->next = parent->child;
+		parent->child = nodes[i];
+	}
+	return count != 0 ? nodes[0] : NULL;
 }
 
 static void tree_free(struct node *node) /* as deep as the tree, which grows with the logarithm of its nodes */
 {
-    while (node != NULL) {
-        struct node *next = node->next;
-        tree_free(node->child);
-        block_free(&node->name);
-        block_free(&node->value);
-        free(node);
-        node = next;
-    }
+	while (node != NULL) {
+		struct node *next = node->next;
+		tree_free(node->child);
+		block_free(&node->name);
+		block_free(&node->value);
+		free(node);
+		node = next;
+	}
 }
 
 static void request(struct worker *worker, size_t which)
 {
-    const struct kind *kind = &KINDS[which];
-    struct document made = { .root = tree_make(kind->nodes, &worker->random) };
-    for (unsigned i = 0; i < kind->buffers; i++) {
-        struct block next = block_make(kind->buffer, (unsigned char)worker->ops);
-        block_free(&made.buffer);
-        made.buffer = next;
-    }
-    struct document *oldest = &worker->documents[which * MAX_KEPT + worker->ops % kind->kept];
-    tree_free(oldest->root);
-    block_free(&oldest->buffer);
-    *oldest = made;
+	const struct kind *kind = &KINDS[which];
+	struct document made = { .root = tree_make(kind->nodes, &worker->random) };
+	for (unsigned i = 0; i < kind->buffers; i++) {
+		struct block next = block_make(kind->buffer, (unsigned char)random_next(&worker->random));
+		block_free(&made.buffer);
+		made.buffer = next;
+	}
+	struct document *documents = &worker->documents[which * MAX_KEPT];
+	unsigned at = (unsigned)(worker->served[which]++ % kind->kept);
+	unsigned end = !kind->at_once ? at + 1 : at == 0 ? kind->kept : 0;
+	for (unsigned i = at; i < end; i++) {
+		tree_free(documents[i].root);
+		block_free(&documents[i].buffer);
+		documents[i].root = NULL;
+	}
+	documents[at] = made;
 }
 
 static void prepare_requests(struct worker *worker)
 {
-    worker->documents = map(COUNT_OF(KINDS) * MAX_KEPT * sizeof *worker->documents);
-    worker->latencies = map(BUCKETS * sizeof *worker->latencies);
+	const uint64_t shares[KINDS_COUNT] = { key.json, key.mir, key.vm };
+	worker->documents = map(KINDS_COUNT * MAX_KEPT * sizeof *worker->documents);
+	worker->served = map(KINDS_COUNT * sizeof *worker->served);
+	worker->latencies = map(BUCKETS * sizeof *worker->latencies);
+	for (size_t which = 0; which < KINDS_COUNT; which++)
+		for (unsigned i = 0; shares[which] != 0 && i < 2 * KINDS[which].kept; i++)
+			request(worker, which);
 }
 
 static void serve_requests(struct worker *worker)
 {
-    do {
-        uint64_t draw = random_below((uint32_t)random_next(&worker->random), key.json + key.mir + key.vm);
-        uint64_t start = now_ns();
-        request(worker, draw < key.json ? 0 : draw < key.json + key.mir ? 1 : 2);
-        worker->latencies[bucket_of(now_ns() - start)]++;
-        worker->ops++;
-    } while (!stopped());
+	do {
+		uint64_t draw = random_below((uint32_t)random_next(&worker->random), key.json + key.mir + key.vm);
+		uint64_t start = now_ns();
+		request(worker, draw < key.json ? 0 : draw < key.json + key.mir ? 1 : 2);
+		worker->latencies[bucket_of(now_ns() - start)]++;
+		worker->ops++;
+	} while (!stopped());
 }
 
 static struct result run_requests(void)
 {
-    if (key.json + key.mir + key.vm == 0)
-        die("no requests: set a share, as json=1");
-    return run_team(prepare_requests, serve_requests);
+	if (key.json + key.mir + key.vm == 0)
+		die("no requests: set a share, as json=1");
+	return run_team(prepare_requests, serve_requests);
 }
 
 /* ---- prodcons: of each pair of threads one only allocates, the other only frees, through a ring between them ---- */
 
 static struct ring {
-    _Alignas(64) atomic_uint_least64_t sent; /* the producer counts blocks put in */
-    atomic_bool closed;
-    _Alignas(64) atomic_uint_least64_t taken; /* the consumer counts blocks taken out */
-    struct block *blocks;
+	_Alignas(64) atomic_uint_least64_t sent; /* the producer counts blocks put in */
+	atomic_bool closed;
+	_Alignas(64) atomic_uint_least64_t taken; /* the consumer counts blocks taken out */
+	_Alignas(64) struct block *blocks;        /* only the producer writes into them */
 } *rings;
 
 static void wait_a_little(unsigned *turns) /* the other thread may not even be running */
 {
-    if (++*turns % 64 == 0)
-        sched_yield();
+	if (++*turns % 64 == 0)
+		sched_yield();
 }
 
 static void produce(struct worker *worker, struct ring *ring)
 {
-    uint64_t sent = 0, taken = 0;
-    for (size_t at = 0; !stopped(); at = at + 1 < key.slots ? at + 1 : 0) {
-        struct block block = block_random(random_next(&worker->random));
-        for (unsigned turns = 0; sent - taken == key.slots; wait_a_little(&turns))
-            taken = atomic_load_explicit(&ring->taken, memory_order_acquire);
-        ring->blocks[at] = block;
-        atomic_store_explicit(&ring->sent, ++sent, memory_order_release);
-    }
-    atomic_store_explicit(&ring->closed, true, memory_order_release);
+	uint64_t sent = 0, taken = 0;
+	for (size_t at = 0; !stopped(); at = at + 1 < key.slots ? at + 1 : 0) {
+		struct block block = block_random(random_next(&worker->random));
+		for (unsigned turns = 0; sent - taken == key.slots; wait_a_little(&turns))
+			taken = atomic_load_explicit(&ring->taken, memory_order_acquire);
+		ring->blocks[at] = block;
+		atomic_store_explicit(&ring->sent, ++sent, memory_order_release);
+	}
+	atomic_store_explicit(&ring->closed, true, memory_order_release);
 }
 
 static void consume(struct worker *worker, struct ring *ring)
 {
-    uint64_t sent = 0, taken = 0;
-    for (size_t at = 0;; at = at + 1 < key.slots ? at + 1 : 0) {
-        for (unsigned turns = 0; sent == taken; wait_a_little(&turns)) {
-            bool closed = atomic_load_explicit(&ring->closed, memory_order_acquire); /* before sent, which is last */
-            sent = atomic_load_explicit(&ring->sent, memory_order_acquire);
-            if (closed && sent == taken) {
-                worker->ops = taken;
-                return;
-            }
-        }
-        block_free(&ring->blocks[at]);
-        atomic_store_explicit(&ring->taken, ++taken, memory_order_release);
-    }
+	uint64_t sent = 0, taken = 0;
+	for (size_t at = 0;; at = at + 1 < key.slots ? at + 1 : 0) {
+		for (unsigned turns = 0; sent == taken; wait_a_little(&turns)) {
+			bool closed = atomic_load_explicit(&ring->closed, memory_order_acquire); /* before sent, which is last */
+			sent = atomic_load_explicit(&ring->sent, memory_order_acquire);
+			if (closed && sent == taken) {
+				worker->ops = taken;
+				return;
+			}
+		}
+		struct block block = ring->blocks[at];
+		block_free(&block);
+		atomic_store_explicit(&ring->taken, ++taken, memory_order_release);
+	}
 }
 
 static void prepare_ring(struct worker *worker)
 {
-    if (worker->index % 2 == 0)
-        rings[worker->index / 2].blocks = worker->blocks;
+	if (worker->index % 2 == 0)
+		rings[worker->index / 2].blocks = worker->blocks;
 }
 
 static void take_a_side(struct worker *worker)
 {
-    (worker->index % 2 == 0 ? produce : consume)(worker, &rings[worker->index / 2]);
+	(worker->index % 2 == 0 ? produce : consume)(worker, &rings[worker->index / 2]);
 }
 
 static struct result run_prodcons(void)
 {
-    if (key.threads % 2 != 0)
-        die("threads=%llu: an even number is needed, for pairs", (unsigned long long)key.threads);
-    rings = map(key.threads / 2 * sizeof *rings);
-    return run_team(prepare_ring, take_a_side);
+	if (key.threads % 2 != 0)
+		die("threads=%llu: an even number is needed, for pairs", (unsigned long long)key.threads);
+	rings = map(key.threads / 2 * sizeof *rings);
+	return run_team(prepare_ring, take_a_side);
 }
 
 /* ---- churn: every thread lives for one turn. It takes over the blocks that some thread left behind and frees
@@ -642,270 +705,305 @@ static struct result run_prodcons(void)
 enum { ESTATES = 16 }; /* waiting at any time, so that a block outlives about as many threads */
 
 static struct {
-    pthread_mutex_t lock;   /* guards the rest */
-    struct block **estates; /* a ring; at most `threads` of its arrays are in use, the others wait */
-    uint64_t taken, left, capacity;
+	pthread_mutex_t lock;   /* guards the rest */
+	struct block **estates; /* a ring; at most `threads` of its arrays are in use, the others wait */
+	uint64_t taken, left, capacity;
 } churn = { .lock = PTHREAD_MUTEX_INITIALIZER };
 
 static struct block *estate_take(void)
 {
-    pthread_mutex_lock(&churn.lock);
-    struct block *estate = churn.estates[churn.taken++ % churn.capacity];
-    pthread_mutex_unlock(&churn.lock);
-    return estate;
+	pthread_mutex_lock(&churn.lock);
+	struct block *estate = churn.estates[churn.taken++ % churn.capacity];
+	pthread_mutex_unlock(&churn.lock);
+	return estate;
 }
 
 static void estate_leave(struct block *estate)
 {
-    pthread_mutex_lock(&churn.lock);
-    churn.estates[churn.left++ % churn.capacity] = estate;
-    pthread_mutex_unlock(&churn.lock);
+	pthread_mutex_lock(&churn.lock);
+	churn.estates[churn.left++ % churn.capacity] = estate;
+	pthread_mutex_unlock(&churn.lock);
 }
 
 static void *churn_thread(void *argument)
 {
-    struct worker *worker = argument;
-    struct block *blocks = estate_take();
-    for (uint64_t i = 0; i < key.slots; i++)
-        block_free(&blocks[i]);
-    for (uint64_t i = 0; i < key.slots; i++)
-        blocks[i] = block_random(random_next(&worker->random));
-    for (uint64_t i = 0; i < key.slots; i++)
-        if (random_below((uint32_t)random_next(&worker->random), 4) != 0)
-            block_free(&blocks[i]);
-    estate_leave(blocks);
-    worker->ops += key.slots;
-    return NULL;
+	struct worker *worker = argument;
+	struct block *blocks = estate_take();
+	for (uint64_t i = 0; i < key.slots; i++)
+		block_free(&blocks[i]);
+	for (uint64_t i = 0; i < key.slots; i++)
+		blocks[i] = block_random(random_next(&worker->random));
+	for (uint64_t i = 0; i < key.slots; i++)
+		if (random_below((uint32_t)random_next(&worker->random), 4) != 0)
+			block_free(&blocks[i]);
+	estate_leave(blocks);
+	worker->ops += key.slots;
+	return NULL;
+}
+
+static void churn_once(struct worker *worker)
+{
+	pthread_join(start_thread(churn_thread, worker), NULL);
+}
+
+static void churn_until_every_estate_was_left(struct worker *worker)
+{
+	for (uint64_t i = 0; i < churn.capacity; i += key.threads)
+		churn_once(worker);
 }
 
 static void churn_until_stopped(struct worker *worker)
 {
-    do
-        pthread_join(start_thread(churn_thread, worker), NULL);
-    while (!stopped());
+	do
+		churn_once(worker);
+	while (!stopped());
 }
 
 static struct result run_churn(void)
 {
-    churn.capacity = churn.left = ESTATES + key.threads;
-    churn.estates = map(churn.capacity * sizeof *churn.estates);
-    for (uint64_t i = 0; i < churn.capacity; i++)
-        churn.estates[i] = map(key.slots * sizeof **churn.estates);
-    return run_team(NULL, churn_until_stopped);
+	churn.capacity = churn.left = ESTATES + key.threads;
+	churn.estates = map(churn.capacity * sizeof *churn.estates);
+	for (uint64_t i = 0; i < churn.capacity; i++)
+		churn.estates[i] = map(key.slots * sizeof **churn.estates);
+	return run_team(churn_until_every_estate_was_left, churn_until_stopped);
 }
 
 /* ---- realloc: buffers grow by appending, in turn at random, and begin again when they would exceed max ---- */
 
 static void append(struct block *block, size_t bytes, unsigned char mark)
 {
-    if (block->bytes == NULL)
-        *block = (struct block){ .mark = mark };
-    unsigned char *grown = checked(realloc(block->bytes, block->size + bytes));
-    memset(grown + block->size, block->mark, bytes);
-    /* The byte before the new ones shows that the old ones came along; block_free looks at the ends. */
-    if (block->size != 0 && grown[block->size - 1] != block->mark)
-        die("realloc to %lu bytes lost the contents", (unsigned long)(block->size + bytes));
-    block->bytes = grown;
-    block->size += (uint32_t)bytes;
+	if (block->bytes == NULL)
+		*block = (struct block){ .mark = mark };
+	unsigned char *grown = checked(realloc(block->bytes, block->size + bytes));
+	memset(grown + block->size, block->mark, bytes);
+	/* The byte before the new ones shows that the old ones came along; block_free looks at the ends. */
+	if (block->size != 0 && grown[block->size - 1] != block->mark)
+		die("realloc to %lu bytes lost the contents", (unsigned long)(block->size + bytes));
+	block->bytes = grown;
+	block->size += (uint32_t)bytes;
 }
 
-static void append_until_stopped(struct worker *worker)
+static void append_until_one_is_full(struct worker *worker)
 {
-    do {
-        uint64_t bits = random_next(&worker->random);
-        struct block *block = &worker->blocks[random_below((uint32_t)(bits >> 32), key.slots)];
-        if (block->bytes != NULL && block->size + 2 * key.step > key.max)
-            block_free(block);
-        size_t bytes = block->bytes == NULL ? key.min : 1 + random_below((uint32_t)bits, 2 * key.step - 1);
-        append(block, bytes, (unsigned char)(bits >> 24));
-        worker->ops++;
-    } while (!stopped());
+	for (bool full = false; !full; worker->ops++) {
+		uint64_t bits = random_next(&worker->random);
+		struct block *block = &worker->blocks[random_below((uint32_t)(bits >> 32), key.slots)];
+		size_t bytes = block->bytes == NULL ? key.min : 1 + random_below((uint32_t)bits, 2 * key.step - 1);
+		append(block, bytes, (unsigned char)bits);
+		full = block->size + 2 * key.step > key.max;
+		if (full)
+			block_free(block);
+	}
+}
+
+static void append_until_stopped(struct worker *worker) /* whole growths: the appends to a small buffer are the cheap ones */
+{
+	do
+		append_until_one_is_full(worker);
+	while (!stopped());
 }
 
 static struct result run_realloc(void)
 {
-    return run_team(NULL, append_until_stopped);
+	return run_team(append_until_one_is_full, append_until_stopped);
 }
 
 /* ---- The table of workloads ---- */
 
+#define TEAM   "threads seconds seed "
+#define BLOCKS TEAM "min max doublings slots touch "
+#define LOOP   "n size"
+
 static const struct workload {
-    const char *name;
-    struct result (*run)(void);
-    const char *preset; /* keys, set before those of the command line */
-    const char *help;   /* what it stresses, and what an op is where it is not one malloc and one free */
+	const char *name;
+	struct result (*run)(void);
+	const char *keys;   /* that it has */
+	const char *preset; /* of them, set before those of the command line */
+	const char *help;   /* what it stresses, and what an op is where it is not one malloc and one free */
 } WORKLOADS[] = {
-    { "larson", run_larson, "min=8 max=1024 slots=10000",
-      "a server: random replacement by threads that hand their blocks on; stresses frees by other threads" },
-    { "mixed", run_replace, "min=16 max=1024 slots=8192",
-      "random replacement of small blocks; stresses many classes at once and the cache of the processor" },
-    { "mid", run_replace, "min=8192 max=32768 slots=512",
-      "random replacement of mid-size blocks; stresses refills, of which each brings few blocks" },
-    { "large", run_replace, "min=65536 max=8388608 doublings=7 slots=32",
-      "random replacement of large blocks; stresses what is kept of freed memory, against page faults" },
-    { "scenario-json", run_requests, "json=1",
-      "a document's tree of 600 small blocks, and 64 KiB buffers; stresses bursts; an op is a request" },
-    { "scenario-mir", run_requests, "mir=1", "256 KiB buffers, pass after pass; stresses their reuse; an op is a request" },
-    { "scenario-vm", run_requests, "vm=1", "2 MiB blocks; stresses mappings and page faults; an op is a request" },
-    { "scenario-mixed", run_requests, "json=90 mir=8 vm=2",
-      "json, mir and vm mixed; stresses the large between the small; an op is a request" },
-    { "prodcons", run_prodcons, "threads=2 min=16 max=1024 slots=1024",
-      "half of the threads allocate small blocks, the others free them; stresses the way back to the owner" },
-    { "prodcons-mid", run_prodcons, "threads=2 min=1024 max=32768 slots=512",
-      "the same with mid-size blocks; stresses how much memory is on the way back" },
-    { "churn", run_churn, "min=16 max=1024 slots=400",
-      "short-lived threads that leave blocks to later ones; stresses start and end of threads, which count as time" },
-    { "realloc", run_realloc, "min=16 max=65536 step=64 slots=16",
-      "small buffers grow by appending; stresses growth in place and copying; an op is one realloc" },
-    { "realloc-large", run_realloc, "min=4096 max=67108864 step=65536 slots=1",
-      "one buffer grows to 64 MiB; stresses growth by remapping; an op is one realloc" },
-    { "pairs", run_pairs, "", "malloc, free: the fast path and nothing else" },
-    { "calloc", run_calloc, "", "calloc, free" },
-    { "burst", run_burst, "", "64 mallocs, then 64 frees" },
+	{ "larson", run_larson, BLOCKS "rounds", "min=8 max=1024 slots=10000",
+	  "a server: random replacement by threads that hand their blocks on after 500,000 ops, as in the published suites; "
+	  "one free in 50 is of another thread's block" },
+	{ "larson-relay", run_larson, BLOCKS "rounds", "min=8 max=1024 slots=10000 rounds=5",
+	  "the same, handing on after 50,000 ops: one free in 5 is of another thread's block; stresses those" },
+	{ "mixed", run_replace, BLOCKS "warm", "min=16 max=1024 slots=8192",
+	  "random replacement of small blocks; stresses many classes at once and the cache of the processor" },
+	{ "mid", run_replace, BLOCKS "warm", "min=8192 max=32768 slots=512",
+	  "random replacement of mid-size blocks; stresses refills, of which each brings few blocks" },
+	{ "large", run_replace, BLOCKS "warm", "min=65536 max=8388608 doublings=7 slots=32",
+	  "random replacement of large blocks; stresses what is kept of freed memory, against page faults" },
+	{ "scenario-json", run_requests, TEAM "touch json mir vm", "json=1",
+	  "a document's tree of 600 small blocks, and 64 KiB buffers; stresses bursts; an op is a request" },
+	{ "scenario-mir", run_requests, TEAM "touch json mir vm", "mir=1",
+	  "256 KiB buffers, pass after pass; stresses their reuse; an op is a request" },
+	{ "scenario-vm", run_requests, TEAM "touch json mir vm", "vm=1",
+	  "2 MiB blocks, made until there are 32 and then freed together; stresses what is kept of them, against mappings "
+	  "and page faults; an op is a request" },
+	{ "scenario-mixed", run_requests, TEAM "touch json mir vm", "json=90 mir=8 vm=2",
+	  "json, mir and vm mixed; stresses the large between the small; an op is a request" },
+	{ "prodcons", run_prodcons, BLOCKS, "threads=2 min=16 max=1024 slots=1024",
+	  "half of the threads allocate small blocks, the others free them; stresses the way back to the owner" },
+	{ "prodcons-mid", run_prodcons, BLOCKS, "threads=2 min=1024 max=32768 slots=512",
+	  "the same with mid-size blocks; stresses how much memory is on the way back" },
+	{ "churn", run_churn, BLOCKS, "min=16 max=1024 slots=400",
+	  "short-lived threads that leave blocks to later ones; stresses start and end of threads, which count as time" },
+	{ "realloc", run_realloc, TEAM "min max slots step", "min=16 max=65536 step=64 slots=16",
+	  "small buffers grow by appending; stresses growth in place and copying; an op is one realloc" },
+	{ "realloc-large", run_realloc, TEAM "min max slots step", "min=4096 max=67108864 step=65536 slots=1",
+	  "one buffer grows to 64 MiB, again and again; stresses growth by remapping; an op is one realloc" },
+	{ "pairs", run_pairs, LOOP, "", "malloc, free: the fast path and nothing else" },
+	{ "calloc", run_calloc, LOOP, "", "calloc, free" },
+	{ "burst", run_burst, LOOP, "", "64 mallocs, then 64 frees" },
 };
 
 /* ---- The report ---- */
 
-static const char *const HAKMEM_COUNTERS[] = {
-    "allocs", "cache_hits", "shared_locks", "shared_locks_contended", "claims",
-};
-
-static const uint64_t UNKNOWN = UINT64_MAX; /* null in JSON; also hak_stat's answer for a name it does not have */
-
-typedef uint64_t stat_function(const char *name);
-
-static stat_function *find_hak_stat(void) /* NULL where hakmem is not in the process */
-{
-    stat_function *function;
-    void *symbol = dlsym(RTLD_DEFAULT, "hak_stat");
-    memcpy(&function, &symbol, sizeof function); /* ISO C has no cast from void * to a function */
-    return function;
-}
-
 static uint64_t peak_rss(void) /* not ru_maxrss: exec hands that on from the parent */
 {
-    char line[256];
-    unsigned long long kib = 0;
-    bool found = false;
-    FILE *status = fopen("/proc/self/status", "r");
-    if (status == NULL)
-        return UNKNOWN;
-    while (!found && fgets(line, sizeof line, status) != NULL)
-        found = sscanf(line, "VmHWM: %llu kB", &kib) == 1;
-    fclose(status);
-    return found ? kib * 1024 : UNKNOWN;
-}
-
-static uint64_t page_faults(void)
-{
-    struct rusage usage;
-    getrusage(RUSAGE_SELF, &usage);
-    return (uint64_t)usage.ru_minflt + (uint64_t)usage.ru_majflt;
+	char line[256];
+	unsigned long long kib = 0;
+	bool found = false;
+	FILE *status = fopen("/proc/self/status", "r");
+	if (status == NULL)
+		return UNKNOWN;
+	while (!found && fgets(line, sizeof line, status) != NULL)
+		found = sscanf(line, "VmHWM: %llu kB", &kib) == 1;
+	fclose(status);
+	return found ? kib * 1024 : UNKNOWN;
 }
 
 static void print_field(const char *name, uint64_t value)
 {
-    if (value == UNKNOWN)
-        printf(", \"%s\": null", name);
-    else
-        printf(", \"%s\": %llu", name, (unsigned long long)value);
+	if (value == UNKNOWN)
+		printf(", \"%s\": null", name);
+	else
+		printf(", \"%s\": %llu", name, (unsigned long long)value);
+}
+
+static void print_text(const char *name, const char *text)
+{
+	printf(", \"%s\": \"", name);
+	for (; *text != '\0'; text++)
+		printf((unsigned char)*text < ' ' ? "\\u%04x" : *text == '"' || *text == '\\' ? "\\%c" : "%c", *text);
+	putchar('"');
+}
+
+static const char *library_of_malloc(void) /* that of whoever answers */
+{
+	Dl_info info;
+	return dladdr(dlsym(RTLD_DEFAULT, "malloc"), &info) != 0 && info.dli_fname != NULL ? info.dli_fname : "";
 }
 
 static void report(const struct workload *workload, struct result result)
 {
-    stat_function *hak_stat = find_hak_stat();
-    uint64_t counters[COUNT_OF(HAKMEM_COUNTERS)];
-    for (size_t i = 0; i < COUNT_OF(counters); i++) /* before anything below allocates */
-        counters[i] = hak_stat != NULL ? hak_stat(HAKMEM_COUNTERS[i]) : UNKNOWN;
-    uint64_t faults = page_faults(), rss = peak_rss();
-    if (result.ops == 0)
-        die("not one op was done in %g s", key.seconds);
-    double ns_per_op = result.seconds * 1e9 / (double)result.ops;
-    printf("{\"workload\": \"%s\"", workload->name);
-    print_field("threads", key.threads);
-    print_field("ops", result.ops);
-    printf(", \"seconds\": %.6f, \"ns_per_op\": %.4f", result.seconds, ns_per_op);
-    print_field("p50_ns", result.p50 != 0 ? result.p50 : UNKNOWN);
-    print_field("p95_ns", result.p95 != 0 ? result.p95 : UNKNOWN);
-    print_field("p99_ns", result.p99 != 0 ? result.p99 : UNKNOWN);
-    print_field("peak_rss_bytes", rss);
-    print_field("faults", faults);
-    for (size_t i = 0; i < COUNT_OF(counters); i++)
-        print_field(HAKMEM_COUNTERS[i], counters[i]);
-    puts("}");
+	uint64_t counts[COUNTS];
+	count(counts); /* before anything below allocates */
+	uint64_t rss = peak_rss();
+	if (result.ops == 0)
+		die("not one op was done in %g s", key.seconds);
+	double ns_per_op = result.seconds * 1e9 / (double)result.ops;
+	printf("{\"workload\": \"%s\"", workload->name);
+	print_text("library", library_of_malloc());
+	print_field("threads", key.threads);
+	print_field("ops", result.ops);
+	printf(", \"seconds\": %.6f, \"ns_per_op\": %.4f", result.seconds, ns_per_op);
+	print_field("p50_ns", result.p50 != 0 ? result.p50 : UNKNOWN);
+	print_field("p95_ns", result.p95 != 0 ? result.p95 : UNKNOWN);
+	print_field("p99_ns", result.p99 != 0 ? result.p99 : UNKNOWN);
+	print_field("handovers", result.handovers);
+	print_field("peak_rss_bytes", rss);
+	for (size_t i = 0; i < COUNTS; i++)
+		print_field(COUNTED[i], counts[i] != UNKNOWN ? counts[i] - at_start[i] : UNKNOWN);
+	puts("}");
 }
 
 /* ---- main ---- */
 
 _Noreturn static void usage(void)
 {
-    fputs("usage: _bench_workloads WORKLOAD [key=value ...]\n\nworkloads:\n", stderr);
-    for (size_t i = 0; i < COUNT_OF(WORKLOADS); i++)
-        fprintf(stderr, "  %-15s %s%s%s\n", WORKLOADS[i].name, WORKLOADS[i].help, WORKLOADS[i].preset[0] ? ": " : "",
-                WORKLOADS[i].preset);
-    fputs("\nkeys:\n", stderr);
-    for (size_t i = 0; i < COUNT_OF(KEY_TABLE); i++)
-        fprintf(stderr, "  %-15s %s (default %g)\n", KEY_TABLE[i].name, KEY_TABLE[i].help, KEY_TABLE[i].initial);
-    exit(2);
+	fputs("usage: _bench_workloads WORKLOAD [key=value ...]\n\nworkloads:\n", stderr);
+	for (size_t i = 0; i < COUNT_OF(WORKLOADS); i++) {
+		const struct workload *w = &WORKLOADS[i];
+		fprintf(stderr, "  %-15s %s\n%18skeys: %s%s%s\n", w->name, w->help, "", w->keys, w->preset[0] ? "; preset: " : "",
+				w->preset);
+	}
+	fputs("\nkeys:\n", stderr);
+	for (size_t i = 0; i < COUNT_OF(KEY_TABLE); i++)
+		fprintf(stderr, "  %-15s %s (default %g)\n", KEY_TABLE[i].name, KEY_TABLE[i].help, KEY_TABLE[i].initial);
+	exit(2);
 }
 
 static const struct workload *find_workload(const char *name)
 {
-    for (size_t i = 0; i < COUNT_OF(WORKLOADS); i++)
-        if (strcmp(WORKLOADS[i].name, name) == 0)
-            return &WORKLOADS[i];
-    die("no workload is called %s; run it without arguments for the list", name);
+	for (size_t i = 0; i < COUNT_OF(WORKLOADS); i++)
+		if (strcmp(WORKLOADS[i].name, name) == 0)
+			return &WORKLOADS[i];
+	die("no workload is called %s; run it without arguments for the list", name);
 }
 
 static const struct key_row *find_key(const char *name, size_t length)
 {
-    for (size_t i = 0; i < COUNT_OF(KEY_TABLE); i++)
-        if (strlen(KEY_TABLE[i].name) == length && strncmp(KEY_TABLE[i].name, name, length) == 0)
-            return &KEY_TABLE[i];
-    die("no key is called %.*s; run it without arguments for the list", (int)length, name);
+	for (size_t i = 0; i < COUNT_OF(KEY_TABLE); i++)
+		if (strlen(KEY_TABLE[i].name) == length && strncmp(KEY_TABLE[i].name, name, length) == 0)
+			return &KEY_TABLE[i];
+	die("no key is called %.*s; run it without arguments for the list", (int)length, name);
 }
 
-static void set_key(const char *argument)
+static bool has_word(const char *words, const char *word)
 {
-    const char *text = argument + strcspn(argument, "=");
-    const struct key_row *row = find_key(argument, (size_t)(text - argument));
-    text += *text == '=';
-    char *end = NULL;
-    uint64_t whole = strtoull(text, &end, 10);
-    double real = row->real ? strtod(text, &end) : (double)whole;
-    if (end == text || *end != '\0' || *text == '-' || !(real >= row->low && real <= row->high))
-        die("%s: a %snumber from %g to %g is needed", argument, row->real ? "" : "whole ", row->low, row->high);
-    if (row->real)
-        *(double *)row->value = real;
-    else
-        *(uint64_t *)row->value = whole;
+	size_t length = strlen(word);
+	for (const char *at = words; (at = strstr(at, word)) != NULL; at += length)
+		if ((at == words || at[-1] == ' ') && (at[length] == ' ' || at[length] == '\0'))
+			return true;
+	return false;
 }
 
-static void set_preset(const char *preset) /* words as on the command line */
+static void set_key(const struct workload *workload, const char *argument)
 {
-    char word[64];
-    int length;
-    for (; sscanf(preset, "%63s%n", word, &length) == 1; preset += length)
-        set_key(word);
+	const char *text = argument + strcspn(argument, "=");
+	const struct key_row *row = find_key(argument, (size_t)(text - argument));
+	if (!has_word(workload->keys, row->name))
+		die("%s has no key %s; its keys: %s", workload->name, row->name, workload->keys);
+	text += *text == '=';
+	char *end = NULL;
+	uint64_t whole = strtoull(text, &end, 10);
+	double real = row->real ? strtod(text, &end) : (double)whole;
+	if (end == text || *end != '\0' || *text == '-' || !(real >= row->low && real <= row->high))
+		die("%s: a %snumber from %g to %g is needed", argument, row->real ? "" : "whole ", row->low, row->high);
+	if (row->real)
+		*(double *)row->value = real;
+	else
+		*(uint64_t *)row->value = whole;
+}
+
+static void set_preset(const struct workload *workload) /* words as on the command line */
+{
+	const char *preset = workload->preset;
+	char word[64];
+	int length;
+	for (; sscanf(preset, "%63s%n", word, &length) == 1; preset += length)
+		set_key(workload, word);
 }
 
 static void check_keys(void) /* what no key can say alone */
 {
-    if (key.min > key.max)
-        die("min=%llu is above max=%llu", (unsigned long long)key.min, (unsigned long long)key.max);
-    if (key.doublings != 0 && key.min << (key.doublings - 1) > key.max)
-        die("min doubled %llu times is above max", (unsigned long long)key.doublings - 1);
+	if (key.min > key.max)
+		die("min=%llu is above max=%llu", (unsigned long long)key.min, (unsigned long long)key.max);
+	if (key.doublings != 0 && key.min << (key.doublings - 1) > key.max)
+		die("min doubled %llu times is above max", (unsigned long long)key.doublings - 1);
 }
 
 int main(int argc, char **argv)
 {
-    if (argc < 2)
-        usage();
-    const struct workload *workload = find_workload(argv[1]);
-    set_preset(workload->preset);
-    for (int i = 2; i < argc; i++)
-        set_key(argv[i]);
-    check_keys();
-    report(workload, workload->run());
-    return fflush(stdout) == 0 ? 0 : 1;
+	if (argc < 2)
+		usage();
+	const struct workload *workload = find_workload(argv[1]);
+	set_preset(workload);
+	for (int i = 2; i < argc; i++)
+		set_key(workload, argv[i]);
+	check_keys();
+	report(workload, workload->run());
+	if (fflush(stdout) != 0 || ferror(stdout))
+		die("the result cannot be written: %s", strerror(errno));
+	return 0;
 }
