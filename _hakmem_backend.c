@@ -45,7 +45,7 @@
  * Order of locks: heaps list, claim, purge, page heap, batch pool, whales, metadata.
  *
  * Sections: tables; compiler and platform; atomics and locks; types; state; OS; messages; options; size
- * classes; metadata; page heap; whales; slabs; heaps; remote frees and orphans; refill and flush; thread start and
+ * classes; metadata; gauges; page heap; whales; slabs; heaps; remote frees and orphans; refill and flush; thread start and
  * end; large runs; slow paths; HOT PATHS (start reading there); derived calls; introspection; lifecycle; libc and C++.
  */
 #ifndef _GNU_SOURCE
