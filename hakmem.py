@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import contextlib
 import csv
 import ctypes
 import difflib
@@ -522,11 +523,10 @@ class Option:
     def parse(self, text: str) -> int:
         """What a text means in the environment ("64M", "on"); ValueError if the option does not take it."""
         result = ctypes.c_int64()
-        try:
+        with contextlib.suppress(HakmemError):
             _option_parse(self.name.encode(), text.encode(), result)
-        except HakmemError:
-            return self.check(text)  # raises, and says what is allowed
-        return result.value
+            return result.value
+        return self.check(text)  # raises, and says what is allowed
 
     def __repr__(self) -> str:
         value = f"{self.value} {self.unit or self.type}, default {self.default}"
