@@ -479,8 +479,9 @@ static void *larson_thread(void *argument)
 	pthread_t previous = chain->thread;
 	bool first = chain->ops == 0;
 	uint64_t end = chain->ops + key.slots * key.rounds;
-	while (chain->ops < end && !stopped())
+	do
 		replace(chain, STOP_CHECK);
+	while (chain->ops < end && !stopped());
 	/* Joined only now, not at the start: the predecessor's exit runs beside this thread's work, as on a server. */
 	if (!first)
 		pthread_join(previous, NULL);
@@ -652,7 +653,7 @@ static void wait_a_little(unsigned *turns) /* the other thread may not even be r
 static void produce(struct worker *worker, struct ring *ring)
 {
 	uint64_t sent = 0, taken = 0;
-	for (size_t at = 0; !stopped(); at = at + 1 < key.slots ? at + 1 : 0) {
+	for (size_t at = 0; sent == 0 || !stopped(); at = at + 1 < key.slots ? at + 1 : 0) {
 		struct block block = block_random(random_next(&worker->random));
 		for (unsigned turns = 0; sent - taken == key.slots; wait_a_little(&turns))
 			taken = atomic_load_explicit(&ring->taken, memory_order_acquire);

@@ -277,13 +277,29 @@ class Hung(RunFailed):
 SIGNALS = {int(number): number.name for number in signal.Signals}  # of the real-time ones only the first and last
 
 
+STOPPING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
+
+
+def completed(command: Sequence[str], env: dict[str, str], timeout: float) -> subprocess.CompletedProcess[str]:
+    """As subprocess.run; but a signal during the start waits for its end, and so leaves no process behind."""
+    pipes: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    process, mask = None, signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        process = subprocess.Popen(command, env=env, text=True, errors="replace", **pipes)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        out, err = process.communicate(timeout=timeout)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        if process and process.poll() is None:
+            process.kill()
+            process.communicate()
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
 def run_program(command: Sequence[str], allocator: Allocator, timeout: float) -> str:
     """Run a command under an allocator and return its stdout."""
     try:
-        done = subprocess.run(
-            command, check=False, env=allocator.environment(), timeout=timeout,
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-        )  # fmt: skip
+        done = completed(command, allocator.environment(), timeout)
     except subprocess.TimeoutExpired:
         raise Hung(f"no end within {timeout:.0f} s") from None
     last = next((line for line in reversed(done.stderr.splitlines()) if line.strip()), "nothing on stderr")
