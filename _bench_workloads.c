@@ -35,7 +35,7 @@
 
 /* ---- Keys: declared here once; the settings, the parser and the usage text come from this table ---- */
 
-/*		type	  name		 default  min	max	  help; a workload's row may preset others */
+/*      type      name       default  min   max   help; a workload's row may preset others */
 #define KEYS(KEY)                                                                                             \
 	KEY(uint64_t, threads,   1,       1,    4096, "threads that run at the same time")                        \
 	KEY(double,   seconds,   1,       1e-3, 3600, "how long to run")                                          \

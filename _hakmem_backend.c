@@ -44,9 +44,9 @@
  *
  * Order of locks: heaps list, claim, purge, page heap, batch pool, whales, metadata.
  *
- * Sections: tables; compiler and platform; atomics and locks; types; state; OS; messages; options; size
- * classes; metadata; gauges; page heap; whales; slabs; heaps; remote frees and orphans; refill and flush; thread start and
- * end; large runs; slow paths; HOT PATHS (start reading there); derived calls; introspection; lifecycle; libc and C++.
+ * Sections: tables; compiler and platform; atomics and locks; types; state; OS; messages; options; size classes;
+ * metadata; gauges; page heap; whales; slabs; heaps; remote frees and orphans; refill and flush; thread start and end;
+ * large runs; slow paths; HOT PATHS (start reading there); derived calls; introspection; lifecycle; libc and C++.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE 1
@@ -981,6 +981,12 @@ static HAK_NOINLINE void hak_gauge_add(int tier, int64_t bytes)
 	hak_gauge_raise(&hak_gauge.peak_all, hak_gauge_sum());
 }
 
+/* Two counts that only rise, of what came and of what went. */
+static void hak_gauge_book(uint64_t *came, uint64_t *went, int64_t n)
+{
+	*(n > 0 ? came : went) += (uint64_t)(n > 0 ? n : -n);
+}
+
 /* The gauges learn of all that has changed in a heap, tier t.  Claim. */
 static HAK_NOINLINE void hak_gauge_tell_locked(hak_heap_t *h, int t)
 {
@@ -1508,7 +1514,7 @@ static void hak_whale_forget_locked(hak_whale_t *w) /* the entry, for another wh
 /* Bytes of whales that callers got or gave back, by growing and shrinking, too. */
 static void hak_whale_count_locked(int64_t bytes)
 {
-	*(bytes > 0 ? &hak_whales.alloc_bytes : &hak_whales.freed_bytes) += (uint64_t)(bytes > 0 ? bytes : -bytes);
+	hak_gauge_book(&hak_whales.alloc_bytes, &hak_whales.freed_bytes, bytes);
 	hak_gauge_add(HAK_TIER_whale, bytes);
 }
 
@@ -2760,7 +2766,7 @@ static HAK_NOINLINE hak_heap_t *hak_heap_attach(void)
 static void hak_large_count_locked(int64_t units)
 {
 	hak_page.large_units += (uint64_t)units;
-	*(units > 0 ? &hak_page.large_units_alloced : &hak_page.large_units_freed) += (uint64_t)(units > 0 ? units : -units);
+	hak_gauge_book(&hak_page.large_units_alloced, &hak_page.large_units_freed, units);
 	hak_gauge_add(HAK_TIER_whale, units * (int64_t)HAK_UNIT);
 }
 
@@ -3500,11 +3506,7 @@ HAK_EXPORT HAK_COLD int hak_heap_table(hak_heap_row_t *rows, size_t row_size, in
 		if (!h)
 			continue;
 		hak_lock_uncounted(&h->claim);
-		if (id != HAK_OWNER_SHARED && !hak_load(&h->thread)) {
-			hak_unclaim(h);
-			continue;
-		}
-		if (n++ >= most) {
+		if ((id != HAK_OWNER_SHARED && !hak_load(&h->thread)) || n++ >= most) {
 			hak_unclaim(h);
 			continue;
 		}
@@ -3655,15 +3657,12 @@ HAK_EXPORT HAK_COLD int hak_class_table(hak_class_row_t *rows, size_t row_size, 
 	return HAK_CLASSES;
 }
 
-HAK_EXPORT HAK_COLD int hak_stats_snapshot(hak_stats_t *s, size_t size)
+/* A snapshot, and the rows of the classes that it is made from. */
+static HAK_COLD void hak_stats_fill(hak_stats_t *s, hak_class_row_t row[HAK_CLASSES])
 {
-	hak_class_row_t row[HAK_CLASSES];
 	hak_heap_counters_t sum;
 	hak_lock_row_t lock[HAK_LOCK_ROWS];
-	uint64_t kept;
 
-	if (size != sizeof *s)
-		return HAK_ERR_SIZE;
 	memset(s, 0, sizeof *s);
 	hak_stats_collect(row, &sum);
 	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
@@ -3694,7 +3693,7 @@ HAK_EXPORT HAK_COLD int hak_stats_snapshot(hak_stats_t *s, size_t size)
 	s->frees += hak_whales.frees;
 	s->alloc_bytes += hak_whales.alloc_bytes;
 	s->freed_bytes += hak_whales.freed_bytes;
-	kept = hak_whales.kept_bytes;
+	s->kept_whale_bytes = hak_whales.kept_bytes;
 	hak_unlock(&hak_whales.lock);
 	hak_lock_uncounted(&hak_page.lock);
 	s->large_blocks = hak_page.large_blocks;
@@ -3715,7 +3714,6 @@ HAK_EXPORT HAK_COLD int hak_stats_snapshot(hak_stats_t *s, size_t size)
 	hak_unlock(&hak_page.lock);
 	s->live_blocks += s->large_blocks + s->whale_blocks;
 	s->live_bytes += s->large_bytes + s->whale_bytes;
-	s->kept_whale_bytes = kept;
 	s->peak_used_bytes = hak_load(&hak_gauge.peak_all);
 	hak_lock_uncounted(&hak_heaps.lock);
 	s->heaps = hak_heaps.running + (hak_heap_by_id(HAK_OWNER_SHARED) ? 1 : 0);
@@ -3734,6 +3732,14 @@ HAK_EXPORT HAK_COLD int hak_stats_snapshot(hak_stats_t *s, size_t size)
 	}
 	s->claims = lock[HAK_LOCK_ROWS - 1].taken;
 	s->claims_contended = lock[HAK_LOCK_ROWS - 1].contended;
+}
+
+HAK_EXPORT HAK_COLD int hak_stats_snapshot(hak_stats_t *s, size_t size)
+{
+	hak_class_row_t row[HAK_CLASSES];
+	if (size != sizeof *s)
+		return HAK_ERR_SIZE;
+	hak_stats_fill(s, row);
 	return HAK_ERR_OK;
 }
 
@@ -3750,15 +3756,13 @@ HAK_EXPORT HAK_COLD uint64_t hak_stat(const char *name)
 HAK_EXPORT HAK_COLD int hak_tier_table(hak_tier_row_t *rows, size_t row_size, int most)
 {
 	hak_class_row_t row[HAK_CLASSES];
-	hak_heap_counters_t counters;
 	hak_stats_t s;
 
 	if (most <= 0)
 		return HAK_TIER_COUNT;
 	if (row_size != sizeof *rows || most < HAK_TIER_COUNT)
 		return -HAK_ERR_SIZE;
-	hak_stats_snapshot(&s, sizeof s);
-	hak_stats_collect(row, &counters);
+	hak_stats_fill(&s, row);
 	for (uint32_t t = 0; t < HAK_TIER_COUNT; t++)
 		rows[t] = (hak_tier_row_t){.name = hak_tier[t].name, .min_size = t ? hak_tier[t].least : 0,
 			.max_size = t == HAK_TIER_whale ? PTRDIFF_MAX : hak_tier[t].most, .classes = hak_tier[t].classes};

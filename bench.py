@@ -275,8 +275,6 @@ class Hung(RunFailed):
 
 
 SIGNALS = {int(number): number.name for number in signal.Signals}  # of the real-time ones only the first and last
-
-
 STOPPING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 
 
@@ -1203,7 +1201,7 @@ def write(rows: Sequence[Row], options: argparse.Namespace, about: dict[str, Any
 
 def main(arguments: Sequence[str]) -> int:
     options = parse(arguments)
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in STOPPING - {signal.SIGINT}:
         if signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP
             signal.signal(number, signal.default_int_handler)  # so that the run under way is ended too
     need("psutil", "tabulate", *(["matplotlib"] if getattr(options, "plot", None) else []))

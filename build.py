@@ -133,13 +133,23 @@ def _is_current(target: Path, wanted: list[str]) -> bool:
         return False
 
 
-def _run_compiler(compiler: list[str], source: Path, target: Path, arguments: Sequence[str], quiet: bool) -> None:
-    """Compile one file while holding its target's lock; readers never see half a file."""
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """A name to write a file under that then takes its target's place, so that nobody sees half of it."""
     fresh = target.parent / f".{target.name}.{os.getpid()}.new"
-    command = [*compiler, *arguments, "-o", str(fresh), str(source), "-ldl"]
-    if not quiet:
-        print(shlex.join([*command[:-3], str(target), *command[-2:]]), flush=True)
     try:
+        yield fresh
+        os.replace(fresh, target)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def _run_compiler(compiler: list[str], source: Path, target: Path, arguments: Sequence[str], quiet: bool) -> None:
+    """Compile one file while holding its target's lock."""
+    with _replacing(target) as fresh:
+        command = [*compiler, *arguments, "-o", str(fresh), str(source), "-ldl"]
+        if not quiet:
+            print(shlex.join([*command[:-3], str(target), *command[-2:]]), flush=True)
         done = subprocess.run(
             command, check=False, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace"
         )
@@ -147,9 +157,6 @@ def _run_compiler(compiler: list[str], source: Path, target: Path, arguments: Se
             raise BuildError(f"{shlex.join(command)}\nended with status {done.returncode}:\n{done.stderr}")
         if done.stderr and not quiet:
             print(done.stderr, end="", file=sys.stderr, flush=True)
-        os.replace(fresh, target)
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def compile_file(
@@ -203,12 +210,8 @@ def _as_file(source: Path, target: Path) -> Path:
     if not TEXTS:
         return source
     written = target.with_suffix(".c")
-    fresh = target.parent / f".{written.name}.{os.getpid()}.new"
-    try:
+    with _replacing(written) as fresh:
         fresh.write_bytes(_content(source))
-        os.replace(fresh, written)
-    finally:
-        fresh.unlink(missing_ok=True)
     return written
 
 
@@ -319,12 +322,8 @@ def vendor(directory: Path) -> Path:
     if target.exists() and MADE_BY not in target.read_text(encoding="utf-8", errors="replace")[:1000]:
         raise BuildError(f"{target} was not made by this command; move it away first")
     directory.mkdir(parents=True, exist_ok=True)
-    fresh = directory / f".{target.name}.{os.getpid()}.new"
-    try:
+    with _replacing(target) as fresh:
         fresh.write_bytes(text.encode())
-        os.replace(fresh, target)
-    finally:
-        fresh.unlink(missing_ok=True)
     return target
 
 

@@ -95,22 +95,30 @@ class Mode(NamedTuple):
 _EMBEDDED: dict[str, str] = {}  # name: text; `build.py vendor` fills it
 
 
+def _beside_us(name: str, mentions: str) -> Optional[Path]:
+    """A file of hakmem's beside this one, which pip installs under a name that no other package uses."""
+    for path in (_HERE / f"_hakmem_{name}", _HERE / name):
+        # a project into which hakmem.py was copied as it is may have one of that name
+        if path.exists() and mentions in path.read_text(encoding="utf-8", errors="replace"):
+            return path
+    return None
+
+
 def _build_module() -> Any:
-    """build.py: the one inside a vendored hakmem.py, else the file, which pip installs under a name of its own."""
+    """build.py: the one inside a vendored hakmem.py, else the file."""
     if _EMBEDDED:  # then no file is looked at: a build.py beside a vendored hakmem.py is somebody else's
         module = types.ModuleType("_hakmem_build")
         module.__file__ = __file__
         exec(compile(_EMBEDDED["build.py"], f"{__file__}: build.py", "exec"), vars(module))
         vars(module)["TEXTS"].update(_EMBEDDED)
         return module
-    for path in (_HERE / "_hakmem_build.py", _HERE / "build.py"):
-        # a project into which hakmem.py was copied as it is may have a build.py of its own
-        if path.exists() and "_hakmem_backend.c" in path.read_text(encoding="utf-8", errors="replace"):
-            spec: Any = importlib.util.spec_from_file_location("_hakmem_build", path)
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            return module
-    raise OSError(f"no build.py in {_HERE}: pip install hakmem, or take the one file that `build.py vendor` writes")
+    path = _beside_us("build.py", "_hakmem_backend.c")
+    if path is None:
+        raise OSError(f"no build.py in {_HERE}: pip install hakmem, or take the one file that `build.py vendor` writes")
+    spec: Any = importlib.util.spec_from_file_location("_hakmem_build", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _beside() -> Path:
@@ -809,15 +817,17 @@ def _summary() -> list[_Table]:
 
 def _pools() -> list[_Table]:
     """Where each committed byte is, then what the figures come from."""
-    stats = _stats()
-    terms = [(field, getattr(stats, field.name)) for field in _STATS.fields if "committed" in field.view.split()]
-    whole = sum(value for _, value in terms)
-    parts = [
-        {"part": field.name, "bytes": value, "share": value / whole if whole else None, "meaning": field.help}
-        for field, value in terms
-    ]
     counters = _counters("pools")
-    others = [row for row in counters.rows if row["counter"] not in {part["part"] for part in parts}]
+    terms = {field.name for field in _STATS.fields if "committed" in field.view.split()}
+    whole = sum(row["value"] for row in counters.rows if row["counter"] in terms)
+    parts, others = [], []
+    for row in counters.rows:
+        name, value = row["counter"], row["value"]
+        if name in terms:
+            share = value / whole if whole else None
+            parts.append({"part": name, "bytes": value, "share": share, "meaning": row["meaning"]})
+        else:
+            others.append(row)
     units = {"bytes": "bytes", "share": "ratio"}
     return [_Table("committed", parts, units), _tiers("pools"), _classes("pools"), counters._replace(rows=others)]
 
@@ -1125,11 +1135,11 @@ def _run(arguments: argparse.Namespace) -> NoReturn:
 
 
 def _bench(arguments: Sequence[str]) -> NoReturn:
-    """Replace this process by the benchmark, which an installed copy has under a name that no other package uses."""
-    for path in (_HERE / "_hakmem_bench.py", _HERE / "bench.py"):
-        if path.exists() and "_bench_workloads" in path.read_text(encoding="utf-8", errors="replace"):
-            os.execv(sys.executable, [sys.executable, str(path), *arguments])
-    raise OSError(f"the benchmark is not beside {_HERE / 'hakmem.py'}; pip install hakmem, or a checkout, has it")
+    """Replace this process by the benchmark."""
+    path = _beside_us("bench.py", "_bench_workloads")
+    if path is None:
+        raise OSError(f"the benchmark is not beside {_HERE / 'hakmem.py'}; pip install hakmem, or a checkout, has it")
+    os.execv(sys.executable, [sys.executable, str(path), *arguments])
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -182,9 +182,9 @@ static UNUSED void *hak(const char *name)
 
 static UNUSED const struct hak_record *record(const char *name)
 {
-    for (uint32_t i = 0; i < about()->nrecords; i++)
-        if (strcmp(about()->records[i].name, name) == 0) return &about()->records[i];
-    fail("record", 0, "no record %s", name);
+    const struct hak_record *found = about_record(about(), name);
+    if (!found) fail("record", 0, "no record %s", name);
+    return found;
 }
 
 static UNUSED const void *field_at(const char *of, const void *row, const char *name, char *kind)
