@@ -65,6 +65,7 @@
 #include <strings.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
@@ -92,7 +93,9 @@
 	X(reserve, bytes, "bytes", 0, 0, 1ll << 40, start, "address range reserved at a time; 0: twice the memory, at least 64 GiB") \
 	X(purge_ms, int, "ms", 1000, 0, 3600000, any, "age at which free memory goes back to the system")    \
 	X(retain, bytes, "bytes", 24ll << 20, 0, 1ll << 40, any, "free memory kept whatever is live; above it, as much as is in use") \
-	X(huge_pages, bool, "", 0, 0, 1, start, "transparent huge pages in the range (they cost resident memory)")
+	X(huge_pages, bool, "", 0, 0, 1, start, "transparent huge pages in the range (they cost resident memory)") \
+	X(hardened, int, "", HAK_HARDENED, HAK_HARDENED, 2 * HAK_HARDENED, start,                            \
+	  "hardened library: 1 checks each pointer and each block's end, 2 also for use after free")
 
 /* Counters that a heap keeps: name, unit, views, help.  Each is written under the heap's claim or by its owner alone
  * (never by two sides), and read by anybody.  The views are those of hakmem.report() that show it. */
@@ -171,7 +174,11 @@
 	X(WHEN, "can only be set in the environment, before the process starts")            \
 	X(SIZE, "struct size differs: hakmem.py and the library are of different versions") \
 	X(ALIGN, "alignment is not a power of two")                                         \
-	X(TEXT, "not a value of that option")
+	X(TEXT, "not a value of that option")                                               \
+	X(OVERRUN, "written past its end")                                                  \
+	X(STALE, "written to after it was freed")                                           \
+	X(DELETE_SIZE, "deleted with another size than it was made with")                   \
+	X(IN_USE, "about to be handed out while in use: freed twice before")
 
 /* Locks that threads share, in their order (claims come after the first): name, place, help. */
 #define HAK_SHARED_LOCKS(X)                                              \
@@ -212,6 +219,8 @@ enum {
 	HAK_STALE_MS = 100,               /* remote frees that have been on their way for so long are helped along */
 	HAK_SETTLE_LEAST = 1 << 20,       /* a heap whose live bytes never rose above this is not looked through */
 	HAK_KEPT_WHALES = 64,             /* freed mappings kept at most */
+	HAK_NOTES = 8192 + 272,           /* notes of a slab: 64 KiB in blocks of 8 bytes, and not in the same cache sets as the next */
+	HAK_GUARD = 64 << 10,             /* bytes that nobody may touch before and behind tables: any OS page */
 	HAK_GAUGE_SHARE = 8,              /* a heap tells the gauges of a change once it is an eighth of what they know, ... */
 	HAK_GAUGE_LEAST = 4 << 10,        /* ... but not of less than these bytes, ... */
 	HAK_GAUGE_MOST = 64 << 10,        /* ... and always of these */
@@ -246,6 +255,9 @@ enum { HAK_ERRORS(HAK_NAME_ERROR) HAK_ERR_COUNT };
 #endif
 #ifndef HAK_DEBUG
 #define HAK_DEBUG 0
+#endif
+#ifndef HAK_HARDENED
+#define HAK_HARDENED 0
 #endif
 #ifdef HAK_NOLOCK
 #define HAK_LOCKING 0 /* for the benchmark that shows what locks cost; one thread only */
@@ -377,6 +389,7 @@ typedef struct hak_slab {
 			struct hak_slab *older, *newer;
 			uint64_t stamp;                  /* ms: when its larger part was freed */
 		};
+		uint64_t asked;                      /* a large block, hardened: bytes that its caller asked for */
 	};
 } hak_slab_t;
 _Static_assert(sizeof(hak_slab_t) == 136 || sizeof(hak_slab_t) == 128, "slab struct: two cache lines");
@@ -387,23 +400,33 @@ typedef struct hak_list {
 	hak_slab_t *head, *tail;
 } hak_list_t;
 
+/* Hardened: what is known of one block, in a word beside its slab.  Low 8 bits: how it stands; above: the bytes that
+ * its caller asked for, or the thread that freed it.  Relaxed: the caller of malloc and that of free write it. */
+enum { HAK_NOTE_NEW, HAK_NOTE_LIVE, HAK_NOTE_FREED };
+typedef uint32_t hak_note_t;
+#define hak_note_make(state, value) ((hak_note_t)((uint32_t)(value) << 8 | (state)))
+#define hak_note_state(note) ((note)&255u)
+#define hak_note_value(note) ((note) >> 8)
+
 /* Metadata of a superslab.  Never unmapped; maps is touched only by classes below 128 bytes. */
 typedef struct hak_super {
 	uint64_t dirty;                     /* bit for each unit: has memory behind it.  Page heap's lock */
 	hak_slab_t unit[HAK_SUPER_UNITS];
 	uint64_t map[HAK_SUPER_UNITS][HAK_MAP_WORDS];
+	hak_note_t note[HAK_SUPER_UNITS][HAK_HARDENED ? HAK_NOTES : 0]; /* by the head unit of a slab */
 } hak_super_t;
 
 typedef struct hak_class {
 	uint64_t reciprocal;  /* ceil(2^40 / size): offset -> index, exact below 2^20 */
 	uint32_t size;        /* bytes of a block */
-	uint32_t units;       /* of a slab */
 	uint32_t blocks;      /* in a slab */
+	uint16_t units;       /* of a slab */
 	uint16_t first, most; /* capacity of a stack: at first, and at most */
 	uint16_t small, large;/* where the two regions of slots begin (their NULL slot) */
 	uint16_t batch;       /* blocks of a refill at most */
 	uint8_t tier;
 	bool cached;          /* the tier's switch is on */
+	bool plain;           /* hardened: slabs of one unit, level 1: the fast paths look at its notes */
 } hak_class_t;
 
 /* Pointers on their way to the heap that owns their slabs. */
@@ -498,6 +521,7 @@ typedef struct hak_whale {
 	struct hak_whale *next; /* in its bucket, in the kept list or among the unused */
 	char *base;             /* of the block and of the mapping */
 	size_t len;             /* mapped bytes */
+	size_t asked;           /* hardened: of these, those that its caller asked for */
 	uint64_t stamp;         /* ms when it was freed */
 } hak_whale_t;
 
@@ -515,13 +539,32 @@ typedef struct hak_options {
 #define HAK_DEFAULT_OPTION(name, type, unit, def, lo, hi, when, help) .name = (def),
 static hak_options_t hak_option = {HAK_OPTIONS(HAK_DEFAULT_OPTION)}; /* set at start; relaxed after */
 
-static uint32_t hak_unit[HAK_UNITS_MAX];                             /* the unit table */
-static hak_super_t *hak_super[HAK_UNITS_MAX / HAK_SUPER_UNITS];      /* metadata; NULL: not committed */
-static hak_heap_t *hak_heap[HAK_HEAPS_MAX];                          /* by id; set once */
-static hak_class_t hak_class[HAK_CLASSES];                           /* set at start */
-static uint8_t hak_class_small[HAK_SMALL_MAX / 8 + 1];
-static uint8_t hak_class_mid[HAK_MID_MAX / 256 + 1];
-static uint8_t hak_class_big[HAK_CLASS_MAX / 8192 + 1];
+/* The tables that free believes.  In the hardened library they stand together, between guards. */
+#if HAK_HARDENED
+static struct {
+	char before[HAK_GUARD];
+#define HAK_TABLE(type, name, count) type name[count];
+#else
+#define HAK_TABLE(type, name, count) static type hak_##name[count];
+#endif
+HAK_TABLE(uint32_t, unit, HAK_UNITS_MAX)                             /* the unit table */
+HAK_TABLE(hak_super_t *, super, HAK_UNITS_MAX / HAK_SUPER_UNITS)     /* metadata; NULL: not committed */
+HAK_TABLE(hak_heap_t *, heap, HAK_HEAPS_MAX)                         /* by id; set once */
+HAK_TABLE(hak_class_t, class, HAK_CLASSES)                           /* set at start, as are the next three */
+HAK_TABLE(uint8_t, class_small, HAK_SMALL_MAX / 8 + 1)
+HAK_TABLE(uint8_t, class_mid, HAK_MID_MAX / 256 + 1)
+HAK_TABLE(uint8_t, class_big, HAK_CLASS_MAX / 8192 + 1)
+#if HAK_HARDENED
+	char behind[HAK_GUARD] __attribute__((aligned(HAK_GUARD)));
+} hak_tables __attribute__((aligned(HAK_GUARD)));
+#define hak_unit hak_tables.unit
+#define hak_super hak_tables.super
+#define hak_heap hak_tables.heap
+#define hak_class hak_tables.class
+#define hak_class_small hak_tables.class_small
+#define hak_class_mid hak_tables.class_mid
+#define hak_class_big hak_tables.class_big
+#endif
 
 /* What the fast path reads: set once by the first call, before any heap exists. */
 static struct {
@@ -535,6 +578,7 @@ static struct {
 	size_t slots;      /* in a heap struct */
 	pthread_key_t key; /* its destructor is the end of a thread */
 	bool has_key;
+	uint64_t secret[2]; /* hardened: for the order of reuse, odd, and for the seals */
 } hak_boot;
 
 static struct { /* lock: heaps */
@@ -663,6 +707,19 @@ static bool hak_os_purge(void *p, size_t len) /* reads as zero after */
 	return madvise(p, len, MADV_DONTNEED) == 0;
 }
 
+static void hak_os_forbid(void *p, size_t len) /* whoever touches it gets a SIGSEGV; best effort */
+{
+	mprotect(p, len, PROT_NONE);
+}
+
+static HAK_COLD void hak_os_random(void *out, size_t len)
+{
+	int saved = errno;
+	if (syscall(SYS_getrandom, out, len, GRND_NONBLOCK) != (long)len)
+		memcpy(out, (const void *)getauxval(AT_RANDOM), len); /* early at boot: what the system gave this process */
+	errno = saved;
+}
+
 static HAK_COLD uint64_t hak_os_memory(void)
 {
 	struct sysinfo s;
@@ -701,12 +758,6 @@ static const char *const hak_error_names[] = {
 #define HAK_ERROR_WORD(name, text) #name,
 	HAK_ERRORS(HAK_ERROR_WORD)
 };
-
-static _Noreturn HAK_COLD void hak_die(const char *call, const void *p, const char *what)
-{
-	hak_sayf("hakmem: %s(%p): %s\n", call, p, what);
-	abort();
-}
 
 static HAK_COLD void hak_assert_failed(const char *what, int line)
 {
@@ -801,6 +852,9 @@ static HAK_COLD void hak_option_read(const char *variable)
 		if (strlen(row->env) == len && strncmp(variable, row->env, len) == 0) {
 			if (hak_option_parse_text(row, equals + 1, &value) && value >= row->least && value <= row->most)
 				*hak_option_places[i] = value;
+			else if (row->least == row->most)
+				hak_sayf("hakmem: %s=%.100s: needs the %s library (python -m hakmem run --%s); ignored\n", row->env, equals + 1,
+				         row->name, row->name);
 			else
 				hak_sayf("hakmem: %s=%.100s: must be %s from %lld to %lld%s%s; using %lld\n", row->env, equals + 1,
 				         row->type[1] == 'o' ? "a switch (on, off)" : row->type[1] == 'y' ? "a number (64M, say)" : "a number",
@@ -885,10 +939,11 @@ static HAK_COLD void hak_class_init(void)
 			uint32_t octave = 1u << (31 - __builtin_clz(size));
 			k->size = size;
 			k->tier = (uint8_t)t;
-			k->units = hak_class_units(size, tier->blocks);
-			k->blocks = (k->units << HAK_UNIT_SHIFT) / size;
+			k->units = (uint16_t)hak_class_units(size, tier->blocks);
+			k->blocks = ((uint32_t)k->units << HAK_UNIT_SHIFT) / size;
 			k->reciprocal = (((uint64_t)1 << 40) + size - 1) / size;
 			k->cached = tier_on[t] != 0;
+			k->plain = k->units == 1 && hak_option.hardened < 2;
 			k->most = (uint16_t)hak_max32(hak_min32(HAK_STACK_BYTES / size, HAK_STACK_MAX), 2);
 			k->first = (uint16_t)hak_min32(hak_max32(hak_min32(HAK_STACK_FIRST_BYTES / size, HAK_STACK_FIRST), 4), k->most);
 			k->batch = (uint16_t)hak_max32(hak_min32(HAK_BATCH_BYTES / size, HAK_BATCH_MOST), 1);
@@ -928,6 +983,21 @@ static HAK_COLD void hak_class_init(void)
 
 /* =================================================== metadata ================================================== */
 
+/* A mapping for metadata.  Hardened: with a guard before and behind, so that nothing runs into it from a neighbour. */
+static HAK_COLD char *hak_meta_map(size_t len)
+{
+	char *p;
+	if (!HAK_HARDENED)
+		return hak_os_map(len, PROT_READ | PROT_WRITE);
+	if (!(p = hak_os_map(len + 2 * HAK_GUARD, PROT_NONE)))
+		return NULL;
+	if (!hak_os_commit(p + HAK_GUARD, len)) {
+		hak_os_unmap(p, len + 2 * HAK_GUARD);
+		return NULL;
+	}
+	return p + HAK_GUARD;
+}
+
 /* Zeroed memory that is never given back; NULL when there is none. */
 static HAK_COLD void *hak_meta_alloc(size_t n)
 {
@@ -937,7 +1007,7 @@ static HAK_COLD void *hak_meta_alloc(size_t n)
 	if (n > (size_t)(hak_meta.end - hak_meta.at)) {
 		bool own = n > (256 << 10); /* a heap struct */
 		size_t chunk = own ? hak_round_up(n, hak_boot.os_page) : (size_t)1 << 20;
-		char *fresh = hak_os_map(chunk, PROT_READ | PROT_WRITE);
+		char *fresh = hak_meta_map(chunk);
 		if (!fresh)
 			goto out;
 		hak_meta.bytes += chunk;
@@ -1229,6 +1299,9 @@ static HAK_COLD bool hak_range_reserve_locked(uint32_t units)
 	return true;
 }
 
+/* Whether free units are out of bounds until they are handed out: use after free of a whole run or slab ends at once. */
+HAK_INLINE bool hak_page_is_forbidden(void) { return HAK_HARDENED && hak_option.hardened >= 2; }
+
 /* Commits superslabs at the end of the last range, so that a free run of `units` exists. */
 static HAK_COLD bool hak_page_grow_locked(uint32_t units, uint64_t now)
 {
@@ -1261,7 +1334,7 @@ static HAK_COLD bool hak_page_grow_locked(uint32_t units, uint64_t now)
 		hak_store(&hak_unit[i], HAK_RUN_PURGING); /* not free for a neighbour until all of it is committed */
 		hak_store_release(&hak_super[i / HAK_SUPER_UNITS], s);
 	}
-	if (!hak_os_commit(base, (size_t)n << HAK_UNIT_SHIFT))
+	if (!hak_page_is_forbidden() && !hak_os_commit(base, (size_t)n << HAK_UNIT_SHIFT))
 		return false;
 	r->top += n;
 	hak_page.supers += n / HAK_SUPER_UNITS;
@@ -1328,29 +1401,32 @@ static void hak_page_regret_locked(uint64_t clean, uint64_t now)
 /* Takes a run of `units` at a multiple of `align` units, its words still 0; 0: out of memory.  *zero: never used. */
 static uint32_t hak_run_alloc_locked(uint32_t units, uint32_t align, bool *zero, uint64_t now)
 {
-	uint32_t need = units + align - 1, u, len, dirty;
+	uint32_t need = units + align - 1, skip = 0, u, len, dirty;
 	uint64_t stamp;
 	hak_slab_t *r, *older;
 
 	while (!(r = hak_run_find_locked(HAK_DIRTY, need)) && !(r = hak_run_find_locked(HAK_CLEAN, need)))
 		if (!hak_page_grow_locked(need, now))
 			return 0;
+	if (align > 1) { /* by address: the base of a range need not be a multiple of more than a superslab */
+		uintptr_t address = (uintptr_t)r->base, at = hak_round_up(address, (size_t)align << HAK_UNIT_SHIFT);
+		skip = (uint32_t)((at - address) >> HAK_UNIT_SHIFT);
+	}
+	if (hak_page_is_forbidden()
+	    && !hak_os_commit(r->base + ((size_t)skip << HAK_UNIT_SHIFT), (size_t)units << HAK_UNIT_SHIFT))
+		return 0;
 	hak_run_remove_locked(r);
 	u = r->unit;
 	len = r->len;
 	stamp = r->stamp;
 	older = r->dirty ? r->older : hak_page.newest;
-	if (align > 1) { /* by address: the base of a range need not be a multiple of more than a superslab */
-		uintptr_t address = (uintptr_t)r->base, at = hak_round_up(address, (size_t)align << HAK_UNIT_SHIFT);
-		uint32_t skip = (uint32_t)((at - address) >> HAK_UNIT_SHIFT);
-		if (skip) {
-			dirty = hak_dirty_count(u, skip);
-			hak_run_insert_locked(u, skip, dirty, stamp, older);
-			if (dirty)
-				older = hak_slab_of(u);
-			u += skip;
-			len -= skip;
-		}
+	if (skip) {
+		dirty = hak_dirty_count(u, skip);
+		hak_run_insert_locked(u, skip, dirty, stamp, older);
+		if (dirty)
+			older = hak_slab_of(u);
+		u += skip;
+		len -= skip;
 	}
 	dirty = hak_dirty_count(u, units);
 	*zero = dirty == 0;
@@ -1369,6 +1445,8 @@ static uint32_t hak_run_alloc_locked(uint32_t units, uint32_t align, bool *zero,
 /* A used run goes back.  Returns whether more than the allowance is kept now. */
 static bool hak_run_release_locked(uint32_t u, uint32_t units, uint64_t now)
 {
+	if (hak_page_is_forbidden())
+		hak_os_forbid(hak_slab_of(u)->base, (size_t)units << HAK_UNIT_SHIFT);
 	hak_page.used_units -= units;
 	hak_run_free_locked(u, units, now);
 	return hak_page.dirty_units > hak_page_allowance_locked();
@@ -1622,15 +1700,28 @@ static HAK_COLD bool hak_whale_free(void *p) /* false: not a whale */
 	hak_whales.kept_count++;
 	hak_store(&hak_whales.kept_bytes, hak_whales.kept_bytes + w->len);
 	hak_unlock(&hak_whales.lock);
-	hak_whale_purge(0);
+	hak_whale_purge(hak_page_is_forbidden() ? UINT64_MAX : 0);
 	return true;
 }
 
-static size_t hak_whale_size(const void *p) /* 0: not a whale */
+static size_t hak_whale_size(const void *p, size_t *asked) /* 0: not a whale */
 {
 	hak_lock(&hak_whales.lock);
 	hak_whale_t *w = *hak_whale_place_locked(p);
 	size_t len = w ? w->len : 0;
+	*asked = w ? w->asked : 0;
+	hak_unlock(&hak_whales.lock);
+	return len;
+}
+
+/* The caller of the whale p asks for n bytes.  Returns how long it is. */
+static size_t hak_whale_ask(const void *p, size_t n)
+{
+	hak_lock(&hak_whales.lock);
+	hak_whale_t *w = *hak_whale_place_locked(p);
+	size_t len = w ? w->len : 0;
+	if (w)
+		w->asked = n;
 	hak_unlock(&hak_whales.lock);
 	return len;
 }
@@ -1710,6 +1801,8 @@ static void hak_slab_init(uint32_t u, uint32_t units, uint32_t c)
 		hak_slab_of(u + i)->back = (uint8_t)i;
 	s->map = k->blocks <= HAK_INLINE_BITS ? s->bits : hak_super_of(u)->map[u % HAK_SUPER_UNITS];
 	memset(s->map, 0, (k->blocks + 63) / 64 * 8);
+	for (uint32_t i = 0; HAK_HARDENED && i < s->carved; i++) /* of the slab that was here before */
+		hak_store(&hak_super_of(u)->note[u % HAK_SUPER_UNITS][i], HAK_NOTE_NEW);
 	s->used = s->carved = s->free = 0;
 	s->hint = s->purged = 0;
 	s->len = units;
@@ -1771,7 +1864,7 @@ static HAK_COLD size_t hak_slab_purge(hak_slab_t *s)
 	const hak_class_t *k = &hak_class[s->class];
 	size_t page = hak_boot.os_page, sum = 0;
 
-	if (s->purged || s->free == 0)
+	if (s->purged || s->free == 0 || hak_page_is_forbidden()) /* the last: what fills its free blocks will be checked */
 		return 0;
 	for (uint32_t i = 0, j; i < s->carved; i = j + 1) {
 		/* Free blocks are i .. j - 1, and j is a used one or the end. */
@@ -1785,6 +1878,323 @@ static HAK_COLD size_t hak_slab_purge(hak_slab_t *s)
 	}
 	s->purged = 1;
 	return sum;
+}
+
+/* =================================================== hardening ================================================= */
+
+/* What the hardened library does beside allocating.  Each block has a note (hak_note_t), and what its caller asked for
+ * ends before its room does, in a seal of up to 8 bytes that depends on its address and on a secret, none of them 0:
+ *
+ *    block              asked               room
+ *      | the caller's bytes | seal | the rest |          level 2: the rest, and all of a free block, is HAK_FILL
+ *
+ * malloc: the note must not say LIVE; level 2: a freed block must be as free left it.  free: the note must say LIVE,
+ * and the seal must be whole.  The order of reuse is random.  In the other variants all of it is dead code. */
+enum { HAK_FILL = 0xDF, HAK_SEAL = 8 };
+
+HAK_INLINE bool hak_guard_fills(void) { return hak_page_is_forbidden(); }
+
+/* The note of the block around p, which lies on unit u, of a slab of class k.  *start: p is where a block begins. */
+HAK_INLINE hak_note_t *hak_note_of(const void *p, uint32_t u, const hak_class_t *k, bool *start)
+{
+	size_t offset = (uintptr_t)p % HAK_UNIT, i;
+	if (k->units > 1) {
+		uint32_t back = hak_slab_of(u)->back;
+		u -= back;
+		offset += (size_t)back << HAK_UNIT_SHIFT;
+	}
+	i = (offset * k->reciprocal) >> 40;
+	*start = i * k->size == offset;
+	return &hak_super_of(u)->note[u % HAK_SUPER_UNITS][i];
+}
+
+/* What is known of the block that p points to, for a message.  Takes no lock. */
+static HAK_COLD void hak_describe(const void *p, char *out, size_t room)
+{
+	uint32_t u = hak_unit_of(p), word = hak_word(u), c = hak_word_class(word);
+	const char *asked = HAK_HARDENED ? ", asked for " : "";
+	char number[24] = "", inside[40] = "";
+	bool start;
+
+	*out = '\0';
+	if (hak_word_owner(word) < HAK_OWNER_ORPHAN)
+		return;
+	const hak_class_t *k = &hak_class[c];
+	uint64_t offset = (uint64_t)((const char *)p - hak_slab_head(u)->base);
+	offset -= ((offset * k->reciprocal) >> 40) * k->size;
+	if (offset)
+		snprintf(inside, sizeof inside, "%u bytes into ", (unsigned)offset);
+	if (HAK_HARDENED) {
+		hak_note_t note = hak_load(hak_note_of(p, u, k, &start));
+		if (hak_note_state(note) == HAK_NOTE_FREED)
+			asked = ", freed by thread ";
+		else if (hak_note_state(note) == HAK_NOTE_NEW)
+			asked = ", never handed out";
+		if (hak_note_state(note) != HAK_NOTE_NEW)
+			snprintf(number, sizeof number, "%u", hak_note_value(note));
+	}
+	snprintf(out, room, " (%sa block of %u bytes, class %u%s%s)", inside, k->size, c, asked, number);
+}
+
+/* The last words.  Whoever catches SIGABRT may still allocate: from here on no lock stops this thread. */
+static _Noreturn HAK_COLD void hak_die(const char *call, const void *p, int error)
+{
+	char what[160];
+	hak_describe(p, what, sizeof what);
+	hak_sayf("hakmem: %s(%p): %s%s\n", call, p, hak_error_texts[error], what);
+	hak_store(&hak_fork_thread, &hak_thread);
+	abort();
+}
+
+/* Bytes that a block needs whose caller asks for n: the first of its seal, too. */
+HAK_INLINE size_t hak_guard_room(size_t n) { return HAK_HARDENED ? n + (n != SIZE_MAX) : n; }
+
+HAK_INLINE uint64_t hak_guard_seal(const void *p)
+{
+	return ((uintptr_t)p ^ hak_boot.secret[1]) | 0x0101010101010101u; /* no byte is 0: strings end in those */
+}
+
+/* A seal is written and read as 8 bytes that end with the room at the latest, so some may be the caller's. */
+HAK_INLINE size_t hak_guard_seal_place(size_t n, size_t room) { return n < room - HAK_SEAL ? n : room - HAK_SEAL; }
+
+HAK_INLINE bool hak_guard_is_sealed(const void *p, size_t n, size_t room)
+{
+	size_t at = hak_guard_seal_place(n, room);
+	uint64_t now;
+	memcpy(&now, (const char *)p + at, HAK_SEAL);
+	return ((now ^ hak_guard_seal(p)) >> (n - at) * 8) == 0;
+}
+
+/* The same without a byte of the caller's. */
+static HAK_NOINLINE void hak_guard_seal_exactly(void *p, size_t n, size_t room)
+{
+	size_t at = hak_guard_seal_place(n, room);
+	uint64_t seal = hak_guard_seal(p);
+	memcpy((char *)p + n, (char *)&seal + (n - at), HAK_SEAL - (n - at));
+}
+
+static HAK_COLD bool hak_guard_is_filled(const char *p, size_t from, size_t to)
+{
+	while (from < to && (unsigned char)p[from] == HAK_FILL)
+		from++;
+	return from >= to;
+}
+
+/* What is wrong with a live block that somebody wants to free, or nothing.  *note: as it stands. */
+HAK_INLINE int hak_guard_error(const void *p, const hak_class_t *k, bool start, hak_note_t note)
+{
+	size_t n = hak_note_value(note);
+	if (hak_unlikely(!start))
+		return HAK_ERR_INTERIOR;
+	if (hak_unlikely(hak_note_state(note) != HAK_NOTE_LIVE))
+		return HAK_ERR_ALREADY_FREE;
+	if (hak_unlikely(!hak_guard_is_sealed(p, n, k->size)))
+		return HAK_ERR_OVERRUN;
+	if (hak_guard_fills() && !hak_guard_is_filled(p, n + HAK_SEAL, k->size))
+		return HAK_ERR_OVERRUN;
+	return HAK_ERR_OK;
+}
+
+/* Level 2, a block of a class on its way to a caller. */
+static HAK_COLD void hak_guard_check_fill(void *p, const hak_class_t *k, hak_note_t note)
+{
+	if (hak_note_state(note) == HAK_NOTE_NEW)
+		memset(p, HAK_FILL, k->size);
+	else if (!hak_guard_is_filled(p, 0, k->size))
+		hak_die("malloc", p, HAK_ERR_STALE);
+}
+
+/* A block goes to a caller that asked for n bytes. */
+HAK_INLINE void hak_guard_open(void *p, hak_note_t *note, const hak_class_t *k, size_t n)
+{
+	uint64_t seal = hak_guard_seal(p);
+	hak_store(note, hak_note_make(HAK_NOTE_LIVE, n));
+	memcpy((char *)p + hak_guard_seal_place(n, k->size), &seal, HAK_SEAL);
+}
+
+/* Any thread frees a block of class c, and another may free it at the same time. */
+static HAK_NOINLINE void hak_guard_close_slow(void *p, uint32_t u, size_t c, uint32_t thread)
+{
+	const hak_class_t *k = &hak_class[c];
+	bool start;
+	hak_note_t *note = hak_note_of(p, u, k, &start), was = hak_load(note);
+	int error = hak_guard_error(p, k, start, was);
+
+	if (!error && !hak_cas(note, &was, hak_note_make(HAK_NOTE_FREED, thread)))
+		error = HAK_ERR_ALREADY_FREE;
+	if (error)
+		hak_die("free", p, error);
+	if (hak_guard_fills())
+		memset(p, HAK_FILL, k->size);
+}
+
+/* A large block or a whale: how long it is, and the bytes of it that its caller asked for.  0: there is none. */
+static size_t hak_guard_large(const void *p, uint32_t u, size_t *asked)
+{
+	if (hak_word(u) != HAK_RUN_HEAD)
+		return hak_whale_size(p, asked);
+	*asked = hak_load(&hak_slab_of(u)->asked);
+	return hak_slab_of(u)->base == p ? (size_t)hak_load(&hak_slab_of(u)->len) << HAK_UNIT_SHIFT : 0;
+}
+
+static HAK_NOINLINE void hak_guard_check_large(const char *call, const void *p, uint32_t u)
+{
+	size_t asked, room = hak_guard_large(p, u, &asked);
+	if (room && !hak_guard_is_sealed(p, asked, room))
+		hak_die(call, p, HAK_ERR_OVERRUN);
+}
+
+/* What is wrong with the live block at p, for calls that do not abort. */
+static HAK_COLD int hak_guard_check(const void *p)
+{
+	uint32_t u = hak_unit_of(p), word = hak_word(u);
+	const hak_class_t *k = &hak_class[hak_word_class(word)];
+	size_t asked, room;
+	bool start;
+
+	if (hak_word_owner(word) >= HAK_OWNER_ORPHAN) {
+		const hak_note_t *note = hak_note_of(p, u, k, &start);
+		return hak_guard_error(p, k, start, hak_load(note));
+	}
+	room = hak_guard_large(p, u, &asked);
+	return room && !hak_guard_is_sealed(p, asked, room) ? HAK_ERR_OVERRUN : HAK_ERR_OK;
+}
+
+/* Any block on its way to its caller, who asked for n bytes; p may be NULL. */
+static HAK_NOINLINE void *hak_guard_open_slow(void *p, size_t n)
+{
+	uint32_t u = hak_unit_of(p), word = hak_word(u);
+	size_t room;
+	bool start;
+
+	if (!p)
+		return NULL;
+	if (hak_word_owner(word) >= HAK_OWNER_ORPHAN) {
+		const hak_class_t *k = &hak_class[hak_word_class(word)];
+		hak_note_t *note = hak_note_of(p, u, k, &start), was = hak_load(note);
+		if (hak_unlikely(hak_note_state(was) == HAK_NOTE_LIVE))
+			hak_die("malloc", p, HAK_ERR_IN_USE);
+		if (hak_guard_fills())
+			hak_guard_check_fill(p, k, was);
+		hak_guard_open(p, note, k, n);
+		return p;
+	}
+	if (word == HAK_RUN_HEAD) {
+		hak_store(&hak_slab_of(u)->asked, n);
+		room = (size_t)hak_slab_of(u)->len << HAK_UNIT_SHIFT;
+	} else {
+		room = hak_whale_ask(p, n);
+	}
+	hak_guard_seal_exactly(p, n, room);
+	return p;
+}
+
+/* The same two on the fast paths: plain classes in the first range, and to be freed by their owner. */
+HAK_INLINE void *hak_guard_open_hot(void *p, const hak_class_t *k, size_t n)
+{
+	size_t u = ((uintptr_t)p - hak_fast.base) >> HAK_UNIT_SHIFT;
+	if (hak_unlikely(u >= hak_fast.units || !k->plain))
+		return hak_guard_open_slow(p, n);
+	uint64_t index = ((uintptr_t)p % HAK_UNIT * k->reciprocal) >> 40;
+	hak_note_t *note = &hak_super_of((uint32_t)u)->note[u % HAK_SUPER_UNITS][index];
+	if (hak_unlikely(hak_note_state(hak_load(note)) == HAK_NOTE_LIVE))
+		return hak_guard_open_slow(p, n);
+	hak_guard_open(p, note, k, n);
+	return p;
+}
+
+HAK_INLINE bool hak_guard_close_hot(void *p, uint32_t u, const hak_class_t *k, uint32_t thread) /* false: not plain, or bad */
+{
+	uint64_t offset = (uintptr_t)p % HAK_UNIT, index = (offset * k->reciprocal) >> 40;
+	hak_note_t *note = &hak_super_of(u)->note[u % HAK_SUPER_UNITS][index], was = hak_load(note);
+	if (hak_unlikely(!k->plain || hak_note_state(was) != HAK_NOTE_LIVE || index * k->size != offset
+	                 || !hak_guard_is_sealed(p, hak_note_value(was), k->size)))
+		return false;
+	hak_store(note, hak_note_make(HAK_NOTE_FREED, thread));
+	return true;
+}
+
+HAK_INLINE void *hak_guard_open_any(void *p, size_t n) { return HAK_HARDENED ? hak_guard_open_slow(p, n) : p; }
+
+/* Bytes that the caller of the live block p, of class k, asked for. */
+static size_t hak_guard_asked(const void *p, uint32_t u, const hak_class_t *k, const char *call)
+{
+	bool start;
+	hak_note_t note = hak_load(hak_note_of(p, u, k, &start));
+	if (hak_note_state(note) != HAK_NOTE_LIVE)
+		hak_die(call, p, HAK_ERR_ALREADY_FREE);
+	return hak_note_value(note);
+}
+
+/* A block that stays where it is, and has n bytes from now on. */
+static HAK_NOINLINE void *hak_guard_resize(void *p, size_t n)
+{
+	uint32_t u = hak_unit_of(p), word = hak_word(u);
+	const hak_class_t *k = &hak_class[hak_word_class(word)];
+	bool start;
+	hak_note_t *note;
+	int error;
+
+	if (hak_word_owner(word) < HAK_OWNER_ORPHAN) {
+		hak_guard_check_large("realloc", p, u);
+		return hak_guard_open_slow(p, n);
+	}
+	note = hak_note_of(p, u, k, &start);
+	error = hak_guard_error(p, k, start, hak_load(note));
+	if (error)
+		hak_die("realloc", p, error);
+	hak_store(note, hak_note_make(HAK_NOTE_LIVE, n));
+	if (hak_guard_fills())
+		memset((char *)p + n, HAK_FILL, k->size - n);
+	hak_guard_seal_exactly(p, n, k->size);
+	return p;
+}
+
+HAK_INLINE void *hak_guard_resize_any(void *p, size_t n) { return HAK_HARDENED ? hak_guard_resize(p, n) : p; }
+
+#if HAK_HARDENED
+static HAK_COLD void hak_guard_tables(void)
+{
+	hak_os_forbid(hak_tables.before, sizeof hak_tables.before);
+	hak_os_forbid(hak_tables.behind, sizeof hak_tables.behind);
+}
+#else
+static void hak_guard_tables(void) {}
+#endif
+
+static HAK_COLD void hak_guard_init(void)
+{
+	hak_os_random(hak_boot.secret, sizeof hak_boot.secret);
+	hak_boot.secret[0] |= 1;
+	hak_guard_tables();
+}
+
+/* A number below n that nobody outside can tell; v changes with each call. */
+HAK_INLINE uint32_t hak_guard_random(uint64_t v, uint32_t n)
+{
+	v *= hak_boot.secret[0];
+	return (uint32_t)((v >> 32) * n >> 32);
+}
+
+/* Puts p into a stack at a place that nobody outside can tell: the block that stood there goes on top.  Owner. */
+HAK_INLINE void hak_guard_push(hak_heap_t *h, size_t c, uint64_t v, void *p)
+{
+	uint32_t at = (uint32_t)(v & 0xFFFF) + 1, level = at - h->floor[c];
+	uint32_t i = at - hak_guard_random(v, level);
+	h->slot[at] = p;
+	h->slot[at] = h->slot[i];
+	h->slot[i] = p;
+}
+
+/* The blocks of a refill, in an order that nobody outside can tell. */
+static HAK_NOINLINE void hak_guard_mix(void **block, uint32_t n, uint64_t v)
+{
+	for (uint32_t i = n; i > 1; i--) {
+		uint32_t k = hak_guard_random(v += 0x10001, i);
+		void *p = block[k];
+		block[k] = block[i - 1];
+		block[i - 1] = p;
+	}
 }
 
 /* ===================================================== heaps =================================================== */
@@ -1828,7 +2238,7 @@ HAK_INLINE bool hak_heap_put_locked(hak_heap_t *h, hak_slab_t *s, const hak_clas
 	uint32_t i;
 	int error = hak_slab_index(s, k, p, &i);
 	if (hak_unlikely(error))
-		hak_die("free", p, hak_error_texts[error]);
+		hak_die("free", p, error);
 	hak_slab_put(s, i);
 	hak_count(&h->bin[s->class].used, -1ull);
 	h->used_bytes[k->tier] -= k->size;
@@ -2043,7 +2453,7 @@ static bool hak_orphan_put_locked(hak_slab_t *s, const void *p, uint64_t now)
 	uint32_t i;
 	int error = hak_slab_index(s, k, p, &i);
 	if (hak_unlikely(error))
-		hak_die("free", p, hak_error_texts[error]);
+		hak_die("free", p, error);
 	hak_slab_put(s, i);
 	hak_count(&hak_page.orphan_used[s->class], -1ull);
 	if ((hak_page.orphan_untold[k->tier] += k->size) >= HAK_GAUGE_MOST)
@@ -2168,7 +2578,7 @@ static HAK_NOINLINE void hak_block_free_anywhere(void *p, bool received)
 		}
 		hak_heap_t *h = owner >= HAK_OWNER_SHARED ? hak_heap_by_id(owner) : NULL;
 		if (!h)
-			hak_die("free", p, hak_error_texts[owner == HAK_OWNER_NONE ? HAK_ERR_ALREADY_FREE : HAK_ERR_FOREIGN]);
+			hak_die("free", p, owner == HAK_OWNER_NONE ? HAK_ERR_ALREADY_FREE : HAK_ERR_FOREIGN);
 		hak_claim(h);
 		if (hak_word(u) == word) {
 			hak_count(received ? &h->bin[c].received : &h->bin[c].claimed, 1u);
@@ -2543,6 +2953,8 @@ static HAK_NOINLINE void *hak_heap_refill(hak_heap_t *h, uint32_t c)
 		n = hak_min32(k->batch, hak_max32(capacity / 2, 1));
 		got = hak_heap_take_locked(h, c, block, capacity ? n + 1 : 1);
 		if (got) { /* top-down, so that pops come in the order of addresses */
+			if (HAK_HARDENED)
+				hak_guard_mix(block, got, h->v[c]);
 			p = block[0];
 			for (uint32_t i = got; --i > 0;)
 				h->slot[++at] = block[i];
@@ -2710,6 +3122,8 @@ static HAK_COLD void hak_boot_init_slow(void)
 	hak_boot.os_page = (size_t)getauxval(AT_PAGESZ);
 	hak_option_init();
 	hak_class_init();
+	if (HAK_HARDENED)
+		hak_guard_init();
 	hak_lock(&hak_page.lock);
 	hak_range_reserve_locked(HAK_SUPER_UNITS);
 	hak_unlock(&hak_page.lock);
@@ -2819,7 +3233,7 @@ static HAK_NOINLINE void hak_large_free(void *p, uint32_t u)
 	}
 	hak_unlock(&hak_page.lock);
 	if (!good)
-		hak_die("free", p, hak_error_texts[HAK_ERR_INTERIOR]);
+		hak_die("free", p, HAK_ERR_INTERIOR);
 	if (over)
 		hak_page_purge(0, false);
 }
@@ -2840,7 +3254,8 @@ static HAK_COLD bool hak_large_resize(uint32_t u, uint32_t units)
 		over = hak_run_release_locked(u + units, len - units, now);
 	} else if (units > len) {
 		more = units - len;
-		fits = hak_super_of(u + len) && hak_word(u + len) == 0 && (next = hak_slab_of(u + len))->len >= more;
+		fits = hak_super_of(u + len) && hak_word(u + len) == 0 && (next = hak_slab_of(u + len))->len >= more
+		       && (!hak_page_is_forbidden() || hak_os_commit(next->base, (size_t)more << HAK_UNIT_SHIFT));
 		if (fits) {
 			uint32_t left = next->len - more;
 			uint64_t stamp = next->stamp;
@@ -2927,20 +3342,20 @@ static HAK_NOINLINE void *hak_shared_alloc(uint32_t c)
 
 /* The stack was empty, the size is above every class, or the thread has no heap yet.  The size comes, not the class:
  * before the first call has run the size tables are empty. */
-static HAK_NOINLINE void *hak_malloc_slow(size_t n)
+static HAK_NOINLINE void *hak_malloc_slow(size_t n, size_t asked)
 {
 	hak_heap_t *h;
 	void *p;
 	bool zero;
 
 	if (n > HAK_CLASS_MAX)
-		return hak_large_alloc(n, 1, &zero);
+		return hak_guard_open_any(hak_large_alloc(n, 1, &zero), asked);
 	hak_boot_init();
 	h = hak_heap_attach();
 	p = h ? hak_heap_refill(h, hak_class_of(n)) : hak_shared_alloc(hak_class_of(n));
 	if (hak_unlikely(!p))
 		errno = ENOMEM;
-	return p;
+	return hak_guard_open_any(p, asked);
 }
 
 static _Noreturn HAK_COLD void hak_free_bad(const void *p, const char *call)
@@ -2950,12 +3365,12 @@ static _Noreturn HAK_COLD void hak_free_bad(const void *p, const char *call)
 	char *base;
 	int error = hak_word(u) == HAK_RUN_BODY || hak_whale_around(p, &base) ? HAK_ERR_INTERIOR
 	          : ours ? HAK_ERR_ALREADY_FREE : HAK_ERR_FOREIGN;
-	hak_die(call, p, hak_error_texts[error]);
+	hak_die(call, p, error);
 }
 
 static _Noreturn HAK_COLD void hak_free_twice(const void *p)
 {
-	hak_die("free", p, hak_error_texts[HAK_ERR_ALREADY_FREE]);
+	hak_die("free", p, HAK_ERR_ALREADY_FREE);
 }
 
 /* NULL, a full stack, a block of another heap or of none, a large block, or no block at all. */
@@ -2971,23 +3386,33 @@ static HAK_NOINLINE void hak_free_slow(void *p)
 	word = hak_word(u);
 	owner = hak_word_owner(word);
 	if (owner < HAK_OWNER_ORPHAN) {
+		if (HAK_HARDENED)
+			hak_guard_check_large("free", p, u);
 		if (word == HAK_RUN_HEAD)
 			hak_large_free(p, u);
 		else if (owner == HAK_OWNER_RUN || !hak_whale_free(p))
 			hak_free_bad(p, "free");
-	} else if (!(h = hak_heap_attach())) {
+		return errno = saved, (void)0;
+	}
+	h = hak_heap_attach();
+	if (HAK_HARDENED)
+		hak_guard_close_slow(p, u, hak_word_class(word), h ? h->thread : (uint32_t)syscall(SYS_gettid));
+	if (!h) {
 		hak_block_free_anywhere(p, false);
 	} else if (owner != h->id) {
 		hak_remote_free(h, p, word);
 		hak_heap_tick(h);
 	} else {
 		uint32_t c = hak_word_class(word), at = (uint32_t)(h->v[c] & 0xFFFF);
-		if (h->slot[at] == p)
+		if (!HAK_HARDENED && h->slot[at] == p)
 			hak_free_twice(p);
 		if (at == h->top[c]) {
 			hak_heap_overflow(h, c, p);
 		} else { /* in a range that the fast path does not know */
-			h->slot[at + 1] = p;
+			if (HAK_HARDENED)
+				hak_guard_push(h, c, h->v[c], p);
+			else
+				h->slot[at + 1] = p;
 			hak_store(&h->v[c], h->v[c] + 1);
 		}
 	}
@@ -3002,7 +3427,8 @@ static HAK_NOINLINE void hak_free_slow(void *p)
 #define HAK_POP 0xFFFF
 #define HAK_PUSH 1
 
-HAK_INLINE void *hak_hot_malloc(size_t n)
+/* A block of n bytes, for a caller that asked for so many. */
+HAK_INLINE void *hak_hot_malloc_for(size_t n, size_t asked)
 {
 	hak_heap_t *h = hak_self;
 	size_t c;
@@ -3014,14 +3440,16 @@ HAK_INLINE void *hak_hot_malloc(size_t n)
 	else if (n <= HAK_CLASS_MAX)
 		c = hak_class_big[(n + 8191) >> 13];
 	else
-		return hak_malloc_slow(n);
+		return hak_malloc_slow(n, asked);
 	uint64_t v = hak_load(&h->v[c]);
 	void *p = h->slot[v & 0xFFFF];
 	if (hak_unlikely(!p))
-		return hak_malloc_slow(n);
+		return hak_malloc_slow(n, asked);
 	hak_store(&h->v[c], v + HAK_POP);
-	return p;
+	return HAK_HARDENED ? hak_guard_open_hot(p, &hak_class[c], asked) : p;
 }
+
+HAK_INLINE void *hak_hot_malloc(size_t n) { return hak_hot_malloc_for(hak_guard_room(n), n); }
 
 HAK_INLINE void hak_hot_free(void *p)
 {
@@ -3038,9 +3466,15 @@ HAK_INLINE void hak_hot_free(void *p)
 	size_t at = v & 0xFFFF;
 	if (hak_unlikely(at == h->top[c]))
 		return hak_free_slow(p);
-	if (hak_unlikely(h->slot[at] == p))
-		hak_free_twice(p);
-	h->slot[at + 1] = p;
+	if (HAK_HARDENED) {
+		if (hak_unlikely(!hak_guard_close_hot(p, (uint32_t)u, &hak_class[c], h->thread)))
+			return hak_free_slow(p);
+		hak_guard_push(h, c, v, p);
+	} else {
+		if (hak_unlikely(h->slot[at] == p))
+			hak_free_twice(p);
+		h->slot[at + 1] = p;
+	}
 	hak_store(&h->v[c], v + HAK_PUSH);
 }
 
@@ -3060,45 +3494,48 @@ HAK_EXPORT void *hak_calloc(size_t count, size_t size)
 		return NULL;
 	}
 	if (hak_unlikely(n > HAK_CLASS_MAX)) {
-		p = hak_large_alloc(n, 1, &zero);
-		return p && !zero ? memset(p, 0, n) : p;
+		p = hak_large_alloc(hak_guard_room(n), 1, &zero);
+		return hak_guard_open_any(p && !zero ? memset(p, 0, n) : p, n);
 	}
 	p = hak_hot_malloc(n);
 	return hak_likely(p != NULL) ? memset(p, 0, n) : p;
 }
 
-/* Bytes of the block at p.  Aborts if there is none. */
-static size_t hak_block_size(const void *p, const char *call)
+/* Bytes of the block at p that its caller may use, and those that it has room for.  Aborts if there is none. */
+static size_t hak_block_size(const void *p, const char *call, size_t *room)
 {
 	uint32_t u = hak_unit_of(p), word = hak_word(u);
-	size_t size;
+	size_t asked;
 
 	if (hak_word_owner(word) >= HAK_OWNER_ORPHAN) {
 		const hak_class_t *k = &hak_class[hak_word_class(word)];
 		uint64_t offset = (uint64_t)((const char *)p - hak_slab_head(u)->base);
 		if (((offset * k->reciprocal) >> 40) * k->size != offset)
-			hak_die(call, p, hak_error_texts[HAK_ERR_INTERIOR]);
-		return k->size;
+			hak_die(call, p, HAK_ERR_INTERIOR);
+		*room = k->size;
+		return HAK_HARDENED ? hak_guard_asked(p, u, k, call) : k->size;
 	}
 	if (word == HAK_RUN_HEAD) {
 		const hak_slab_t *r = hak_slab_of(u);
 		if (r->base != p)
-			hak_die(call, p, hak_error_texts[HAK_ERR_INTERIOR]);
-		return (size_t)r->len << HAK_UNIT_SHIFT;
-	}
-	if (word || !(size = hak_whale_size(p)))
+			hak_die(call, p, HAK_ERR_INTERIOR);
+		*room = (size_t)r->len << HAK_UNIT_SHIFT;
+		asked = r->asked;
+	} else if (word || !(*room = hak_whale_size(p, &asked))) {
 		hak_free_bad(p, call);
-	return size;
+	}
+	return HAK_HARDENED ? asked : *room;
 }
 
 HAK_EXPORT size_t hak_usable_size(const void *p)
 {
-	return p ? hak_block_size(p, "malloc_usable_size") : 0;
+	size_t room;
+	return p ? hak_block_size(p, "malloc_usable_size", &room) : 0;
 }
 
 HAK_EXPORT void *hak_realloc(void *p, size_t n)
 {
-	size_t size;
+	size_t want = hak_guard_room(n), size, room;
 	void *q;
 
 	if (!p)
@@ -3107,23 +3544,25 @@ HAK_EXPORT void *hak_realloc(void *p, size_t n)
 		hak_hot_free(p);
 		return NULL;
 	}
-	size = hak_block_size(p, "realloc");
-	if (size <= HAK_CLASS_MAX) { /* a class, or the run of a large alignment */
-		if (n <= size && (n >= size / 2 || size <= 64))
-			return p;
-	} else if (n > HAK_CLASS_MAX && n <= PTRDIFF_MAX - HAK_SUPER) {
+	size = hak_block_size(p, "realloc", &room);
+	if (room <= HAK_CLASS_MAX) { /* a class, or the run of a large alignment */
+		if (want <= room && (want >= room / 2 || room <= 64))
+			return hak_guard_resize_any(p, n);
+	} else if (want > HAK_CLASS_MAX && want <= PTRDIFF_MAX - HAK_SUPER) {
 		uint32_t u = hak_unit_of(p);
+		if (HAK_HARDENED)
+			hak_guard_check_large("realloc", p, u);
 		if (hak_word(u) != HAK_RUN_HEAD) { /* a whale */
-			if (n <= size && n >= size / 2)
-				return p;
-			if (!(q = hak_whale_resize(p, n)))
+			if (want <= room && want >= room / 2)
+				return hak_guard_resize_any(p, n);
+			if (!(q = hak_whale_resize(p, want)))
 				errno = ENOMEM;
-			return q;
+			return hak_guard_open_any(q, n);
 		}
-		if (n <= HAK_RUN_MAX && hak_large_resize(u, (uint32_t)((n + HAK_UNIT - 1) >> HAK_UNIT_SHIFT)))
-			return p;
-		if ((q = hak_large_to_whale(p, u, n)))
-			return q;
+		if (want <= HAK_RUN_MAX && hak_large_resize(u, (uint32_t)((want + HAK_UNIT - 1) >> HAK_UNIT_SHIFT)))
+			return hak_guard_open_any(p, n);
+		if ((q = hak_large_to_whale(p, u, want)))
+			return hak_guard_open_any(q, n);
 	}
 	if (!(q = hak_hot_malloc(n)))
 		return NULL;
@@ -3135,18 +3574,19 @@ HAK_EXPORT void *hak_realloc(void *p, size_t n)
 /* align: a power of two (the callers check). */
 static void *hak_aligned(size_t align, size_t n)
 {
+	size_t room = hak_guard_room(n);
 	bool zero;
 
-	if (align <= 16 && (n > 8 || align <= 8))
+	if (align <= 16 && (room > 8 || align <= 8))
 		return hak_hot_malloc(n);
 	hak_boot_init();
-	if (align <= HAK_UNIT && n <= HAK_CLASS_MAX) {
+	if (align <= HAK_UNIT && room <= HAK_CLASS_MAX) {
 		/* Slabs begin at a unit, so the blocks of every class that is a multiple of the alignment are aligned. */
-		for (uint32_t c = hak_class_of(n > align ? n : align); c < HAK_CLASSES; c++)
+		for (uint32_t c = hak_class_of(room > align ? room : align); c < HAK_CLASSES; c++)
 			if ((hak_class[c].size & (align - 1)) == 0)
-				return hak_hot_malloc(hak_class[c].size);
+				return hak_hot_malloc_for(hak_class[c].size, n);
 	}
-	return hak_large_alloc(n, align, &zero);
+	return hak_guard_open_any(hak_large_alloc(room, align, &zero), n);
 }
 
 HAK_EXPORT void *hak_aligned_alloc(size_t align, size_t n)
@@ -3875,6 +4315,10 @@ again:
 		bool never = index >= s->carved, isfree = never || ((s->map[index / 64] >> (index % 64)) & 1);
 		out->base = (uint64_t)(uintptr_t)(s->base + (size_t)index * k->size);
 		hak_unlock(lock);
+		if (HAK_HARDENED) {
+			bool start;
+			isfree |= hak_note_state(hak_load(hak_note_of(p, u, k, &start))) != HAK_NOTE_LIVE;
+		}
 		out->size = k->size;
 		out->class = c;
 		out->heap = h ? h->id : 0;
@@ -3917,7 +4361,9 @@ static HAK_COLD int hak_block_check(const void *p, hak_owner_t *o)
 		return error;
 	if (o->state[0] != 'l')
 		return HAK_ERR_ALREADY_FREE;
-	return o->base == (uint64_t)(uintptr_t)p ? HAK_ERR_OK : HAK_ERR_INTERIOR;
+	if (o->base != (uint64_t)(uintptr_t)p)
+		return HAK_ERR_INTERIOR;
+	return HAK_HARDENED ? hak_guard_check(p) : HAK_ERR_OK;
 }
 
 /* 0, or HAK_ERR_FOREIGN for what is in no block. */
@@ -3955,7 +4401,7 @@ HAK_EXPORT HAK_COLD int hak_usable_size_checked(const void *p, size_t *out)
 {
 	hak_owner_t o;
 	int error = p ? hak_block_check(p, &o) : HAK_ERR_OK;
-	*out = p && !error ? (size_t)o.size : 0;
+	*out = p && !error ? hak_usable_size(p) : 0;
 	return error;
 }
 
@@ -4210,7 +4656,7 @@ static HAK_COLD void *hak_cxx_new_slow(size_t n, size_t align, bool nothrow)
 		else if (hak_cxx_throw_bad_alloc)
 			hak_cxx_throw_bad_alloc();
 		else
-			hak_die("operator new", NULL, hak_error_texts[HAK_ERR_NOMEM]);
+			hak_die("operator new", NULL, HAK_ERR_NOMEM);
 	}
 }
 
@@ -4224,6 +4670,27 @@ HAK_INLINE void *hak_cxx_new_aligned(size_t n, size_t align, bool nothrow)
 {
 	void *p = hak_aligned(align, n);
 	return hak_likely(p != NULL) ? p : hak_cxx_new_slow(n, align, nothrow);
+}
+
+/* operator delete has been told that the block at p was made for n bytes. */
+static HAK_NOINLINE void hak_cxx_check_size(const void *p, size_t n)
+{
+	uint32_t u = hak_unit_of(p), word = hak_word(u);
+	size_t asked;
+
+	if (hak_word_owner(word) >= HAK_OWNER_ORPHAN)
+		asked = hak_guard_asked(p, u, &hak_class[hak_word_class(word)], "operator delete");
+	else if (!p || !hak_guard_large(p, u, &asked))
+		return; /* free will tell */
+	if (asked != n)
+		hak_die("operator delete", p, HAK_ERR_DELETE_SIZE);
+}
+
+HAK_INLINE void hak_cxx_delete_sized(void *p, size_t n)
+{
+	if (HAK_HARDENED)
+		hak_cxx_check_size(p, n);
+	hak_hot_free(p);
 }
 
 #define HAK_CXX_NEW(symbol)                                     \
@@ -4242,6 +4709,9 @@ HAK_INLINE void *hak_cxx_new_aligned(size_t n, size_t align, bool nothrow)
 #define HAK_CXX_DELETE(symbol, ...)                             \
 	HAK_EXPORT void symbol(void *p __VA_ARGS__);                \
 	HAK_EXPORT void symbol(void *p __VA_ARGS__) { hak_hot_free(p); }
+#define HAK_CXX_DELETE_SIZED(symbol, ...)                       \
+	HAK_EXPORT void symbol(void *p, size_t n __VA_ARGS__);      \
+	HAK_EXPORT void symbol(void *p, HAK_UNUSED size_t n __VA_ARGS__) { hak_cxx_delete_sized(p, n); }
 
 HAK_CXX_NEW(_Znwm)
 HAK_CXX_NEW(_Znam)
@@ -4253,14 +4723,14 @@ HAK_CXX_NEW_ALIGNED_NOTHROW(_ZnwmSt11align_val_tRKSt9nothrow_t)
 HAK_CXX_NEW_ALIGNED_NOTHROW(_ZnamSt11align_val_tRKSt9nothrow_t)
 HAK_CXX_DELETE(_ZdlPv)
 HAK_CXX_DELETE(_ZdaPv)
-HAK_CXX_DELETE(_ZdlPvm, , HAK_UNUSED size_t n)
-HAK_CXX_DELETE(_ZdaPvm, , HAK_UNUSED size_t n)
+HAK_CXX_DELETE_SIZED(_ZdlPvm)
+HAK_CXX_DELETE_SIZED(_ZdaPvm)
 HAK_CXX_DELETE(_ZdlPvRKSt9nothrow_t, , HAK_UNUSED const void *tag)
 HAK_CXX_DELETE(_ZdaPvRKSt9nothrow_t, , HAK_UNUSED const void *tag)
 HAK_CXX_DELETE(_ZdlPvSt11align_val_t, , HAK_UNUSED size_t align)
 HAK_CXX_DELETE(_ZdaPvSt11align_val_t, , HAK_UNUSED size_t align)
-HAK_CXX_DELETE(_ZdlPvmSt11align_val_t, , HAK_UNUSED size_t n, HAK_UNUSED size_t align)
-HAK_CXX_DELETE(_ZdaPvmSt11align_val_t, , HAK_UNUSED size_t n, HAK_UNUSED size_t align)
+HAK_CXX_DELETE_SIZED(_ZdlPvmSt11align_val_t, , HAK_UNUSED size_t align)
+HAK_CXX_DELETE_SIZED(_ZdaPvmSt11align_val_t, , HAK_UNUSED size_t align)
 HAK_CXX_DELETE(_ZdlPvSt11align_val_tRKSt9nothrow_t, , HAK_UNUSED size_t align, HAK_UNUSED const void *tag)
 HAK_CXX_DELETE(_ZdaPvSt11align_val_tRKSt9nothrow_t, , HAK_UNUSED size_t align, HAK_UNUSED const void *tag)
 

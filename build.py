@@ -49,6 +49,7 @@ COMMON = """-std=gnu11 -fPIC -shared -pthread -fvisibility=hidden
 VARIANTS = {
     "release": ("-O2", "what everybody uses"),
     "debug": ("-O1 -g -DHAK_DEBUG=1", "with assertions"),
+    "hardened": ("-O2 -DHAK_HARDENED=1", "finds misuse of blocks at once, and hands them out in random order"),
     "asan": ("-O1 -g -fsanitize=address -DHAK_NO_OVERRIDE=1", "AddressSanitizer; exports hak_* only"),
     "ubsan": (
         "-O1 -g -fsanitize=undefined -fno-sanitize-recover=all -DHAK_NO_OVERRIDE=1",

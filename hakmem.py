@@ -1117,7 +1117,8 @@ def _run(arguments: argparse.Namespace) -> NoReturn:
         if not given:
             raise ValueError(f"-o {setting}: write -o option=value")
         option = config.option(name)
-        option.parse(value)
+        if name != arguments.variant:  # the hardened library has a level of its own, and looks at it itself
+            option.parse(value)
         environment[option.env] = value
     if arguments.pythonmalloc:
         environment["PYTHONMALLOC"] = "malloc"
@@ -1147,6 +1148,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="action", required=True, metavar="run | path | config | report | bench")
     run = commands.add_parser("run", help="start a program on hakmem", usage="%(prog)s [options] -- command ...")
     run.add_argument("--variant", help="the library to preload, as build.py --list has them")
+    hardened = "find misuse of blocks (-o hardened=2: use after free, too); the same as --variant hardened"
+    run.add_argument("--hardened", dest="variant", action="store_const", const="hardened", help=hardened)
     run.add_argument("-o", dest="option", action="append", default=[], metavar="OPTION=VALUE", help="set an option")
     run.add_argument("--pythonmalloc", action="store_true", help="set PYTHONMALLOC=malloc: objects of Python as well")
     run.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)

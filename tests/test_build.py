@@ -31,7 +31,7 @@ def script(tree, run, *arguments, **keywords):
 def test_list_names_every_variant(run, root):
     listed = script(root, run, "--list").stdout
     assert [line.split()[0] for line in listed.splitlines()] == list(build.VARIANTS)
-    assert {"release", "debug", "asan", "ubsan", "tsan", "nolock"} == set(build.VARIANTS)
+    assert {"release", "debug", "hardened", "asan", "ubsan", "tsan", "nolock"} == set(build.VARIANTS)
 
 
 def test_print_path_builds_nothing(tree, run):

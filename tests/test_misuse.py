@@ -16,7 +16,7 @@ def check_fault(case: str, **env: str) -> None:
     pointer, reasons = text(done.stdout).strip().split(" ", 1)
     said = text(done.stderr)
     assert done.returncode == -signal.SIGABRT, f"ended with {done.returncode}: {said}"
-    match = re.fullmatch(r"hakmem: (?:free|realloc)\((0x[0-9a-f]+)\): (.+)\n", said)
+    match = re.fullmatch(r"hakmem: (?:free|realloc)\((0x[0-9a-f]+)\): (.+?)(?: \(.+\))?\n", said)
     assert match, said
     assert match[1] == pointer
     assert match[2] in reasons.split("|")
