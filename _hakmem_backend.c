@@ -3373,6 +3373,15 @@ static _Noreturn HAK_COLD void hak_free_twice(const void *p)
 	hak_die("free", p, HAK_ERR_ALREADY_FREE);
 }
 
+/* The heap of the thread that frees a block of a class; NULL: it has none. */
+HAK_INLINE hak_heap_t *hak_free_heap(void *p, uint32_t u, uint32_t word)
+{
+	hak_heap_t *h = hak_heap_attach();
+	if (HAK_HARDENED)
+		hak_guard_close_slow(p, u, hak_word_class(word), h ? h->thread : (uint32_t)syscall(SYS_gettid));
+	return h;
+}
+
 /* NULL, a full stack, a block of another heap or of none, a large block, or no block at all. */
 static HAK_NOINLINE void hak_free_slow(void *p)
 {
@@ -3392,12 +3401,7 @@ static HAK_NOINLINE void hak_free_slow(void *p)
 			hak_large_free(p, u);
 		else if (owner == HAK_OWNER_RUN || !hak_whale_free(p))
 			hak_free_bad(p, "free");
-		return errno = saved, (void)0;
-	}
-	h = hak_heap_attach();
-	if (HAK_HARDENED)
-		hak_guard_close_slow(p, u, hak_word_class(word), h ? h->thread : (uint32_t)syscall(SYS_gettid));
-	if (!h) {
+	} else if (!(h = hak_free_heap(p, u, word))) {
 		hak_block_free_anywhere(p, false);
 	} else if (owner != h->id) {
 		hak_remote_free(h, p, word);
