@@ -619,15 +619,63 @@ static uint64_t hak_os_now(void) /* ms */
 	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
+/* The calls below are all that hakmem asks the system for memory with.  In the debug variant tests can have each kind
+ * refused from its nth call on, HALF: once the first half of what was asked for is done. */
+enum {
+	HAK_CALL_MMAP = 1, HAK_CALL_MREMAP = 2, HAK_CALL_MADVISE = 4, HAK_CALL_MUNMAP = 8, HAK_CALL_MPROTECT = 16,
+	HAK_CALL_HALF = 32,
+};
+
+#if HAK_DEBUG
+static struct { /* anybody: atomic */
+	uint32_t calls;
+	uint64_t made, first, count;
+} hak_refusal;
+
+/* From now on, of the calls in the set `calls` the nth and those after it fail, `count` of them in all.  Returns how
+ * many there were since it was last called. */
+HAK_EXPORT uint64_t hak_debug_fail(uint32_t calls, uint64_t nth, uint64_t count)
+{
+	uint64_t made = hak_load(&hak_refusal.made);
+	hak_store(&hak_refusal.calls, 0u);
+	hak_store(&hak_refusal.made, 0u);
+	hak_store(&hak_refusal.first, nth);
+	hak_store(&hak_refusal.count, count);
+	hak_store(&hak_refusal.calls, calls);
+	return made;
+}
+
+static bool hak_os_refuses(uint32_t call)
+{
+	uint64_t n;
+	if (!(hak_load(&hak_refusal.calls) & call))
+		return false;
+	n = hak_add_shared(&hak_refusal.made, 1u) + 1;
+	if (n < hak_load(&hak_refusal.first) || n - hak_load(&hak_refusal.first) >= hak_load(&hak_refusal.count))
+		return false;
+	errno = call == HAK_CALL_MADVISE ? EINVAL : ENOMEM;
+	return true;
+}
+
+static size_t hak_os_half(size_t len) /* what is done of a call that is refused; 0: nothing */
+{
+	return hak_load(&hak_refusal.calls) & HAK_CALL_HALF ? len / 2 & ~(hak_boot.os_page - 1) : 0;
+}
+#else
+#define hak_os_refuses(call) false
+#define hak_os_half(len) 0
+#endif
+
 static void *hak_os_map(size_t len, int protection) /* NULL: refused */
 {
-	void *p = mmap(NULL, len, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	void *p = hak_os_refuses(HAK_CALL_MMAP) ? MAP_FAILED
+	        : mmap(NULL, len, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	return p == MAP_FAILED ? NULL : p;
 }
 
 static void hak_os_unmap(void *p, size_t len)
 {
-	if (len)
+	if (len && !hak_os_refuses(HAK_CALL_MUNMAP))
 		munmap(p, len);
 }
 
@@ -649,19 +697,33 @@ static void *hak_os_map_aligned(size_t len, size_t align, int protection)
 
 static bool hak_os_commit(void *p, size_t len)
 {
-	return mprotect(p, len, PROT_READ | PROT_WRITE) == 0;
+	bool refused = hak_os_refuses(HAK_CALL_MPROTECT);
+	return mprotect(p, refused ? hak_os_half(len) : len, PROT_READ | PROT_WRITE) == 0 && !refused;
 }
 
 static void *hak_os_remap(void *p, size_t len, size_t to) /* NULL: refused */
 {
-	void *q = mremap(p, len, to, MREMAP_MAYMOVE);
+	void *q = hak_os_refuses(HAK_CALL_MREMAP) ? MAP_FAILED : mremap(p, len, to, MREMAP_MAYMOVE);
 	return q == MAP_FAILED ? NULL : q;
 }
 
-static bool hak_os_purge(void *p, size_t len) /* reads as zero after */
+/* Moves OS pages to a mapping of their own.  What is left behind stays mapped and reads as zero, so that nobody can
+ * map into our range. */
+static void *hak_os_move(void *p, size_t len) /* NULL: refused */
 {
-	return madvise(p, len, MADV_DONTNEED) == 0;
+	void *q = hak_os_refuses(HAK_CALL_MREMAP) ? MAP_FAILED
+	        : mremap(p, len, len, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, NULL);
+	return q == MAP_FAILED ? NULL : q;
 }
+
+static bool hak_os_advise(void *p, size_t len, int advice)
+{
+	bool refused = hak_os_refuses(HAK_CALL_MADVISE);
+	return madvise(p, refused ? hak_os_half(len) : len, advice) == 0 && !refused;
+}
+
+/* Reads as zero after.  Refused: each OS page reads as zero or as before. */
+static bool hak_os_purge(void *p, size_t len) { return hak_os_advise(p, len, MADV_DONTNEED); }
 
 static HAK_COLD uint64_t hak_os_memory(void)
 {
@@ -1219,7 +1281,7 @@ static HAK_COLD bool hak_range_reserve_locked(uint32_t units)
 	}
 	if (!p)
 		return false;
-	madvise(p, want, hak_option.huge_pages ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+	hak_os_advise(p, want, hak_option.huge_pages ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
 	*r = (hak_range_t){.base = p, .first = first, .units = (uint32_t)(want >> HAK_UNIT_SHIFT)};
 	if (i == 0) {
 		hak_fast.base = (uintptr_t)p - ((size_t)first << HAK_UNIT_SHIFT);
@@ -2875,10 +2937,9 @@ static HAK_COLD void *hak_large_to_whale(void *p, uint32_t u, size_t n)
 	hak_unlock(&hak_whales.lock);
 	if (!w)
 		return NULL;
-	/* DONTUNMAP: what is left behind stays mapped and reads as zero, so that nobody can map into our range. */
-	moved = mremap(p, len, len, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, NULL);
-	base = moved == MAP_FAILED ? NULL : hak_os_remap(moved, len, to);
-	if (moved != MAP_FAILED && !base) { /* back by hand: the system may have no mapping left to move it in */
+	moved = hak_os_move(p, len);
+	base = moved ? hak_os_remap(moved, len, to) : NULL;
+	if (moved && !base) { /* back by hand: the system may have no mapping left to move it in */
 		memcpy(p, moved, len);
 		hak_os_unmap(moved, len);
 	}
