@@ -1712,7 +1712,8 @@ static HAK_COLD size_t hak_whale_around(const void *p, char **base)
 	return len;
 }
 
-/* Grows or shrinks a mapping, which may move it.  NULL: out of memory, the block is as it was. */
+/* Grows or shrinks a mapping, which may move it.  NULL: the system will not, and the block is as it was.  That need not
+ * mean that memory is out: mremap takes no block of which the program has advised or protected a part. */
 static HAK_COLD void *hak_whale_resize(void *p, size_t n)
 {
 	size_t len = hak_round_up(n, hak_boot.os_page);
@@ -3177,17 +3178,17 @@ HAK_EXPORT void *hak_realloc(void *p, size_t n)
 		if (hak_word(u) != HAK_RUN_HEAD) { /* a whale */
 			if (n <= size && n >= size / 2)
 				return p;
-			if (!(q = hak_whale_resize(p, n)))
-				errno = ENOMEM;
-			return q;
+			if ((q = hak_whale_resize(p, n)))
+				return q;
+		} else {
+			if (n <= HAK_RUN_MAX && hak_large_resize(u, (uint32_t)((n + HAK_UNIT - 1) >> HAK_UNIT_SHIFT)))
+				return p;
+			if ((q = hak_large_to_whale(p, u, n)))
+				return q;
 		}
-		if (n <= HAK_RUN_MAX && hak_large_resize(u, (uint32_t)((n + HAK_UNIT - 1) >> HAK_UNIT_SHIFT)))
-			return p;
-		if ((q = hak_large_to_whale(p, u, n)))
-			return q;
 	}
 	if (!(q = hak_hot_malloc(n)))
-		return NULL;
+		return n <= size ? p : NULL; /* no block is too large to stay as it is */
 	memcpy(q, p, n < size ? n : size);
 	hak_hot_free(p);
 	return q;

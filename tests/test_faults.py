@@ -1,0 +1,21 @@
+"""Whatever the system refuses, and whenever: no crash, no hang, no lost block, and all is well once it gives again."""
+
+from __future__ import annotations
+
+import pytest
+from _helpers import ROOT, case_names, program, succeed
+
+DEBUG = ("-DHAK_DEBUG=1", "-DHAK_NO_OVERRIDE=1", '-DHAK_VARIANT="debug"', "-rdynamic")
+MMAP, MREMAP, MADVISE, MUNMAP, MPROTECT, ALL, HALF = 1, 2, 4, 8, 16, 31, 32
+FOR_EVER = 1 << 62
+
+
+def faults(*arguments: object, **env: str) -> str:
+    """Run tests/c/faults.c, which has hakmem's debug variant inside."""
+    built = program("faults.c", *DEBUG, also=ROOT / "_hakmem_backend.c")
+    return succeed([built, *map(str, arguments)], preload=False, env=env)
+
+
+@pytest.mark.parametrize("case", case_names("faults.c"))
+def test_what_was_handled_wrongly_once(case: str) -> None:
+    faults(case)
