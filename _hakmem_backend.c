@@ -212,6 +212,7 @@ enum {
 	HAK_STALE_MS = 100,               /* remote frees that have been on their way for so long are helped along */
 	HAK_SETTLE_LEAST = 1 << 20,       /* a heap whose live bytes never rose above this is not looked through */
 	HAK_KEPT_WHALES = 64,             /* freed mappings kept at most */
+	HAK_REFUSALS = 8,                 /* mappings that the system does not unmap before no more are tried */
 	HAK_GAUGE_SHARE = 8,              /* a heap tells the gauges of a change once it is an eighth of what they know, ... */
 	HAK_GAUGE_LEAST = 4 << 10,        /* ... but not of less than these bytes, ... */
 	HAK_GAUGE_MOST = 64 << 10,        /* ... and always of these */
@@ -492,6 +493,7 @@ typedef struct hak_range {
 	uint32_t first;  /* index of its first unit */
 	uint32_t units;  /* reserved */
 	uint32_t top;    /* committed: page heap's lock */
+	size_t mapped;   /* bytes: more than its units' if the system did not take the ends back */
 } hak_range_t;
 
 typedef struct hak_whale {
@@ -673,26 +675,29 @@ static void *hak_os_map(size_t len, int protection) /* NULL: refused */
 	return p == MAP_FAILED ? NULL : p;
 }
 
-static void hak_os_unmap(void *p, size_t len)
+/* False: refused, and all of it is mapped still.  Where a process has as many mappings as it may (vm.max_map_count),
+ * the system takes no piece out of the middle of one. */
+static bool hak_os_unmap(void *p, size_t len)
 {
-	if (len && !hak_os_refuses(HAK_CALL_MUNMAP))
-		munmap(p, len);
+	return !len || (!hak_os_refuses(HAK_CALL_MUNMAP) && munmap(p, len) == 0);
 }
 
-/* A mapping of len bytes at a multiple of align (at least an OS page). */
-static void *hak_os_map_aligned(size_t len, size_t align, int protection)
+/* len bytes at a multiple of align (at least an OS page).  *whole, *whole_len: what is mapped; it is more if the system
+ * does not take the ends back. */
+static void *hak_os_map_aligned(size_t len, size_t align, int protection, char **whole, size_t *whole_len)
 {
-	size_t slack = align > hak_boot.os_page ? align : 0;
-	char *p;
+	size_t slack = align > hak_boot.os_page ? align : 0, head, tail;
+	char *p, *q;
 	if (len + slack < len || !(p = hak_os_map(len + slack, protection)))
 		return NULL;
-	if (slack) {
-		char *q = (char *)hak_round_up((uintptr_t)p, align);
-		hak_os_unmap(p, (size_t)(q - p));
-		hak_os_unmap(q + len, (size_t)(p + slack - q));
-		p = q;
-	}
-	return p;
+	q = (char *)hak_round_up((uintptr_t)p, slack ? align : 1);
+	head = (size_t)(q - p);
+	tail = slack - head;
+	head = hak_os_unmap(p, head) ? 0 : head;
+	tail = hak_os_unmap(q + len, tail) ? 0 : tail;
+	*whole = q - head;
+	*whole_len = head + len + tail;
+	return q;
 }
 
 static bool hak_os_commit(void *p, size_t len)
@@ -1254,9 +1259,9 @@ static void hak_run_free_locked(uint32_t u, uint32_t len, uint64_t now)
 static HAK_COLD bool hak_range_reserve_locked(uint32_t units)
 {
 	uint32_t i = hak_page.ranges, first = HAK_SUPER_UNITS;
-	size_t least = hak_round_up((size_t)units << HAK_UNIT_SHIFT, HAK_SUPER), want = (size_t)hak_option.reserve, limit;
+	size_t least = hak_round_up((size_t)units << HAK_UNIT_SHIFT, HAK_SUPER), want = (size_t)hak_option.reserve, limit, mapped;
 	hak_range_t *r = &hak_page.range[i];
-	char *p = NULL;
+	char *p = NULL, *whole;
 
 	if (i) /* a superslab that is never committed stands between two ranges, so that runs do not join across */
 		first = hak_page.range[i - 1].first + hak_page.range[i - 1].units + HAK_SUPER_UNITS;
@@ -1274,7 +1279,7 @@ static HAK_COLD bool hak_range_reserve_locked(uint32_t units)
 	want = (want < limit ? want : limit) & ~(HAK_SUPER - 1);
 	if (want < least)
 		want = least;
-	while (!(p = hak_os_map_aligned(want, HAK_SUPER, PROT_NONE)) && want > least) {
+	while (!(p = hak_os_map_aligned(want, HAK_SUPER, PROT_NONE, &whole, &mapped)) && want > least) {
 		want = (want / 2) & ~(HAK_SUPER - 1);
 		if (want < least)
 			want = least;
@@ -1282,7 +1287,7 @@ static HAK_COLD bool hak_range_reserve_locked(uint32_t units)
 	if (!p)
 		return false;
 	hak_os_advise(p, want, hak_option.huge_pages ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
-	*r = (hak_range_t){.base = p, .first = first, .units = (uint32_t)(want >> HAK_UNIT_SHIFT)};
+	*r = (hak_range_t){.base = p, .first = first, .units = (uint32_t)(want >> HAK_UNIT_SHIFT), .mapped = mapped};
 	if (i == 0) {
 		hak_fast.base = (uintptr_t)p - ((size_t)first << HAK_UNIT_SHIFT);
 		hak_fast.units = first + r->units;
@@ -1580,12 +1585,22 @@ static void hak_whale_count_locked(int64_t bytes)
 	hak_gauge_add(HAK_TIER_whale, bytes);
 }
 
-/* Unmaps kept whales: those freed before `before`, and the oldest while there are more than may be kept. */
+static void hak_whale_keep_locked(hak_whale_t *w) /* as the newest */
+{
+	w->stamp = hak_os_now();
+	w->next = hak_whales.kept;
+	hak_whales.kept = w;
+	hak_whales.kept_count++;
+	hak_store(&hak_whales.kept_bytes, hak_whales.kept_bytes + w->len);
+}
+
+/* Unmaps kept whales: those freed before `before`, and the oldest while there are more than may be kept.  What the
+ * system does not unmap stays kept, without its memory, and its turn comes after the others'. */
 static HAK_COLD size_t hak_whale_purge(uint64_t before)
 {
 	size_t sum = 0;
 	hak_lock(&hak_whales.lock);
-	for (;;) {
+	for (int refusals = 0; refusals < HAK_REFUSALS;) {
 		hak_whale_t **at = &hak_whales.kept, *w;
 		uint64_t keep = (uint64_t)hak_load(&hak_option.retain);
 		if (keep < hak_whales.bytes)
@@ -1596,13 +1611,18 @@ static HAK_COLD size_t hak_whale_purge(uint64_t before)
 		if (!w || (w->stamp >= before && hak_whales.kept_bytes <= keep && hak_whales.kept_count <= HAK_KEPT_WHALES))
 			break;
 		hak_whale_unlist_kept_locked(at);
-		char *base = w->base;
-		size_t len = w->len;
-		hak_whale_forget_locked(w);
 		hak_unlock(&hak_whales.lock);
-		hak_os_unmap(base, len);
-		sum += len;
+		bool done = hak_os_unmap(w->base, w->len);
+		if (!done)
+			hak_os_purge(w->base, w->len);
 		hak_lock(&hak_whales.lock);
+		if (done) {
+			sum += w->len;
+			hak_whale_forget_locked(w);
+		} else {
+			hak_whale_keep_locked(w);
+			refusals++;
+		}
 	}
 	hak_unlock(&hak_whales.lock);
 	return sum;
@@ -1642,17 +1662,20 @@ static HAK_COLD void *hak_whale_alloc(size_t n, size_t align, bool *zero)
 	if (!w)
 		return NULL;
 	if (!best) {
-		base = hak_os_map_aligned(len, align, PROT_READ | PROT_WRITE);
+		base = hak_os_map_aligned(len, align, PROT_READ | PROT_WRITE, &w->base, &w->len);
 		if (!base && hak_whale_purge(UINT64_MAX) + hak_page_purge(UINT64_MAX, false))
-			base = hak_os_map_aligned(len, align, PROT_READ | PROT_WRITE);
+			base = hak_os_map_aligned(len, align, PROT_READ | PROT_WRITE, &w->base, &w->len);
 		hak_lock(&hak_whales.lock);
-		if (!base) {
-			hak_whale_forget_locked(w);
+		if (!base || w->len != len) { /* with ends that cannot be had off: it is nobody's block, but it is mapped */
+			if (base)
+				hak_whale_keep_locked(w);
+			else
+				hak_whale_forget_locked(w);
 			hak_unlock(&hak_whales.lock);
+			if (base)
+				hak_whale_purge(0);
 			return NULL;
 		}
-		w->base = base;
-		w->len = len;
 		*zero = true;
 	} else {
 		hak_lock(&hak_whales.lock);
@@ -1678,11 +1701,7 @@ static HAK_COLD bool hak_whale_free(void *p) /* false: not a whale */
 	}
 	hak_whales.frees++;
 	hak_whale_count_locked(-(int64_t)w->len);
-	w->stamp = hak_os_now();
-	w->next = hak_whales.kept;
-	hak_whales.kept = w;
-	hak_whales.kept_count++;
-	hak_store(&hak_whales.kept_bytes, hak_whales.kept_bytes + w->len);
+	hak_whale_keep_locked(w);
 	hak_unlock(&hak_whales.lock);
 	hak_whale_purge(0);
 	return true;
@@ -2940,21 +2959,23 @@ static HAK_COLD void *hak_large_to_whale(void *p, uint32_t u, size_t n)
 		return NULL;
 	moved = hak_os_move(p, len);
 	base = moved ? hak_os_remap(moved, len, to) : NULL;
-	if (moved && !base) { /* back by hand: the system may have no mapping left to move it in */
+	w->base = base ? base : moved;
+	w->len = base ? to : len;
+	if (moved && !base) /* back by hand: the system may have no mapping left to move it in */
 		memcpy(p, moved, len);
-		hak_os_unmap(moved, len);
-	}
 	hak_lock(&hak_whales.lock);
 	if (base) {
-		w->base = base;
-		w->len = to;
 		hak_whales.allocs++;
 		hak_whale_count_locked((int64_t)(to - len)); /* the rest of it has moved from one count to the other */
 		hak_whale_enter_locked(w);
+	} else if (moved) {
+		hak_whale_keep_locked(w);
 	} else {
 		hak_whale_forget_locked(w);
 	}
 	hak_unlock(&hak_whales.lock);
+	if (moved && !base)
+		hak_whale_purge(0);
 	if (base) {
 		hak_lock(&hak_page.lock);
 		uint32_t units = hak_slab_of(u)->len;
@@ -3772,7 +3793,7 @@ static HAK_COLD void hak_stats_fill(hak_stats_t *s, hak_class_row_t row[HAK_CLAS
 	s->purges = hak_page.purges;
 	s->purged_bytes = hak_page.purged_units << HAK_UNIT_SHIFT;
 	for (uint32_t i = 0; i < hak_page.ranges; i++)
-		s->address_space_bytes += (uint64_t)hak_page.range[i].units << HAK_UNIT_SHIFT;
+		s->address_space_bytes += hak_page.range[i].mapped;
 	hak_unlock(&hak_page.lock);
 	s->live_blocks += s->large_blocks + s->whale_blocks;
 	s->live_bytes += s->large_bytes + s->whale_bytes;

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from _helpers import ROOT, case_names, program, succeed
 
@@ -19,3 +21,11 @@ def faults(*arguments: object, **env: str) -> str:
 @pytest.mark.parametrize("case", case_names("faults.c"))
 def test_what_was_handled_wrongly_once(case: str) -> None:
     faults(case)
+
+
+@pytest.mark.parametrize("calls", [MMAP, MREMAP, MADVISE, MUNMAP, MPROTECT, ALL, MADVISE | HALF, ALL | HALF])
+@pytest.mark.parametrize("count", [1, 3, FOR_EVER])
+def test_every_call_refused_in_turn(calls: int, count: int) -> None:
+    lives, refused, *_ = map(int, re.findall(r"\d+", faults("every_call", calls, count)))
+    assert lives > 8
+    assert refused >= lives - 3  # the last three find nothing left to refuse

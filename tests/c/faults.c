@@ -401,7 +401,39 @@ static void growth_without_mremap(void)
     recover();
 }
 
+/* ---- a freed mapping that the system did not unmap was lost, with its memory, and counted nowhere */
+
+static void what_is_not_unmapped_is_kept(void)
+{
+    CHECK(hak_option_set("retain", 0) == 0);
+    take(&blocks[0], 70 * MIB);
+    memset(blocks[0].p, 1, 20 * MIB);
+    block_write(&blocks[0]);
+    hak_debug_fail(MUNMAP, 1, UINT64_MAX);
+    size_t rss = rss_bytes();
+    give(&blocks[0]);
+    CHECK(hak_debug_fail(MUNMAP, 1, UINT64_MAX) > 0, "munmap was not asked: the case tests nothing");
+    CHECK(hak_stat("kept_whale_bytes") == 70 * MIB && hak_stat("live_blocks") == 0);
+    CHECK(rss_bytes() + 15 * MIB < rss, "its memory stayed: %zu KiB of %zu", rss_bytes() / KIB, rss / KIB);
+    laws();
+    CHECK(mapped_by_others() == mapped_at_first);
+    take_zeroed(&blocks[0], 69 * MIB); /* it is had again */
+    CHECK(hak_stat("whale_hits") == 1);
+    give(&blocks[0]);
+    take_aligned(&blocks[1], 128 * MIB, MIB); /* ends that do not come off */
+    laws();
+    CHECK(mapped_by_others() == mapped_at_first);
+    for (int i = 0; i < 1000; i++) { /* it is not tried for ever */
+        take(&blocks[2], 70 * MIB + (size_t)i * 8192);
+        give(&blocks[2]);
+    }
+    laws();
+    recover();
+    CHECK(mapped_by_others() == mapped_at_first);
+}
+
 static const struct test_case CASES[] = {
+    CASE(what_is_not_unmapped_is_kept),
     CASE(a_shrink_is_never_refused),
     CASE(growth_without_mremap),
 };
