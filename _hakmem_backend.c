@@ -1296,26 +1296,32 @@ static HAK_COLD bool hak_range_reserve_locked(uint32_t units)
 	return true;
 }
 
-/* Commits superslabs at the end of the last range, so that a free run of `units` exists. */
-static HAK_COLD bool hak_page_grow_locked(uint32_t units, uint64_t now)
+/* Units to commit at the end of a range, so that a free run of `units` exists; 0: it has no room for them. */
+static uint32_t hak_range_need_locked(const hak_range_t *r, uint32_t units)
 {
-	hak_range_t *r;
-	uint32_t tail = 0, u, n;
-
-	if (hak_page.ranges == 0 && !hak_range_reserve_locked((uint32_t)hak_round_up(units, HAK_SUPER_UNITS)))
-		return false;
-	r = &hak_page.range[hak_page.ranges - 1];
-	u = r->first + r->top;
+	uint32_t u = r->first + r->top, tail = 0, n;
 	if (r->top && hak_load(&hak_unit[u - 1]) == 0)
 		tail = hak_slab_of(u - 1)->len;
 	n = (uint32_t)hak_round_up(units > tail ? units - tail : 1, HAK_SUPER_UNITS);
-	if (n > r->units - r->top) {
-		if (!hak_range_reserve_locked((uint32_t)hak_round_up(units, HAK_SUPER_UNITS)))
+	return n <= r->units - r->top ? n : 0;
+}
+
+/* Commits superslabs at the end of a range, so that a free run of `units` exists.  An old range may have room: what the
+ * last one was reserved for was larger, or the system refused it. */
+static HAK_COLD bool hak_page_grow_locked(uint32_t units, uint64_t now)
+{
+	hak_range_t *r = NULL;
+	uint32_t u, n = 0;
+
+	for (uint32_t i = 0; i < hak_page.ranges && !n; i++)
+		n = hak_range_need_locked(r = &hak_page.range[i], units);
+	if (!n) {
+		n = (uint32_t)hak_round_up(units, HAK_SUPER_UNITS);
+		if (!hak_range_reserve_locked(n))
 			return false;
 		r = &hak_page.range[hak_page.ranges - 1];
-		u = r->first;
-		n = (uint32_t)hak_round_up(units, HAK_SUPER_UNITS);
 	}
+	u = r->first + r->top;
 	char *base = r->base + ((size_t)r->top << HAK_UNIT_SHIFT);
 	for (uint32_t i = u; i < u + n; i += HAK_SUPER_UNITS) {
 		hak_super_t *s = hak_super[i / HAK_SUPER_UNITS]; /* there already if committing failed before */

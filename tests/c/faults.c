@@ -432,7 +432,30 @@ static void what_is_not_unmapped_is_kept(void)
     CHECK(mapped_by_others() == mapped_at_first);
 }
 
+/* ---- a large block and small ones in turn, the large one refused each time, used up all ranges: only the last was looked
+ * at, and where it was too short another was reserved */
+
+static void ranges_are_not_used_up(void)
+{
+    size_t reserved = 0;
+    for (int i = 0; i < 200; i++) {
+        hak_debug_fail(MPROTECT, 1, 1);
+        take(&blocks[i], 40 * MIB); /* of its own mapping, then */
+        hak_debug_fail(0, 0, 0);
+        give(&blocks[i]);
+        take(&blocks[i], 3 * MIB);
+        take(&blocks[200 + i], MIB);
+        if (i == 20) reserved = hak_stat("address_space_bytes");
+    }
+    CHECK(tally->nulls == 0);
+    CHECK(hak_stat("address_space_bytes") < reserved + 1000 * MIB, "%zu MiB",
+          (size_t)hak_stat("address_space_bytes") / MIB);
+    laws();
+    recover();
+}
+
 static const struct test_case CASES[] = {
+    CASE(ranges_are_not_used_up),
     CASE(what_is_not_unmapped_is_kept),
     CASE(a_shrink_is_never_refused),
     CASE(growth_without_mremap),
