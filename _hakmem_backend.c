@@ -3025,8 +3025,10 @@ static HAK_NOINLINE void *hak_malloc_slow(size_t n)
 	if (n > HAK_CLASS_MAX)
 		return hak_large_alloc(n, 1, &zero);
 	hak_boot_init();
-	h = hak_heap_attach();
-	p = h ? hak_heap_refill(h, hak_class_of(n)) : hak_shared_alloc(hak_class_of(n));
+	do {
+		h = hak_heap_attach();
+		p = h ? hak_heap_refill(h, hak_class_of(n)) : hak_shared_alloc(hak_class_of(n));
+	} while (hak_unlikely(!p) && hak_whale_purge(UINT64_MAX)); /* kept mappings take room from all tiers */
 	if (hak_unlikely(!p))
 		errno = ENOMEM;
 	return p;

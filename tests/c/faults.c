@@ -454,7 +454,23 @@ static void ranges_are_not_used_up(void)
     recover();
 }
 
+/* ---- a small block was refused while freed mappings were kept */
+
+static void kept_mappings_stand_in_no_blocks_way(void)
+{
+    take(&blocks[0], 70 * MIB);
+    take(&blocks[1], 70 * MIB);
+    give(&blocks[0]);
+    CHECK(hak_stat("kept_whale_bytes") > 0, "it was not kept: the case tests nothing");
+    hak_debug_fail(MPROTECT, 1, 1);
+    take(&blocks[2], 700000);
+    CHECK(hak_debug_fail(0, 0, 0) == 2);
+    CHECK(tally->nulls == 0 && hak_stat("kept_whale_bytes") == 0);
+    recover();
+}
+
 static const struct test_case CASES[] = {
+    CASE(kept_mappings_stand_in_no_blocks_way),
     CASE(ranges_are_not_used_up),
     CASE(what_is_not_unmapped_is_kept),
     CASE(a_shrink_is_never_refused),
