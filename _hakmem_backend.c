@@ -1858,6 +1858,7 @@ static HAK_COLD size_t hak_slab_purge(hak_slab_t *s)
 {
 	const hak_class_t *k = &hak_class[s->class];
 	size_t page = hak_boot.os_page, sum = 0;
+	bool refused = false;
 
 	if (s->purged || s->free == 0)
 		return 0;
@@ -1868,10 +1869,14 @@ static HAK_COLD size_t hak_slab_purge(hak_slab_t *s)
 				j += 63;
 		j = hak_min32(j, s->carved);
 		size_t from = hak_round_up((size_t)i * k->size, page), to = (size_t)j * k->size & ~(page - 1);
-		if (j > i && from < to && hak_os_purge(s->base + from, to - from))
+		if (j <= i || from >= to)
+			continue;
+		if (hak_os_purge(s->base + from, to - from))
 			sum += to - from;
+		else
+			refused = true;
 	}
-	s->purged = 1;
+	s->purged = !refused;
 	return sum;
 }
 

@@ -469,7 +469,24 @@ static void kept_mappings_stand_in_no_blocks_way(void)
     recover();
 }
 
+/* ---- a slab whose OS pages the system did not take back was not asked about again before a block was freed in it */
+
+static void a_refused_trim_can_be_repeated(void)
+{
+    for (int i = 0; i < 200; i++) take(&blocks[i], 20000);
+    for (int i = 0; i < 200; i++)
+        if (i % 3) give(&blocks[i]);
+    hak_debug_fail(MADVISE, 1, UINT64_MAX);
+    hak_trim();
+    CHECK(hak_debug_fail(0, 0, 0) > 0, "madvise was not asked: the case tests nothing");
+    CHECK(hak_stat("slab_purged_bytes") == 0);
+    hak_trim();
+    CHECK(hak_stat("slab_purged_bytes") > 100 * 12288, "%zu", (size_t)hak_stat("slab_purged_bytes"));
+    recover();
+}
+
 static const struct test_case CASES[] = {
+    CASE(a_refused_trim_can_be_repeated),
     CASE(kept_mappings_stand_in_no_blocks_way),
     CASE(ranges_are_not_used_up),
     CASE(what_is_not_unmapped_is_kept),
