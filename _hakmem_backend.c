@@ -2850,7 +2850,11 @@ static HAK_NOINLINE hak_heap_t *hak_heap_attach(void)
 	h->tick = HAK_TICK;
 	h->dying = 0;
 	hak_self = h;
-	pthread_setspecific(hak_boot.key, h); /* may allocate: hak_self is set */
+	if (pthread_setspecific(hak_boot.key, h)) { /* may allocate: hak_self is set.  Without it nobody sees the thread end */
+		hak_self = HAK_HEAP_START;
+		hak_heap_retire(h);
+		return NULL;
+	}
 	return h;
 }
 

@@ -24,9 +24,31 @@ def test_what_was_handled_wrongly_once(case: str) -> None:
     faults(case, **WITH.get(case, {}))
 
 
-@pytest.mark.parametrize("calls", [MMAP, MREMAP, MADVISE, MUNMAP, MPROTECT, ALL, MADVISE | HALF, ALL | HALF])
-@pytest.mark.parametrize("count", [1, 3, FOR_EVER])
-def test_every_call_refused_in_turn(calls: int, count: int) -> None:
-    lives, refused, *_ = map(int, re.findall(r"\d+", faults("every_call", calls, count)))
+EVERY = [
+    *((calls, count, "0") for calls in (MMAP, MREMAP, MADVISE, MUNMAP, MPROTECT) for count in (1, 3, FOR_EVER)),
+    *((calls, count, "0") for calls in (ALL, MADVISE | HALF) for count in (1, FOR_EVER)),
+    (ALL | HALF, 3, "0"),
+    *((calls, 2, "1") for calls in (MMAP, MUNMAP)),  # many small ranges instead of one
+]
+
+
+@pytest.mark.parametrize(("calls", "count", "reserve"), EVERY)
+def test_every_call_refused_in_turn(calls: int, count: int, reserve: str) -> None:
+    output = faults("every_call", calls, count, HAKMEM_RESERVE=reserve)
+    print(output)
+    lives, refused, *_ = map(int, re.findall(r"\d+", output))
     assert lives > 8
     assert refused >= lives - 3  # the last three find nothing left to refuse
+
+
+@pytest.mark.parametrize("calls", [MUNMAP, ALL, ALL | HALF])
+def test_what_is_mapped_does_not_grow(calls: int) -> None:
+    refused = int(faults("again", calls).split()[0])
+    assert refused >= 25
+    assert "calls refused" in faults("again", calls, HAKMEM_RESERVE="1")
+
+
+@pytest.mark.parametrize("nth", range(1, 7))
+@pytest.mark.parametrize("count", [1, 2, 16, FOR_EVER])
+def test_the_first_calls_of_a_process(nth: int, count: int) -> None:
+    faults("started", REFUSE=f"{ALL} {nth} {count}")

@@ -1,7 +1,8 @@
 /* One scripted life of a process, in which the system refuses memory: every call of hakmem to it in turn, alone and with
  * those after it. Compiled together with _hakmem_backend.c in its debug variant, and run without hakmem preloaded, so
  * that hakmem's blocks are those of the script alone.
- * Arguments: every_call CALLS COUNT, starts CALLS COUNT, again CALLS, or one of the cases at the end. */
+ * Arguments: every_call CALLS COUNT, again CALLS, or one of the cases at the end. $REFUSE: calls, nth, count, from the
+ * first call of all on. */
 #include "common.h"
 #include <sys/wait.h>
 
@@ -230,6 +231,7 @@ static void in_a_child(void)
 
 static void script(void)
 {
+    CHECK(hak_option_set("retain", 24 * MIB) == 0 && hak_option_set("purge_ms", 1000) == 0);
     /* all tiers, filled, emptied and zeroed */
     for (int i = 0; i < 60; i++) take(&blocks[i], SIZES[i % COUNT_OF(SIZES)]);
     for (int i = 0; i < 60; i += 2) give(&blocks[i]);
@@ -373,6 +375,46 @@ static void every_call(uint32_t calls, uint64_t count)
             (unsigned long long)tally->refused, (unsigned long long)tally->blocks, (unsigned long long)tally->nulls);
 }
 
+/* Many lives, one after the other, in one process: what it has mapped does not grow. */
+static void again(uint32_t calls)
+{
+    size_t mapped = 0;
+    prepare();
+    for (int i = 0; i < 50; i++) {
+        live(calls, 1 + (uint64_t)i * 7 % 13, 1 + (uint64_t)i % 5);
+        if (i == 9) mapped = hak_stat("address_space_bytes") + hak_stat("metadata_bytes");
+    }
+    CHECK(tally->refused >= 25, "%d", (int)tally->refused);
+    size_t now = hak_stat("address_space_bytes") + hak_stat("metadata_bytes");
+    CHECK(now <= mapped, "%zd bytes more than after ten", (ssize_t)(now - mapped));
+    dprintf(1, "%d calls refused\n", (int)tally->refused);
+}
+
+/* ---- the first calls, before main */
+
+__attribute__((constructor(101))) static void before_hakmem(void)
+{
+    const char *text = getenv("REFUSE");
+    char *end;
+    if (!text) return;
+    uint32_t calls = (uint32_t)strtoul(text, &end, 10);
+    uint64_t nth = strtoull(end, &end, 10);
+    hak_debug_fail(calls, nth, strtoull(end, NULL, 10));
+}
+
+static void started(void)
+{
+    for (int i = 0; i < 60; i++) take(&blocks[i], SIZES[i % COUNT_OF(SIZES)]);
+    take(&blocks[60], 3 * MIB);
+    for (int i = 0; i < 60; i += 2) give(&blocks[i]);
+    with_another_thread();
+    in_a_child();
+    uint64_t made = hak_debug_fail(0, 0, 0);
+    CHECK(made > 0);
+    recover();
+    live(ALL, 0, 0);
+}
+
 /* ---- a realloc to a smaller size was refused where the system would not cut a mapping, or had no memory for another
  * block: it can always stay as it is */
 
@@ -485,7 +527,46 @@ static void a_refused_trim_can_be_repeated(void)
     recover();
 }
 
+/* ---- a thread whose heap could not be given a destructor kept it for ever */
+
+static int specific_refused;
+
+int pthread_setspecific(pthread_key_t key, const void *value)
+{
+    static int (*real)(pthread_key_t, const void *);
+    if (specific_refused) return ENOMEM;
+    if (!real) *(void **)&real = dlsym(RTLD_NEXT, "pthread_setspecific");
+    return real(key, value);
+}
+
+static void *a_few_blocks(void *argument)
+{
+    struct block *b = argument;
+    for (int i = 0; i < 100; i++) take(&b[i], SIZES[(size_t)i % COUNT_OF(SIZES)]);
+    for (int i = 0; i < 100; i += 3) give(&b[i]);
+    return argument;
+}
+
+static void a_heap_that_cannot_end_is_not_begun(void)
+{
+    pthread_t thread;
+    take(&blocks[0], 100);
+    for (int i = 0; i < 20; i++) {
+        specific_refused = i % 2 == 0;
+        CHECK(pthread_create(&thread, NULL, a_few_blocks, &blocks[100]) == 0 && pthread_join(thread, NULL) == 0);
+        specific_refused = 0;
+        for (int k = 100; k < 200; k++) give(&blocks[k]);
+        CHECK(hak_stat("heaps") <= 2, "%d", (int)hak_stat("heaps")); /* the first thread's, and the shared one */
+        CHECK(hak_stat("heaps_made") <= 2);
+        laws();
+    }
+    CHECK(tally->nulls == 0);
+    recover();
+}
+
 static const struct test_case CASES[] = {
+    CASE(a_heap_that_cannot_end_is_not_begun),
+    CASE(started),
     CASE(a_refused_trim_can_be_repeated),
     CASE(kept_mappings_stand_in_no_blocks_way),
     CASE(ranges_are_not_used_up),
@@ -503,6 +584,7 @@ int main(int argc, char **argv)
     CHECK(argc >= 3);
     uint32_t calls = (uint32_t)strtoul(argv[2], NULL, 10);
     uint64_t count = argc > 3 ? strtoull(argv[3], NULL, 10) : 1;
-    if (strcmp(argv[1], "every_call") == 0) every_call(calls, count);
-    return 0;
+    if (strcmp(argv[1], "every_call") == 0) return every_call(calls, count), 0;
+    if (strcmp(argv[1], "again") == 0) return again(calls), 0;
+    return 1;
 }
