@@ -1002,13 +1002,14 @@ static HAK_COLD void *hak_meta_alloc(size_t n)
 	n = hak_round_up(n, 64);
 	hak_lock(&hak_meta.lock);
 	if (n > (size_t)(hak_meta.end - hak_meta.at)) {
-		bool own = n > (256 << 10); /* a heap struct */
-		size_t chunk = own ? hak_round_up(n, hak_boot.os_page) : (size_t)1 << 20;
+		size_t least = hak_round_up(n, hak_boot.os_page), chunk = n > (256 << 10) /* a heap struct */ ? least : (size_t)1 << 20;
 		char *fresh = hak_os_map(chunk, PROT_READ | PROT_WRITE);
+		if (!fresh && chunk > least)
+			fresh = hak_os_map(chunk = least, PROT_READ | PROT_WRITE);
 		if (!fresh)
 			goto out;
 		hak_meta.bytes += chunk;
-		if (own) {
+		if (chunk - n <= (size_t)(hak_meta.end - hak_meta.at)) { /* the longer rest is worth keeping */
 			p = fresh;
 			goto out;
 		}
