@@ -20,7 +20,7 @@ def faults(*arguments: object, **env: str) -> str:
 
 
 @pytest.mark.parametrize("case", case_names("faults.c"))
-def test_what_was_handled_wrongly_once(case: str) -> None:
+def test_a_refusal_at_one_place(case: str) -> None:
     faults(case, **WITH.get(case, {}))
 
 
@@ -36,6 +36,7 @@ EVERY = [
 @pytest.mark.parametrize(("calls", "count", "reserve"), EVERY)
 def test_every_call_refused_in_turn(calls: int, count: int, reserve: str) -> None:
     output = faults("every_call", calls, count, HAKMEM_RESERVE=reserve)
+    print(output)
     lives, refused, *_ = map(int, re.findall(r"\d+", output))
     assert lives > 8
     assert refused > lives // 2  # the last lives find nothing left to refuse; others may by chance
