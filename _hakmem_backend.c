@@ -221,6 +221,7 @@ enum {
 	HAK_KEPT_WHALES = 64,             /* freed mappings kept at most */
 	HAK_NOTES = 8192 + 272,           /* notes of a slab: 64 KiB in blocks of 8 bytes, and not in the same cache sets as the next */
 	HAK_GUARD = 64 << 10,             /* bytes that nobody may touch before and behind tables: any OS page */
+	HAK_REFUSALS = 8,                 /* mappings that the system does not unmap before no more are tried */
 	HAK_GAUGE_SHARE = 8,              /* a heap tells the gauges of a change once it is an eighth of what they know, ... */
 	HAK_GAUGE_LEAST = 4 << 10,        /* ... but not of less than these bytes, ... */
 	HAK_GAUGE_MOST = 64 << 10,        /* ... and always of these */
@@ -515,6 +516,7 @@ typedef struct hak_range {
 	uint32_t first;  /* index of its first unit */
 	uint32_t units;  /* reserved */
 	uint32_t top;    /* committed: page heap's lock */
+	size_t mapped;   /* bytes: more than its units' if the system did not take the ends back */
 } hak_range_t;
 
 typedef struct hak_whale {
@@ -663,49 +665,114 @@ static uint64_t hak_os_now(void) /* ms */
 	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
+/* The calls below are all that hakmem asks the system for memory with.  In the debug variant tests can have each kind
+ * refused from its nth call on, HALF: once the first half of what was asked for is done. */
+enum {
+	HAK_CALL_MMAP = 1, HAK_CALL_MREMAP = 2, HAK_CALL_MADVISE = 4, HAK_CALL_MUNMAP = 8, HAK_CALL_MPROTECT = 16,
+	HAK_CALL_HALF = 32,
+};
+
+#if HAK_DEBUG
+static struct { /* anybody: atomic */
+	uint32_t calls;
+	uint64_t made, first, count;
+} hak_refusal;
+
+/* From now on, of the calls in the set `calls` the nth and those after it fail, `count` of them in all.  Returns how
+ * many there were since it was last called. */
+HAK_EXPORT uint64_t hak_debug_fail(uint32_t calls, uint64_t nth, uint64_t count)
+{
+	uint64_t made = hak_load(&hak_refusal.made);
+	hak_store(&hak_refusal.calls, 0u);
+	hak_store(&hak_refusal.made, 0u);
+	hak_store(&hak_refusal.first, nth);
+	hak_store(&hak_refusal.count, count);
+	hak_store(&hak_refusal.calls, calls);
+	return made;
+}
+
+static bool hak_os_refuses(uint32_t call)
+{
+	uint64_t n;
+	if (!(hak_load(&hak_refusal.calls) & call))
+		return false;
+	n = hak_add_shared(&hak_refusal.made, 1u) + 1;
+	if (n < hak_load(&hak_refusal.first) || n - hak_load(&hak_refusal.first) >= hak_load(&hak_refusal.count))
+		return false;
+	errno = call == HAK_CALL_MADVISE ? EINVAL : ENOMEM;
+	return true;
+}
+
+static size_t hak_os_half(size_t len) /* what is done of a call that is refused; 0: nothing */
+{
+	return hak_load(&hak_refusal.calls) & HAK_CALL_HALF ? len / 2 & ~(hak_boot.os_page - 1) : 0;
+}
+#else
+#define hak_os_refuses(call) false
+#define hak_os_half(len) 0
+#endif
+
 static void *hak_os_map(size_t len, int protection) /* NULL: refused */
 {
-	void *p = mmap(NULL, len, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	void *p = hak_os_refuses(HAK_CALL_MMAP) ? MAP_FAILED
+	        : mmap(NULL, len, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	return p == MAP_FAILED ? NULL : p;
 }
 
-static void hak_os_unmap(void *p, size_t len)
+/* False: refused, and all of it is mapped still.  Where a process has as many mappings as it may (vm.max_map_count),
+ * the system takes no piece out of the middle of one. */
+static bool hak_os_unmap(void *p, size_t len)
 {
-	if (len)
-		munmap(p, len);
+	return !len || (!hak_os_refuses(HAK_CALL_MUNMAP) && munmap(p, len) == 0);
 }
 
-/* A mapping of len bytes at a multiple of align (at least an OS page). */
-static void *hak_os_map_aligned(size_t len, size_t align, int protection)
+/* len bytes at a multiple of align (at least an OS page).  *whole, *whole_len: what is mapped; it is more if the system
+ * does not take the ends back. */
+static void *hak_os_map_aligned(size_t len, size_t align, int protection, char **whole, size_t *whole_len)
 {
-	size_t slack = align > hak_boot.os_page ? align : 0;
-	char *p;
+	size_t slack = align > hak_boot.os_page ? align : 0, head, tail;
+	char *p, *q;
 	if (len + slack < len || !(p = hak_os_map(len + slack, protection)))
 		return NULL;
-	if (slack) {
-		char *q = (char *)hak_round_up((uintptr_t)p, align);
-		hak_os_unmap(p, (size_t)(q - p));
-		hak_os_unmap(q + len, (size_t)(p + slack - q));
-		p = q;
-	}
-	return p;
+	q = (char *)hak_round_up((uintptr_t)p, slack ? align : 1);
+	head = (size_t)(q - p);
+	tail = slack - head;
+	head = hak_os_unmap(p, head) ? 0 : head;
+	tail = hak_os_unmap(q + len, tail) ? 0 : tail;
+	*whole = q - head;
+	*whole_len = head + len + tail;
+	return q;
 }
 
 static bool hak_os_commit(void *p, size_t len)
 {
-	return mprotect(p, len, PROT_READ | PROT_WRITE) == 0;
+	bool refused = hak_os_refuses(HAK_CALL_MPROTECT);
+	return mprotect(p, refused ? hak_os_half(len) : len, PROT_READ | PROT_WRITE) == 0 && !refused;
 }
 
 static void *hak_os_remap(void *p, size_t len, size_t to) /* NULL: refused */
 {
-	void *q = mremap(p, len, to, MREMAP_MAYMOVE);
+	void *q = hak_os_refuses(HAK_CALL_MREMAP) ? MAP_FAILED : mremap(p, len, to, MREMAP_MAYMOVE);
 	return q == MAP_FAILED ? NULL : q;
 }
 
-static bool hak_os_purge(void *p, size_t len) /* reads as zero after */
+/* Moves OS pages to a mapping of their own.  What is left behind stays mapped and reads as zero, so that nobody can
+ * map into our range. */
+static void *hak_os_move(void *p, size_t len) /* NULL: refused */
 {
-	return madvise(p, len, MADV_DONTNEED) == 0;
+	void *q = hak_os_refuses(HAK_CALL_MREMAP) ? MAP_FAILED
+	        : mremap(p, len, len, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, NULL);
+	return q == MAP_FAILED ? NULL : q;
 }
+
+static bool hak_os_advise(void *p, size_t len, int advice)
+{
+	bool refused = hak_os_refuses(HAK_CALL_MADVISE);
+	return madvise(p, refused ? hak_os_half(len) : len, advice) == 0 && !refused;
+}
+
+/* Reads as zero after.  Refused: each OS page reads as zero or as before. */
+static bool hak_os_purge(void *p, size_t len) { return hak_os_advise(p, len, MADV_DONTNEED); }
 
 static void hak_os_forbid(void *p, size_t len) /* whoever touches it gets a SIGSEGV; best effort */
 {
@@ -1005,13 +1072,14 @@ static HAK_COLD void *hak_meta_alloc(size_t n)
 	n = hak_round_up(n, 64);
 	hak_lock(&hak_meta.lock);
 	if (n > (size_t)(hak_meta.end - hak_meta.at)) {
-		bool own = n > (256 << 10); /* a heap struct */
-		size_t chunk = own ? hak_round_up(n, hak_boot.os_page) : (size_t)1 << 20;
+		size_t least = hak_round_up(n, hak_boot.os_page), chunk = n > (256 << 10) /* a heap struct */ ? least : (size_t)1 << 20;
 		char *fresh = hak_meta_map(chunk);
+		if (!fresh && chunk > least)
+			fresh = hak_meta_map(chunk = least);
 		if (!fresh)
 			goto out;
 		hak_meta.bytes += chunk;
-		if (own) {
+		if (chunk - n <= (size_t)(hak_meta.end - hak_meta.at)) { /* the longer rest is worth keeping */
 			p = fresh;
 			goto out;
 		}
@@ -1262,9 +1330,9 @@ static void hak_run_free_locked(uint32_t u, uint32_t len, uint64_t now)
 static HAK_COLD bool hak_range_reserve_locked(uint32_t units)
 {
 	uint32_t i = hak_page.ranges, first = HAK_SUPER_UNITS;
-	size_t least = hak_round_up((size_t)units << HAK_UNIT_SHIFT, HAK_SUPER), want = (size_t)hak_option.reserve, limit;
+	size_t least = hak_round_up((size_t)units << HAK_UNIT_SHIFT, HAK_SUPER), want = (size_t)hak_option.reserve, limit, mapped;
 	hak_range_t *r = &hak_page.range[i];
-	char *p = NULL;
+	char *p = NULL, *whole;
 
 	if (i) /* a superslab that is never committed stands between two ranges, so that runs do not join across */
 		first = hak_page.range[i - 1].first + hak_page.range[i - 1].units + HAK_SUPER_UNITS;
@@ -1282,15 +1350,15 @@ static HAK_COLD bool hak_range_reserve_locked(uint32_t units)
 	want = (want < limit ? want : limit) & ~(HAK_SUPER - 1);
 	if (want < least)
 		want = least;
-	while (!(p = hak_os_map_aligned(want, HAK_SUPER, PROT_NONE)) && want > least) {
+	while (!(p = hak_os_map_aligned(want, HAK_SUPER, PROT_NONE, &whole, &mapped)) && want > least) {
 		want = (want / 2) & ~(HAK_SUPER - 1);
 		if (want < least)
 			want = least;
 	}
 	if (!p)
 		return false;
-	madvise(p, want, hak_option.huge_pages ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
-	*r = (hak_range_t){.base = p, .first = first, .units = (uint32_t)(want >> HAK_UNIT_SHIFT)};
+	hak_os_advise(p, want, hak_option.huge_pages ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+	*r = (hak_range_t){.base = p, .first = first, .units = (uint32_t)(want >> HAK_UNIT_SHIFT), .mapped = mapped};
 	if (i == 0) {
 		hak_fast.base = (uintptr_t)p - ((size_t)first << HAK_UNIT_SHIFT);
 		hak_fast.units = first + r->units;
@@ -1302,26 +1370,32 @@ static HAK_COLD bool hak_range_reserve_locked(uint32_t units)
 /* Whether free units are out of bounds until they are handed out: use after free of a whole run or slab ends at once. */
 HAK_INLINE bool hak_page_is_forbidden(void) { return HAK_HARDENED && hak_option.hardened >= 2; }
 
-/* Commits superslabs at the end of the last range, so that a free run of `units` exists. */
-static HAK_COLD bool hak_page_grow_locked(uint32_t units, uint64_t now)
+/* Units to commit at the end of a range, so that a free run of `units` exists; 0: it has no room for them. */
+static uint32_t hak_range_need_locked(const hak_range_t *r, uint32_t units)
 {
-	hak_range_t *r;
-	uint32_t tail = 0, u, n;
-
-	if (hak_page.ranges == 0 && !hak_range_reserve_locked((uint32_t)hak_round_up(units, HAK_SUPER_UNITS)))
-		return false;
-	r = &hak_page.range[hak_page.ranges - 1];
-	u = r->first + r->top;
+	uint32_t u = r->first + r->top, tail = 0, n;
 	if (r->top && hak_load(&hak_unit[u - 1]) == 0)
 		tail = hak_slab_of(u - 1)->len;
 	n = (uint32_t)hak_round_up(units > tail ? units - tail : 1, HAK_SUPER_UNITS);
-	if (n > r->units - r->top) {
-		if (!hak_range_reserve_locked((uint32_t)hak_round_up(units, HAK_SUPER_UNITS)))
+	return n <= r->units - r->top ? n : 0;
+}
+
+/* Commits superslabs at the end of a range, so that a free run of `units` exists.  An old range may have room: what the
+ * last one was reserved for was larger, or the system refused it. */
+static HAK_COLD bool hak_page_grow_locked(uint32_t units, uint64_t now)
+{
+	hak_range_t *r = NULL;
+	uint32_t u, n = 0;
+
+	for (uint32_t i = 0; i < hak_page.ranges && !n; i++)
+		n = hak_range_need_locked(r = &hak_page.range[i], units);
+	if (!n) {
+		n = (uint32_t)hak_round_up(units, HAK_SUPER_UNITS);
+		if (!hak_range_reserve_locked(n))
 			return false;
 		r = &hak_page.range[hak_page.ranges - 1];
-		u = r->first;
-		n = (uint32_t)hak_round_up(units, HAK_SUPER_UNITS);
 	}
+	u = r->first + r->top;
 	char *base = r->base + ((size_t)r->top << HAK_UNIT_SHIFT);
 	for (uint32_t i = u; i < u + n; i += HAK_SUPER_UNITS) {
 		hak_super_t *s = hak_super[i / HAK_SUPER_UNITS]; /* there already if committing failed before */
@@ -1596,12 +1670,22 @@ static void hak_whale_count_locked(int64_t bytes)
 	hak_gauge_add(HAK_TIER_whale, bytes);
 }
 
-/* Unmaps kept whales: those freed before `before`, and the oldest while there are more than may be kept. */
+static void hak_whale_keep_locked(hak_whale_t *w) /* as the newest */
+{
+	w->stamp = hak_os_now();
+	w->next = hak_whales.kept;
+	hak_whales.kept = w;
+	hak_whales.kept_count++;
+	hak_store(&hak_whales.kept_bytes, hak_whales.kept_bytes + w->len);
+}
+
+/* Unmaps kept whales: those freed before `before`, and the oldest while there are more than may be kept.  What the
+ * system does not unmap stays kept, without its memory, and its turn comes after the others'. */
 static HAK_COLD size_t hak_whale_purge(uint64_t before)
 {
 	size_t sum = 0;
 	hak_lock(&hak_whales.lock);
-	for (;;) {
+	for (int refusals = 0; refusals < HAK_REFUSALS;) {
 		hak_whale_t **at = &hak_whales.kept, *w;
 		uint64_t keep = (uint64_t)hak_load(&hak_option.retain);
 		if (keep < hak_whales.bytes)
@@ -1612,13 +1696,18 @@ static HAK_COLD size_t hak_whale_purge(uint64_t before)
 		if (!w || (w->stamp >= before && hak_whales.kept_bytes <= keep && hak_whales.kept_count <= HAK_KEPT_WHALES))
 			break;
 		hak_whale_unlist_kept_locked(at);
-		char *base = w->base;
-		size_t len = w->len;
-		hak_whale_forget_locked(w);
 		hak_unlock(&hak_whales.lock);
-		hak_os_unmap(base, len);
-		sum += len;
+		bool done = hak_os_unmap(w->base, w->len);
+		if (!done)
+			hak_os_purge(w->base, w->len);
 		hak_lock(&hak_whales.lock);
+		if (done) {
+			sum += w->len;
+			hak_whale_forget_locked(w);
+		} else {
+			hak_whale_keep_locked(w);
+			refusals++;
+		}
 	}
 	hak_unlock(&hak_whales.lock);
 	return sum;
@@ -1658,17 +1747,20 @@ static HAK_COLD void *hak_whale_alloc(size_t n, size_t align, bool *zero)
 	if (!w)
 		return NULL;
 	if (!best) {
-		base = hak_os_map_aligned(len, align, PROT_READ | PROT_WRITE);
+		base = hak_os_map_aligned(len, align, PROT_READ | PROT_WRITE, &w->base, &w->len);
 		if (!base && hak_whale_purge(UINT64_MAX) + hak_page_purge(UINT64_MAX, false))
-			base = hak_os_map_aligned(len, align, PROT_READ | PROT_WRITE);
+			base = hak_os_map_aligned(len, align, PROT_READ | PROT_WRITE, &w->base, &w->len);
 		hak_lock(&hak_whales.lock);
-		if (!base) {
-			hak_whale_forget_locked(w);
+		if (!base || w->len != len) { /* with ends that cannot be had off: it is nobody's block, but it is mapped */
+			if (base)
+				hak_whale_keep_locked(w);
+			else
+				hak_whale_forget_locked(w);
 			hak_unlock(&hak_whales.lock);
+			if (base)
+				hak_whale_purge(0);
 			return NULL;
 		}
-		w->base = base;
-		w->len = len;
 		*zero = true;
 	} else {
 		hak_lock(&hak_whales.lock);
@@ -1694,11 +1786,7 @@ static HAK_COLD bool hak_whale_free(void *p) /* false: not a whale */
 	}
 	hak_whales.frees++;
 	hak_whale_count_locked(-(int64_t)w->len);
-	w->stamp = hak_os_now();
-	w->next = hak_whales.kept;
-	hak_whales.kept = w;
-	hak_whales.kept_count++;
-	hak_store(&hak_whales.kept_bytes, hak_whales.kept_bytes + w->len);
+	hak_whale_keep_locked(w);
 	hak_unlock(&hak_whales.lock);
 	hak_whale_purge(hak_page_is_forbidden() ? UINT64_MAX : 0);
 	return true;
@@ -1741,7 +1829,8 @@ static HAK_COLD size_t hak_whale_around(const void *p, char **base)
 	return len;
 }
 
-/* Grows or shrinks a mapping, which may move it.  NULL: out of memory, the block is as it was. */
+/* Grows or shrinks a mapping, which may move it.  NULL: the system will not, and the block is as it was.  That need not
+ * mean that memory is out: mremap takes no block of which the program has advised or protected a part. */
 static HAK_COLD void *hak_whale_resize(void *p, size_t n)
 {
 	size_t len = hak_round_up(n, hak_boot.os_page);
@@ -1863,6 +1952,7 @@ static HAK_COLD size_t hak_slab_purge(hak_slab_t *s)
 {
 	const hak_class_t *k = &hak_class[s->class];
 	size_t page = hak_boot.os_page, sum = 0;
+	bool refused = false;
 
 	if (s->purged || s->free == 0 || hak_page_is_forbidden()) /* the last: what fills its free blocks will be checked */
 		return 0;
@@ -1873,10 +1963,14 @@ static HAK_COLD size_t hak_slab_purge(hak_slab_t *s)
 				j += 63;
 		j = hak_min32(j, s->carved);
 		size_t from = hak_round_up((size_t)i * k->size, page), to = (size_t)j * k->size & ~(page - 1);
-		if (j > i && from < to && hak_os_purge(s->base + from, to - from))
+		if (j <= i || from >= to)
+			continue;
+		if (hak_os_purge(s->base + from, to - from))
 			sum += to - from;
+		else
+			refused = true;
 	}
-	s->purged = 1;
+	s->purged = !refused;
 	return sum;
 }
 
@@ -3171,7 +3265,11 @@ static HAK_NOINLINE hak_heap_t *hak_heap_attach(void)
 	h->tick = HAK_TICK;
 	h->dying = 0;
 	hak_self = h;
-	pthread_setspecific(hak_boot.key, h); /* may allocate: hak_self is set */
+	if (pthread_setspecific(hak_boot.key, h)) { /* may allocate: hak_self is set.  Without it nobody sees the thread end */
+		hak_self = HAK_HEAP_START;
+		hak_heap_retire(h);
+		return NULL;
+	}
 	return h;
 }
 
@@ -3290,24 +3388,25 @@ static HAK_COLD void *hak_large_to_whale(void *p, uint32_t u, size_t n)
 	hak_unlock(&hak_whales.lock);
 	if (!w)
 		return NULL;
-	/* DONTUNMAP: what is left behind stays mapped and reads as zero, so that nobody can map into our range. */
-	moved = mremap(p, len, len, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, NULL);
-	base = moved == MAP_FAILED ? NULL : hak_os_remap(moved, len, to);
-	if (moved != MAP_FAILED && !base) { /* back by hand: the system may have no mapping left to move it in */
+	moved = hak_os_move(p, len);
+	base = moved ? hak_os_remap(moved, len, to) : NULL;
+	w->base = base ? base : moved;
+	w->len = base ? to : len;
+	if (moved && !base) /* back by hand: the system may have no mapping left to move it in */
 		memcpy(p, moved, len);
-		hak_os_unmap(moved, len);
-	}
 	hak_lock(&hak_whales.lock);
 	if (base) {
-		w->base = base;
-		w->len = to;
 		hak_whales.allocs++;
 		hak_whale_count_locked((int64_t)(to - len)); /* the rest of it has moved from one count to the other */
 		hak_whale_enter_locked(w);
+	} else if (moved) {
+		hak_whale_keep_locked(w);
 	} else {
 		hak_whale_forget_locked(w);
 	}
 	hak_unlock(&hak_whales.lock);
+	if (moved && !base)
+		hak_whale_purge(0);
 	if (base) {
 		hak_lock(&hak_page.lock);
 		uint32_t units = hak_slab_of(u)->len;
@@ -3351,8 +3450,10 @@ static HAK_NOINLINE void *hak_malloc_slow(size_t n, size_t asked)
 	if (n > HAK_CLASS_MAX)
 		return hak_guard_open_any(hak_large_alloc(n, 1, &zero), asked);
 	hak_boot_init();
-	h = hak_heap_attach();
-	p = h ? hak_heap_refill(h, hak_class_of(n)) : hak_shared_alloc(hak_class_of(n));
+	do {
+		h = hak_heap_attach();
+		p = h ? hak_heap_refill(h, hak_class_of(n)) : hak_shared_alloc(hak_class_of(n));
+	} while (hak_unlikely(!p) && hak_whale_purge(UINT64_MAX)); /* kept mappings take room from all tiers */
 	if (hak_unlikely(!p))
 		errno = ENOMEM;
 	return hak_guard_open_any(p, asked);
@@ -3559,17 +3660,17 @@ HAK_EXPORT void *hak_realloc(void *p, size_t n)
 		if (hak_word(u) != HAK_RUN_HEAD) { /* a whale */
 			if (want <= room && want >= room / 2)
 				return hak_guard_resize_any(p, n);
-			if (!(q = hak_whale_resize(p, want)))
-				errno = ENOMEM;
-			return hak_guard_open_any(q, n);
+			if ((q = hak_whale_resize(p, want)))
+				return hak_guard_open_any(q, n);
+		} else {
+			if (want <= HAK_RUN_MAX && hak_large_resize(u, (uint32_t)((want + HAK_UNIT - 1) >> HAK_UNIT_SHIFT)))
+				return hak_guard_open_any(p, n);
+			if ((q = hak_large_to_whale(p, u, want)))
+				return hak_guard_open_any(q, n);
 		}
-		if (want <= HAK_RUN_MAX && hak_large_resize(u, (uint32_t)((want + HAK_UNIT - 1) >> HAK_UNIT_SHIFT)))
-			return hak_guard_open_any(p, n);
-		if ((q = hak_large_to_whale(p, u, want)))
-			return hak_guard_open_any(q, n);
 	}
 	if (!(q = hak_hot_malloc(n)))
-		return NULL;
+		return n <= size ? hak_guard_resize_any(p, n) : NULL; /* no block is too large to stay as it is */
 	memcpy(q, p, n < size ? n : size);
 	hak_hot_free(p);
 	return q;
@@ -4154,7 +4255,7 @@ static HAK_COLD void hak_stats_fill(hak_stats_t *s, hak_class_row_t row[HAK_CLAS
 	s->purges = hak_page.purges;
 	s->purged_bytes = hak_page.purged_units << HAK_UNIT_SHIFT;
 	for (uint32_t i = 0; i < hak_page.ranges; i++)
-		s->address_space_bytes += (uint64_t)hak_page.range[i].units << HAK_UNIT_SHIFT;
+		s->address_space_bytes += hak_page.range[i].mapped;
 	hak_unlock(&hak_page.lock);
 	s->live_blocks += s->large_blocks + s->whale_blocks;
 	s->live_bytes += s->large_bytes + s->whale_bytes;

@@ -4,11 +4,13 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <dlfcn.h>
 #include <initializer_list>
 #include <malloc.h>
 #include <new>
 #include <pthread.h>
 #include <unistd.h>
+#include <utility>
 
 #define CHECK(condition)                                                                                               \
     do {                                                                                                               \
@@ -233,6 +235,62 @@ static void thread_local_destructors()
     }
 }
 
+// Sizes that fit, and a system that gives no memory: under the debug variant, which can have it so.
+static std::uint64_t (*fail)(std::uint32_t, std::uint64_t, std::uint64_t);
+
+static void let_refuse()
+{
+    *reinterpret_cast<void **>(&fail) = dlsym(RTLD_DEFAULT, "hak_debug_fail");
+    CHECK(fail);
+    fail(31, 1, UINT64_MAX);
+}
+
+struct chain {
+    chain *next;
+    char rest[100000];
+};
+
+static void handler_lets_go()
+{
+    if (++handled == 3) fail(0, 0, 0);
+}
+
+static void refused_for_a_while()
+{
+    let_refuse();
+    std::set_new_handler(handler_lets_go);
+    chain *all = nullptr;
+    while (handled < 3) all = new chain{all, {}};
+    std::set_new_handler(nullptr);
+    handled = 0;
+    fail(31, 1, UINT64_MAX);
+    std::set_new_handler(handler_lets_go);
+    void *wide = ::operator new(3 << 20, std::align_val_t(32 << 20), std::nothrow);
+    CHECK(wide && handled == 3);
+    ::operator delete(wide, std::align_val_t(32 << 20));
+    while (all) {
+        chain *next = all->next;
+        delete all;
+        all = next;
+    }
+}
+
+static void refused_for_good()
+{
+    let_refuse();
+    chain *all = nullptr;
+    bool thrown = false;
+    while (!thrown) // the exception, too, needs memory
+        thrown = throws_bad_alloc([&all] { all = new chain{all, {}}; });
+    CHECK(new (std::nothrow) chain == nullptr);
+    CHECK(throws_bad_alloc([] { result = ::operator new(80 << 20, std::align_val_t(4096)); }));
+    delete std::exchange(all, all->next);
+    all = new chain{all, {}}; // what was freed can be had
+    fail(0, 0, 0);
+    all = new chain{new chain{all, {}}, {}};
+    while (all) delete std::exchange(all, all->next);
+}
+
 int main(int argc, char **argv)
 {
     static const struct {
@@ -244,6 +302,7 @@ int main(int argc, char **argv)
         CASE(handler_called), CASE(handler_called_until_none),
         CASE(expressions),    CASE(handler_called_by_nothrow),
         CASE(handler_not_called_by_malloc), CASE(thread_local_destructors),
+        {"refused_for_a_while", refused_for_a_while}, {"refused_for_good", refused_for_good},
     };
     for (const auto &c : cases) {
         if (argc > 1 && std::strcmp(argv[1], c.name) == 0) {

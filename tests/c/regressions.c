@@ -83,6 +83,21 @@ static void realloc_without_mremap(void)
     free(behind);
 }
 
+/* ---- a block of its own mapping could not grow any more once the program had advised a part of it, as NumPy advises huge
+ * pages for all but the first OS page of its large arrays: mremap takes no such mapping */
+
+static void realloc_of_an_advised_mapping(void)
+{
+    size_t n = 80 * MIB, page = (size_t)sysconf(_SC_PAGESIZE);
+    char *block = malloc(n);
+    pattern_write(block, n, 78);
+    CHECK(madvise(block + page, n / 2, MADV_DONTDUMP) == 0, "errno %d", errno);
+    char *grown = realloc(block, 2 * n);
+    CHECK(grown, "errno %d", errno);
+    CHECK(pattern_wrong(grown, n, 78, n) == SIZE_MAX);
+    free(grown);
+}
+
 /* ---- other libraries' fork handlers, registered before hakmem's, may allocate (they come from handlers.c) */
 
 static void fork_with_handlers(void)
@@ -106,6 +121,7 @@ static const struct test_case CASES[] = {
     CASE(idle_owner_exits),
     CASE(kept_whales_age),
     CASE(realloc_without_mremap),
+    CASE(realloc_of_an_advised_mapping),
     CASE(fork_with_handlers),
 };
 
