@@ -10,7 +10,7 @@
 
 extern char **environ;
 
-enum { EACH = 24, AT_ONCE = 4, SECONDS = 60 };
+enum { EACH = 16, AT_ONCE = 4, SECONDS = 60 };
 static atomic_int stop;
 static pthread_barrier_t begun;
 
