@@ -66,6 +66,7 @@
 #include <sys/auxv.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
 #include <time.h>
@@ -297,6 +298,25 @@ static _Thread_local const char hak_thread __attribute__((tls_model("initial-exe
 #define hak_fork_is_here() (hak_unlikely(hak_load(&hak_fork_thread) != NULL) && hak_fork_thread_is_self())
 static inline bool hak_fork_thread_is_self(void) { return hak_load(&hak_fork_thread) == &hak_thread; }
 
+/* 1 in a page that the system wipes in a child: 0 in one that came to be without fork's handlers (clone as a system
+ * call, _Fork).  NULL: the system knows no such pages. */
+static uint32_t *hak_fork_page;
+
+/* A child without fork's handlers in which this is the only thread waits for a lock: whoever held it was left behind,
+ * in the middle of a change, and nobody will ever let go.  Better to say so than to hang. */
+static HAK_COLD void hak_lock_check_orphaned(void)
+{
+	static const char text[] = "hakmem: this process was cloned without fork() while another thread was allocating, and "
+	                           "cannot allocate: it may only call exec\n";
+	struct stat tasks;
+	if (stat("/proc/self/task", &tasks) || tasks.st_nlink != 3) /* ., .. and one thread */
+		return;
+	if (write(STDERR_FILENO, text, sizeof text - 1) < 0) {
+		/* nobody to tell */
+	}
+	abort();
+}
+
 static HAK_COLD void hak_lock_wait(hak_lock_t *l)
 {
 	if (hak_fork_is_here())
@@ -310,6 +330,8 @@ static HAK_COLD void hak_lock_wait(hak_lock_t *l)
 	}
 	while (hak_exchange(&l->word, 2u) != 0) {
 		int saved = errno;
+		if (hak_unlikely(hak_fork_page && hak_load(hak_fork_page) == 0))
+			hak_lock_check_orphaned();
 		syscall(SYS_futex, &l->word, FUTEX_WAIT_PRIVATE, 2, NULL, NULL, 0);
 		errno = saved;
 	}
@@ -3511,6 +3533,8 @@ HAK_EXPORT HAK_COLD int hak_heap_table(hak_heap_row_t *rows, size_t row_size, in
 			continue;
 		}
 		hak_heap_row_t *r = &rows[n - 1];
+		if (h == hak_self) /* it may be in a child that fork's handlers know nothing of */
+			hak_store(&h->thread, (uint32_t)syscall(SYS_gettid));
 		*r = (hak_heap_row_t){.heap = id, .thread = hak_load(&h->thread), .used_bytes = hak_heap_used_locked(h),
 			.inbox_bytes = hak_load(&h->inbox_bytes), .remote_frees = hak_load(&h->count.remote_frees),
 			.refills = h->count.refills, .flushes = h->count.flushes, .claims = h->claim.taken};
@@ -4017,12 +4041,29 @@ static HAK_COLD void hak_fork_forget(hak_heap_t *h)
 	h->lost = 0;
 }
 
+/* A child made without these handlers finds locks and lists as they are at that moment.  While no other thread is in a
+ * slow path, that is whole, and the heaps of the threads it has not got are to it like those of idle threads: it helps
+ * them, and in the end takes their slabs.  Else it may call exec and nothing more, which is what the C library
+ * promises; no list could be trusted, so there is nothing to repair. */
+static HAK_COLD void hak_fork_watch(void)
+{
+	uint32_t *page = hak_os_map(hak_boot.os_page, PROT_READ | PROT_WRITE);
+	if (page && madvise(page, hak_boot.os_page, MADV_WIPEONFORK) == 0) {
+		hak_store(page, 1u);
+		hak_fork_page = page;
+	} else if (page) {
+		hak_os_unmap(page, hak_boot.os_page);
+	}
+}
+
 /* The threads of the other heaps do not exist here. */
 static HAK_COLD void hak_fork_child(void)
 {
 	hak_heap_t *self = hak_self->id ? hak_self : NULL;
 
 	hak_store(&hak_fork_thread, NULL);
+	if (hak_fork_page)
+		hak_store(hak_fork_page, 1u);
 	if (self)
 		hak_store(&self->thread, (uint32_t)syscall(SYS_gettid));
 	hak_fork_each_shared(hak_fork_renew);
@@ -4048,6 +4089,7 @@ static HAK_COLD void hak_fork_child(void)
 __attribute__((constructor)) static void hak_boot_constructor(void)
 {
 	hak_boot_init();
+	hak_fork_watch();
 	pthread_atfork(hak_fork_prepare, hak_fork_parent, hak_fork_child); /* may allocate */
 }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
-from _helpers import case_names, program, succeed
+from _helpers import case_names, program, run, succeed, text
 
 SUBPROCESSES = """
 import subprocess, sys, threading
@@ -59,6 +59,18 @@ def test_none_of_1000_children_fails_with_threads_in_every_slow_path(switch: str
 def test_none_of_10_000_children_fails(switch: str) -> None:
     said = succeed([program("forks.c", "-O2"), 10_000], env={switch: "0"} if switch else {}, timeout=3000)
     assert said == "10000 of 10000 children ended with 0\n"
+
+
+@pytest.mark.parametrize("case", case_names("raw_clone.c"))
+def test_a_child_that_the_c_library_knows_nothing_of(case: str) -> None:
+    done = run([program("raw_clone.c", "-rdynamic"), case])
+    assert done.returncode == 0, text(done.stderr)
+    said = done.stderr.splitlines()
+    if case == "a_lock_left_behind":  # three children, each of which says why it ends rather than hang
+        assert len(said) == 3
+        assert all(line.startswith(b"hakmem: this process was cloned without fork()") for line in said)
+    else:
+        assert said == []
 
 
 @pytest.mark.parametrize("pymalloc", ["pymalloc", "malloc"])
