@@ -269,14 +269,28 @@ _Static_assert(sizeof(void *) == 8, "hakmem needs 64-bit addresses");
 
 /* ================================================== atomics and locks ========================================== */
 
+#ifdef HAK_PTHREAD_LOCKS
+/* A build for helgrind, of P0 only: it knows mutexes but no lock of ours, and nothing of memory orders.  So the locks
+ * are mutexes, a release is said to come before the acquire that sees it, and what is read without a lock is declared,
+ * object by object, in hak_hg_declare. */
+#include <valgrind/helgrind.h>
+#define hak_hg_before(p) ((void)ANNOTATE_HAPPENS_BEFORE(p))
+#define hak_hg_after(p, loaded) ({ __typeof__(*(p)) loaded_ = (loaded); ANNOTATE_HAPPENS_AFTER(p); loaded_; })
+typedef struct hak_lock_word { pthread_mutex_t mutex; } hak_lock_word_t;
+#else
+#define hak_hg_before(p) ((void)0)
+#define hak_hg_after(p, loaded) (loaded)
+typedef uint32_t hak_lock_word_t; /* 0 free, 1 held, 2 held and somebody may sleep */
+#endif
+
 /* The only memory orders of the file.
  *   relaxed   counters, indices and unit words: a reader may see an old value, and looks again under a lock
  *   acquire / release   publication of structs, and locks
  *   acq_rel   the inbox: a push releases the batch, a drain acquires all of them */
 #define hak_load(p) __atomic_load_n((p), __ATOMIC_RELAXED)
 #define hak_store(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
-#define hak_load_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
-#define hak_store_release(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+#define hak_load_acquire(p) hak_hg_after((p), __atomic_load_n((p), __ATOMIC_ACQUIRE))
+#define hak_store_release(p, v) (hak_hg_before(p), __atomic_store_n((p), (v), __ATOMIC_RELEASE))
 #define hak_exchange(p, v) __atomic_exchange_n((p), (v), __ATOMIC_ACQ_REL)
 #define hak_add_shared(p, v) __atomic_fetch_add((p), (v), __ATOMIC_RELAXED)
 #define hak_sub_shared(p, v) __atomic_fetch_sub((p), (v), __ATOMIC_RELAXED)
@@ -285,8 +299,7 @@ _Static_assert(sizeof(void *) == 8, "hakmem needs 64-bit addresses");
 #define hak_count(p, n) hak_store((p), hak_load(p) + (n))
 
 typedef struct hak_lock {
-	uint32_t word;      /* 0 free, 1 held, 2 held and somebody may sleep */
-	uint32_t unused;
+	hak_lock_word_t word;
 	uint64_t taken;     /* acquisitions: written by the holder */
 	uint64_t contended; /* of these, those that waited: written by the holder */
 } hak_lock_t;
@@ -302,6 +315,7 @@ static inline bool hak_fork_thread_is_self(void) { return hak_load(&hak_fork_thr
  * call, _Fork).  NULL: the system knows no such pages. */
 static uint32_t *hak_fork_page;
 
+#ifndef HAK_PTHREAD_LOCKS
 /* A child without fork's handlers in which this is the only thread waits for a lock: whoever held it was left behind,
  * in the middle of a change, and nobody will ever let go.  Better to say so than to hang. */
 static HAK_COLD void hak_lock_check_orphaned(void)
@@ -317,14 +331,19 @@ static HAK_COLD void hak_lock_check_orphaned(void)
 	abort();
 }
 
+static inline bool hak_lock_grab(hak_lock_t *l)
+{
+	uint32_t zero = 0;
+	return hak_cas(&l->word, &zero, 1u);
+}
+
 static HAK_COLD void hak_lock_wait(hak_lock_t *l)
 {
 	if (hak_fork_is_here())
 		return;
 	/* A short spin only: with more threads than cores the holder is often not running. */
 	for (int i = 0; i < 100; i++) {
-		uint32_t zero = 0;
-		if (hak_load(&l->word) == 0 && hak_cas(&l->word, &zero, 1u))
+		if (hak_load(&l->word) == 0 && hak_lock_grab(l))
 			goto held;
 		hak_pause();
 	}
@@ -339,10 +358,32 @@ held:
 	hak_count(&l->contended, 1u);
 }
 
+static inline void hak_lock_let_go(hak_lock_t *l)
+{
+	if (hak_unlikely(hak_exchange(&l->word, 0u) == 2)) {
+		int saved = errno;
+		syscall(SYS_futex, &l->word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+		errno = saved;
+	}
+}
+
+static void hak_lock_renew(hak_lock_t *l) { hak_store(&l->word, 0u); } /* fork's child: those that slept on it are gone */
+#else
+static bool hak_lock_grab(hak_lock_t *l) { return pthread_mutex_trylock(&l->word.mutex) == 0; }
+static void hak_lock_let_go(hak_lock_t *l) { pthread_mutex_unlock(&l->word.mutex); }
+static void hak_lock_renew(hak_lock_t *l) { hak_lock_let_go(l); }
+static void hak_lock_wait(hak_lock_t *l)
+{
+	if (hak_fork_is_here())
+		return;
+	pthread_mutex_lock(&l->word.mutex);
+	hak_count(&l->contended, 1u);
+}
+#endif
+
 static inline void hak_lock_uncounted(hak_lock_t *l) /* for statistics, which would else see mostly themselves */
 {
-	uint32_t zero = 0;
-	if (HAK_LOCKING && hak_unlikely(!hak_cas(&l->word, &zero, 1u)))
+	if (HAK_LOCKING && hak_unlikely(!hak_lock_grab(l)))
 		hak_lock_wait(l);
 }
 
@@ -354,8 +395,7 @@ static inline void hak_lock(hak_lock_t *l)
 
 static inline bool hak_lock_try(hak_lock_t *l)
 {
-	uint32_t zero = 0;
-	if (HAK_LOCKING && !hak_cas(&l->word, &zero, 1u))
+	if (HAK_LOCKING && !hak_lock_grab(l))
 		return false;
 	hak_count(&l->taken, 1u);
 	return true;
@@ -363,13 +403,8 @@ static inline bool hak_lock_try(hak_lock_t *l)
 
 static inline void hak_unlock(hak_lock_t *l)
 {
-	if (hak_fork_is_here())
-		return;
-	if (HAK_LOCKING && hak_unlikely(hak_exchange(&l->word, 0u) == 2)) {
-		int saved = errno;
-		syscall(SYS_futex, &l->word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
-		errno = saved;
-	}
+	if (HAK_LOCKING && !hak_fork_is_here())
+		hak_lock_let_go(l);
 }
 
 /* ===================================================== types =================================================== */
@@ -4003,7 +4038,7 @@ static HAK_COLD void hak_fork_each_shared(void (*act)(hak_lock_t *)) /* all but 
 
 static HAK_COLD void hak_fork_take(hak_lock_t *l) { hak_lock(l); }
 static HAK_COLD void hak_fork_drop(hak_lock_t *l) { hak_unlock(l); }
-static HAK_COLD void hak_fork_renew(hak_lock_t *l) { hak_store(&l->word, 0u); } /* those that slept on it are gone */
+static HAK_COLD void hak_fork_renew(hak_lock_t *l) { hak_lock_renew(l); }
 
 static HAK_COLD void hak_fork_prepare(void)
 {
