@@ -274,7 +274,7 @@ _Static_assert(sizeof(void *) == 8, "hakmem needs 64-bit addresses");
  * are mutexes, a release is said to come before the acquire that sees it, and what is read without a lock is declared,
  * object by object, in hak_hg_declare. */
 #include <valgrind/helgrind.h>
-#define hak_hg_before(p) ((void)ANNOTATE_HAPPENS_BEFORE(p))
+#define hak_hg_before(p) ({ ANNOTATE_HAPPENS_BEFORE(p); (void)0; })
 #define hak_hg_after(p, loaded) ({ __typeof__(*(p)) loaded_ = (loaded); ANNOTATE_HAPPENS_AFTER(p); loaded_; })
 typedef struct hak_lock_word { pthread_mutex_t mutex; } hak_lock_word_t;
 #else
@@ -4121,9 +4121,35 @@ static HAK_COLD void hak_fork_child(void)
 	}
 }
 
+#ifdef HAK_PTHREAD_LOCKS
+/* What P0 reads without the lock under which it is written; the stores are atomic. */
+#define hak_hg_relaxed(object) VALGRIND_HG_DISABLE_CHECKING(&(object), sizeof(object))
+static void hak_hg_declare(void)
+{
+	hak_heap_t *h = hak_heap_shared();
+
+	hak_hg_relaxed(hak_option.purge_ms);    /* by whoever acts on it, while hak_option_set writes it */
+	hak_hg_relaxed(hak_option.retain);
+	hak_hg_relaxed(hak_fork_thread);        /* hak_unlock, to know whether this thread is in fork */
+	hak_hg_relaxed(hak_page.dirty_units);   /* hak_heap_tick_slow, to see whether a purge is worth while */
+	hak_hg_relaxed(hak_whales.kept_bytes);
+	hak_hg_relaxed(hak_whales.bytes);       /* hak_page_peak_locked, under another lock */
+	hak_hg_relaxed(h->count);               /* hak_stats_collect */
+	for (size_t i = 0; i < HAK_LOCK_COUNT; i++) { /* hak_lock_rows */
+		hak_hg_relaxed(hak_shared_locks[i].lock->taken);
+		hak_hg_relaxed(hak_shared_locks[i].lock->contended);
+	}
+	hak_hg_relaxed(h->claim.taken);
+	hak_hg_relaxed(h->claim.contended);
+}
+#else
+#define hak_hg_declare() ((void)0)
+#endif
+
 __attribute__((constructor)) static void hak_boot_constructor(void)
 {
 	hak_boot_init();
+	hak_hg_declare();
 	hak_fork_watch();
 	pthread_atfork(hak_fork_prepare, hak_fork_parent, hak_fork_child); /* may allocate */
 }
