@@ -23,7 +23,7 @@ def threads(*more: str) -> Path:
     return program("helgrind.c", *FLAGS, *more, also=ROOT / "_hakmem_backend.c")
 
 
-def helgrind(program_: Path, rounds: int) -> "subprocess.CompletedProcess[bytes]":
+def helgrind(program_: Path, rounds: int) -> subprocess.CompletedProcess[bytes]:
     # no suppression but valgrind's own, which are for the C library's insides
     tool = ["valgrind", "-q", "--tool=helgrind", "--history-level=approx", "--error-exitcode=66", "--error-limit=no"]
     return run([*tool, program_, rounds], preload=False, env={"HAKMEM_ENABLE_TLS": "0"}, timeout=300)
