@@ -67,6 +67,7 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
 #include <time.h>
@@ -281,14 +282,28 @@ _Static_assert(sizeof(void *) == 8, "hakmem needs 64-bit addresses");
 
 /* ================================================== atomics and locks ========================================== */
 
+#ifdef HAK_PTHREAD_LOCKS
+/* A build for helgrind, of P0 only: it knows mutexes but no lock of ours, and nothing of memory orders.  So the locks
+ * are mutexes, a release is said to come before the acquire that sees it, and what is read without a lock is declared,
+ * object by object, in hak_hg_declare. */
+#include <valgrind/helgrind.h>
+#define hak_hg_before(p) ({ ANNOTATE_HAPPENS_BEFORE(p); (void)0; })
+#define hak_hg_after(p, loaded) ({ __typeof__(*(p)) loaded_ = (loaded); ANNOTATE_HAPPENS_AFTER(p); loaded_; })
+typedef struct hak_lock_word { pthread_mutex_t mutex; } hak_lock_word_t;
+#else
+#define hak_hg_before(p) ((void)0)
+#define hak_hg_after(p, loaded) (loaded)
+typedef uint32_t hak_lock_word_t; /* 0 free, 1 held, 2 held and somebody may sleep */
+#endif
+
 /* The only memory orders of the file.
  *   relaxed   counters, indices and unit words: a reader may see an old value, and looks again under a lock
  *   acquire / release   publication of structs, and locks
  *   acq_rel   the inbox: a push releases the batch, a drain acquires all of them */
 #define hak_load(p) __atomic_load_n((p), __ATOMIC_RELAXED)
 #define hak_store(p, v) __atomic_store_n((p), (v), __ATOMIC_RELAXED)
-#define hak_load_acquire(p) __atomic_load_n((p), __ATOMIC_ACQUIRE)
-#define hak_store_release(p, v) __atomic_store_n((p), (v), __ATOMIC_RELEASE)
+#define hak_load_acquire(p) hak_hg_after((p), __atomic_load_n((p), __ATOMIC_ACQUIRE))
+#define hak_store_release(p, v) (hak_hg_before(p), __atomic_store_n((p), (v), __ATOMIC_RELEASE))
 #define hak_exchange(p, v) __atomic_exchange_n((p), (v), __ATOMIC_ACQ_REL)
 #define hak_add_shared(p, v) __atomic_fetch_add((p), (v), __ATOMIC_RELAXED)
 #define hak_sub_shared(p, v) __atomic_fetch_sub((p), (v), __ATOMIC_RELAXED)
@@ -297,8 +312,7 @@ _Static_assert(sizeof(void *) == 8, "hakmem needs 64-bit addresses");
 #define hak_count(p, n) hak_store((p), hak_load(p) + (n))
 
 typedef struct hak_lock {
-	uint32_t word;      /* 0 free, 1 held, 2 held and somebody may sleep */
-	uint32_t unused;
+	hak_lock_word_t word;
 	uint64_t taken;     /* acquisitions: written by the holder */
 	uint64_t contended; /* of these, those that waited: written by the holder */
 } hak_lock_t;
@@ -310,19 +324,46 @@ static _Thread_local const char hak_thread __attribute__((tls_model("initial-exe
 #define hak_fork_is_here() (hak_unlikely(hak_load(&hak_fork_thread) != NULL) && hak_fork_thread_is_self())
 static inline bool hak_fork_thread_is_self(void) { return hak_load(&hak_fork_thread) == &hak_thread; }
 
+/* 1 in a page that the system wipes in a child: 0 in one that came to be without fork's handlers (clone as a system
+ * call, _Fork).  NULL: the system knows no such pages. */
+static uint32_t *hak_fork_page;
+
+#ifndef HAK_PTHREAD_LOCKS
+/* A child without fork's handlers in which this is the only thread waits for a lock: whoever held it was left behind,
+ * in the middle of a change, and nobody will ever let go.  Better to say so than to hang. */
+static HAK_COLD void hak_lock_check_orphaned(void)
+{
+	static const char text[] = "hakmem: this process was cloned without fork() while another thread was allocating, and "
+	                           "cannot allocate: it may only call exec\n";
+	struct stat tasks;
+	if (stat("/proc/self/task", &tasks) || tasks.st_nlink != 3) /* ., .. and one thread */
+		return;
+	if (write(STDERR_FILENO, text, sizeof text - 1) < 0) {
+		/* nobody to tell */
+	}
+	abort();
+}
+
+static inline bool hak_lock_grab(hak_lock_t *l)
+{
+	uint32_t zero = 0;
+	return hak_cas(&l->word, &zero, 1u);
+}
+
 static HAK_COLD void hak_lock_wait(hak_lock_t *l)
 {
 	if (hak_fork_is_here())
 		return;
 	/* A short spin only: with more threads than cores the holder is often not running. */
 	for (int i = 0; i < 100; i++) {
-		uint32_t zero = 0;
-		if (hak_load(&l->word) == 0 && hak_cas(&l->word, &zero, 1u))
+		if (hak_load(&l->word) == 0 && hak_lock_grab(l))
 			goto held;
 		hak_pause();
 	}
 	while (hak_exchange(&l->word, 2u) != 0) {
 		int saved = errno;
+		if (hak_unlikely(hak_fork_page && hak_load(hak_fork_page) == 0))
+			hak_lock_check_orphaned();
 		syscall(SYS_futex, &l->word, FUTEX_WAIT_PRIVATE, 2, NULL, NULL, 0);
 		errno = saved;
 	}
@@ -330,10 +371,32 @@ held:
 	hak_count(&l->contended, 1u);
 }
 
+static inline void hak_lock_let_go(hak_lock_t *l)
+{
+	if (hak_unlikely(hak_exchange(&l->word, 0u) == 2)) {
+		int saved = errno;
+		syscall(SYS_futex, &l->word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+		errno = saved;
+	}
+}
+
+static void hak_lock_renew(hak_lock_t *l) { hak_store(&l->word, 0u); } /* fork's child: those that slept on it are gone */
+#else
+static bool hak_lock_grab(hak_lock_t *l) { return pthread_mutex_trylock(&l->word.mutex) == 0; }
+static void hak_lock_let_go(hak_lock_t *l) { pthread_mutex_unlock(&l->word.mutex); }
+static void hak_lock_renew(hak_lock_t *l) { hak_lock_let_go(l); }
+static void hak_lock_wait(hak_lock_t *l)
+{
+	if (hak_fork_is_here())
+		return;
+	pthread_mutex_lock(&l->word.mutex);
+	hak_count(&l->contended, 1u);
+}
+#endif
+
 static inline void hak_lock_uncounted(hak_lock_t *l) /* for statistics, which would else see mostly themselves */
 {
-	uint32_t zero = 0;
-	if (HAK_LOCKING && hak_unlikely(!hak_cas(&l->word, &zero, 1u)))
+	if (HAK_LOCKING && hak_unlikely(!hak_lock_grab(l)))
 		hak_lock_wait(l);
 }
 
@@ -345,8 +408,7 @@ static inline void hak_lock(hak_lock_t *l)
 
 static inline bool hak_lock_try(hak_lock_t *l)
 {
-	uint32_t zero = 0;
-	if (HAK_LOCKING && !hak_cas(&l->word, &zero, 1u))
+	if (HAK_LOCKING && !hak_lock_grab(l))
 		return false;
 	hak_count(&l->taken, 1u);
 	return true;
@@ -354,13 +416,8 @@ static inline bool hak_lock_try(hak_lock_t *l)
 
 static inline void hak_unlock(hak_lock_t *l)
 {
-	if (hak_fork_is_here())
-		return;
-	if (HAK_LOCKING && hak_unlikely(hak_exchange(&l->word, 0u) == 2)) {
-		int saved = errno;
-		syscall(SYS_futex, &l->word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
-		errno = saved;
-	}
+	if (HAK_LOCKING && !hak_fork_is_here())
+		hak_lock_let_go(l);
 }
 
 /* ===================================================== types =================================================== */
@@ -4056,6 +4113,8 @@ HAK_EXPORT HAK_COLD int hak_heap_table(hak_heap_row_t *rows, size_t row_size, in
 			continue;
 		}
 		hak_heap_row_t *r = &rows[n - 1];
+		if (h == hak_self) /* it may be in a child that fork's handlers know nothing of */
+			hak_store(&h->thread, (uint32_t)syscall(SYS_gettid));
 		*r = (hak_heap_row_t){.heap = id, .thread = hak_load(&h->thread), .used_bytes = hak_heap_used_locked(h),
 			.inbox_bytes = hak_load(&h->inbox_bytes), .remote_frees = hak_load(&h->count.remote_frees),
 			.refills = h->count.refills, .flushes = h->count.flushes, .claims = h->claim.taken};
@@ -4530,7 +4589,7 @@ static HAK_COLD void hak_fork_each_shared(void (*act)(hak_lock_t *)) /* all but 
 
 static HAK_COLD void hak_fork_take(hak_lock_t *l) { hak_lock(l); }
 static HAK_COLD void hak_fork_drop(hak_lock_t *l) { hak_unlock(l); }
-static HAK_COLD void hak_fork_renew(hak_lock_t *l) { hak_store(&l->word, 0u); } /* those that slept on it are gone */
+static HAK_COLD void hak_fork_renew(hak_lock_t *l) { hak_lock_renew(l); }
 
 static HAK_COLD void hak_fork_prepare(void)
 {
@@ -4568,12 +4627,29 @@ static HAK_COLD void hak_fork_forget(hak_heap_t *h)
 	h->lost = 0;
 }
 
+/* A child made without these handlers finds locks and lists as they are at that moment.  While no other thread is in a
+ * slow path, that is whole, and the heaps of the threads it has not got are to it like those of idle threads: it helps
+ * them, and in the end takes their slabs.  Else it may call exec and nothing more, which is what the C library
+ * promises; no list could be trusted, so there is nothing to repair. */
+static HAK_COLD void hak_fork_watch(void)
+{
+	uint32_t *page = hak_os_map(hak_boot.os_page, PROT_READ | PROT_WRITE);
+	if (page && madvise(page, hak_boot.os_page, MADV_WIPEONFORK) == 0) {
+		hak_store(page, 1u);
+		hak_fork_page = page;
+	} else if (page) {
+		hak_os_unmap(page, hak_boot.os_page);
+	}
+}
+
 /* The threads of the other heaps do not exist here. */
 static HAK_COLD void hak_fork_child(void)
 {
 	hak_heap_t *self = hak_self->id ? hak_self : NULL;
 
 	hak_store(&hak_fork_thread, NULL);
+	if (hak_fork_page)
+		hak_store(hak_fork_page, 1u);
 	if (self)
 		hak_store(&self->thread, (uint32_t)syscall(SYS_gettid));
 	hak_fork_each_shared(hak_fork_renew);
@@ -4596,9 +4672,36 @@ static HAK_COLD void hak_fork_child(void)
 	}
 }
 
+#ifdef HAK_PTHREAD_LOCKS
+/* What P0 reads without the lock under which it is written; the stores are atomic. */
+#define hak_hg_relaxed(object) VALGRIND_HG_DISABLE_CHECKING(&(object), sizeof(object))
+static void hak_hg_declare(void)
+{
+	hak_heap_t *h = hak_heap_shared();
+
+	hak_hg_relaxed(hak_option.purge_ms);    /* by whoever acts on it, while hak_option_set writes it */
+	hak_hg_relaxed(hak_option.retain);
+	hak_hg_relaxed(hak_fork_thread);        /* hak_unlock, to know whether this thread is in fork */
+	hak_hg_relaxed(hak_page.dirty_units);   /* hak_heap_tick_slow, to see whether a purge is worth while */
+	hak_hg_relaxed(hak_whales.kept_bytes);
+	hak_hg_relaxed(hak_whales.bytes);       /* hak_page_peak_locked, under another lock */
+	hak_hg_relaxed(h->count);               /* hak_stats_collect */
+	for (size_t i = 0; i < HAK_LOCK_COUNT; i++) { /* hak_lock_rows */
+		hak_hg_relaxed(hak_shared_locks[i].lock->taken);
+		hak_hg_relaxed(hak_shared_locks[i].lock->contended);
+	}
+	hak_hg_relaxed(h->claim.taken);
+	hak_hg_relaxed(h->claim.contended);
+}
+#else
+#define hak_hg_declare() ((void)0)
+#endif
+
 __attribute__((constructor)) static void hak_boot_constructor(void)
 {
 	hak_boot_init();
+	hak_hg_declare();
+	hak_fork_watch();
 	pthread_atfork(hak_fork_prepare, hak_fork_parent, hak_fork_child); /* may allocate */
 }
 

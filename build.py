@@ -20,15 +20,18 @@ from __future__ import annotations
 import argparse
 import ast
 import fcntl
+import grp
 import hashlib
 import os
 import platform
+import pwd
 import re
 import shlex
 import shutil
 import stat
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -136,13 +139,14 @@ def _is_current(target: Path, wanted: list[str]) -> bool:
 
 @contextmanager
 def _replacing(target: Path) -> Iterator[Path]:
-    """A name to write a file under that then takes its target's place, so that nobody sees half of it."""
-    fresh = target.parent / f".{target.name}.{os.getpid()}.new"
-    try:
+    """A name to write a file under that then takes its target's place, so that nobody sees half of it.
+
+    It is in a directory of its own, under a name that nobody can guess and put a link at before.
+    """
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", suffix=".new", dir=target.parent) as private:
+        fresh = Path(private, target.name)
         yield fresh
         os.replace(fresh, target)
-    finally:
-        fresh.unlink(missing_ok=True)
 
 
 def _run_compiler(compiler: list[str], source: Path, target: Path, arguments: Sequence[str], quiet: bool) -> None:
@@ -189,14 +193,35 @@ def compile_file(
 OTHER_PLACES = "set XDG_CACHE_HOME to a directory of yours, or HAKMEM_LIBRARY to a library that is already built"
 
 
+def _only_ours(group: int) -> bool:
+    """Whether a group is the one that many systems make for each user, of the user's name and without others."""
+    try:
+        user, found = pwd.getpwuid(os.geteuid()).pw_name, grp.getgrgid(group)
+    except KeyError:
+        return False
+    return found.gr_name == user and set(found.gr_mem) <= {user}
+
+
+def _check_place(directory: Path) -> None:
+    """BuildError if others could put a directory of theirs in the place of this one, or of one above it."""
+    trusted = {os.geteuid(), os.stat("/").st_uid}
+    for place in reversed(directory.parents):  # from the top: what is below cannot change any more
+        status = place.lstat()
+        writers = status.st_mode & (0o002 if _only_ours(status.st_gid) else 0o022)
+        if status.st_uid not in trusted or (writers and not status.st_mode & stat.S_ISVTX):
+            raise BuildError(f"others own {place} or can write to it, and so replace {directory}: {OTHER_PLACES}")
+
+
 def cache_directory() -> Path:
     """The user's own directory for compiled files; refused if anybody else could put one there."""
     root = Path(os.environ.get("XDG_CACHE_HOME", ""))
     root = root if root.is_absolute() else Path(os.path.expanduser("~"), ".cache")
     if not root.is_absolute():  # never a name under /tmp instead: others could guess it, and be there first
         raise BuildError(f"there is no home directory to compile into: {OTHER_PLACES}")
-    directory = root / "hakmem"
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    root.mkdir(parents=True, exist_ok=True)
+    directory = root.resolve() / "hakmem"  # from here on no link leads anywhere else
+    directory.mkdir(mode=0o700, exist_ok=True)
+    _check_place(directory)
     status = directory.lstat()
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
         advice = f"has to be a directory of yours that no one else can write to (chmod 700), or {OTHER_PLACES}"

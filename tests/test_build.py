@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import grp
 import os
 import pwd
 import shutil
@@ -172,6 +173,81 @@ def test_a_cache_of_somebody_else_or_open_to_others_is_refused(home, monkeypatch
         build.build_in_cache()
 
 
+def test_a_link_in_the_place_of_the_cache_is_refused(home, tmp_path):
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    (home / ".cache").mkdir()
+    (home / ".cache" / "hakmem").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(build.BuildError, match="a directory of yours"):
+        build.build_in_cache()
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("level", [".", ".."])
+@pytest.mark.parametrize(
+    ("mode", "good"), [(0o777, False), (0o702, False), (0o770, False), (0o1777, True), (0o755, True)]
+)
+def test_a_directory_above_the_cache_that_others_can_write_to_is_refused(tmp_path, monkeypatch, level, mode, good):
+    root = tmp_path / "above" / "root"
+    root.mkdir(parents=True)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(root))
+    monkeypatch.setattr(build, "_only_ours", lambda group: False)
+    (root / level).resolve().chmod(mode)
+    if good:
+        assert build.cache_directory() == root / "hakmem"
+        return
+    with pytest.raises(build.BuildError, match=r"others own .*can write to it.*XDG_CACHE_HOME"):
+        build.build_in_cache()
+    (tmp_path / "link").symlink_to(root)  # a link to it makes it no better
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "link"))
+    with pytest.raises(build.BuildError, match=f"can write to it, and so replace {root}"):
+        build.build_in_cache()
+
+
+def test_a_group_with_nobody_else_in_it_may_write_above_the_cache(home, monkeypatch):
+    (home / ".cache").mkdir()
+    (home / ".cache").chmod(0o775)
+    user = pwd.getpwuid(os.geteuid()).pw_name
+
+    def group(name, *others):
+        entry = grp.struct_group((name, "x", 1, list(others)))
+        monkeypatch.setattr(build.grp, "getgrgid", lambda gid: entry)
+
+    for others in ([], [user]):
+        group(user, *others)
+        assert build.cache_directory() == home / ".cache" / "hakmem"
+    for name, others in ((user, ["eve"]), ("users", [])):
+        group(name, *others)
+        with pytest.raises(build.BuildError, match="can write to it"):
+            build.cache_directory()
+
+
+def test_a_directory_above_the_cache_that_is_somebody_elses_is_refused(home):
+    if os.geteuid():
+        pytest.skip("only root can give a directory to somebody else")
+    (home / ".cache").mkdir()
+    os.chown(home / ".cache", 65534, -1)
+    with pytest.raises(build.BuildError, match="others own"):
+        build.build_in_cache()
+
+
+def test_a_link_under_the_name_that_a_file_is_written_under_is_not_followed(tmp_path):
+    victim = tmp_path / "victim"
+    victim.write_text("as it was", encoding="utf-8")
+    target = tmp_path / "target"
+    with build._replacing(target) as fresh:
+        assert stat.S_IMODE(fresh.parent.stat().st_mode) == 0o700  # nobody else can put anything there
+        assert fresh.parent.parent == tmp_path
+        with build._replacing(target) as other:
+            assert fresh.parent != other.parent  # nor is it the process's number
+            other.write_text("other", encoding="utf-8")
+        fresh.write_text("made", encoding="utf-8")
+        target.unlink()
+        target.symlink_to(victim)
+    assert target.read_text(encoding="utf-8") == "made"
+    assert victim.read_text(encoding="utf-8") == "as it was"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["target", "victim"]
+
+
 def test_a_cache_that_programs_cannot_be_mapped_from_is_refused(home, monkeypatch):
     status = os.statvfs(home)
     fake = os.statvfs_result([*status[:8], status.f_flag | os.ST_NOEXEC, *status[9:]])
@@ -199,7 +275,7 @@ def test_what_is_in_the_cache_is_not_compiled_again_by_any_compiler(home, monkey
 
 def test_what_a_failing_compiler_leaves_is_not_taken_for_a_library(home, tmp_path, monkeypatch):
     compiler = tmp_path / "cc"
-    compiler.write_text('#!/bin/sh\nfor last; do case "$last" in *.new) echo half >"$last";; esac; done\nexit 1\n')
+    compiler.write_text('#!/bin/sh\nfor last; do case "$last" in *.new/*) echo half >"$last";; esac; done\nexit 1\n')
     compiler.chmod(0o755)
     monkeypatch.setenv("CC", str(compiler))
     with pytest.raises(build.BuildError, match="status 1"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 
 import pytest
-from _helpers import case_names, program, succeed
+from _helpers import case_names, program, run, succeed, text
 
 SUBPROCESSES = """
 import subprocess, sys, threading
@@ -38,13 +38,39 @@ if __name__ == "__main__":
 """
 
 
+# together 1,000 children a run
+CHILDREN = {"": 800, "HAKMEM_ENABLE_TLS": 100, "HAKMEM_TLS_TINY": 100}
+
+
 @pytest.mark.parametrize("case", case_names("fork.c"))
 def test_fork(case: str) -> None:
-    succeed([program("fork.c"), case])
+    succeed([program("fork.c"), case, 30])
 
 
-def test_fork_without_thread_caches() -> None:
-    succeed([program("fork.c"), "allocating_threads", 20], env={"HAKMEM_ENABLE_TLS": "0"})
+@pytest.mark.parametrize("switch", CHILDREN)
+def test_none_of_1000_children_fails_with_threads_in_every_slow_path(switch: str) -> None:
+    count = CHILDREN[switch]
+    said = succeed([program("forks.c", "-O2"), count], env={switch: "0"} if switch else {}, timeout=300)
+    assert said == f"{count} of {count} children ended with 0\n"
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("switch", CHILDREN)
+def test_none_of_10_000_children_fails(switch: str) -> None:
+    said = succeed([program("forks.c", "-O2"), 10_000], env={switch: "0"} if switch else {}, timeout=3000)
+    assert said == "10000 of 10000 children ended with 0\n"
+
+
+@pytest.mark.parametrize("case", case_names("raw_clone.c"))
+def test_a_child_that_the_c_library_knows_nothing_of(case: str) -> None:
+    done = run([program("raw_clone.c", "-rdynamic"), case])
+    assert done.returncode == 0, text(done.stderr)
+    said = done.stderr.splitlines()
+    if case == "a_lock_left_behind":  # three children, each of which says why it ends rather than hang
+        assert len(said) == 3
+        assert all(line.startswith(b"hakmem: this process was cloned without fork()") for line in said)
+    else:
+        assert said == []
 
 
 @pytest.mark.parametrize("pymalloc", ["pymalloc", "malloc"])
