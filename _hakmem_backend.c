@@ -4634,7 +4634,7 @@ static HAK_COLD void hak_fork_forget(hak_heap_t *h)
 static HAK_COLD void hak_fork_watch(void)
 {
 	uint32_t *page = hak_os_map(hak_boot.os_page, PROT_READ | PROT_WRITE);
-	if (page && madvise(page, hak_boot.os_page, MADV_WIPEONFORK) == 0) {
+	if (page && hak_os_advise(page, hak_boot.os_page, MADV_WIPEONFORK)) {
 		hak_store(page, 1u);
 		hak_fork_page = page;
 	} else if (page) {
