@@ -2003,10 +2003,10 @@ static hak_batch_t *hak_batch_new(hak_heap_t *h) /* owner of h; NULL: out of mem
 			h->spares++;
 		}
 		hak_unlock(&hak_pool.lock);
-		for (char *p = h->spare ? NULL : hak_meta_alloc(4 * sizeof(hak_batch_t)), *end = p + 4 * sizeof(hak_batch_t);
-		     p && p < end; p += sizeof(hak_batch_t)) {
-			((hak_batch_t *)(void *)p)->next = h->spare;
-			h->spare = (hak_batch_t *)(void *)p;
+		hak_batch_t *fresh = h->spare ? NULL : hak_meta_alloc(4 * sizeof *fresh);
+		for (uint32_t i = 0; fresh && i < 4; i++) {
+			fresh[i].next = h->spare;
+			h->spare = &fresh[i];
 			h->spares++;
 		}
 		if (!h->spare)
