@@ -138,9 +138,10 @@ class Soak:
         if self.totals:
             ms, operations, threads, forks, trims, snapshots, settings, verified, cycles = map(int, self.totals)
             print(
-                f"{ms / 60000:.1f} minutes of {self.title}: {operations:,} operations, {verified / 1e9:,.1f} GB verified,"
-                f" {threads:,} threads, {forks:,} forks, {trims:,} trims, {snapshots:,} snapshots, {settings:,} settings,"
-                f" {cycles:,} cycles, RSS {self.peak_rss / 1e6:.1f} MB at most"
+                f"{ms / 60000:.1f} minutes of {self.title}: {operations:,} operations, "
+                f"{verified / 1e9:,.1f} GB verified, {threads:,} threads, {forks:,} forks, {trims:,} trims, "
+                f"{snapshots:,} snapshots, {settings:,} settings, {cycles:,} cycles, "
+                f"RSS {self.peak_rss / 1e6:.1f} MB at most"
             )
             print(f"{'bound':10}{'looked at':>10}{'least margin':>16}{'RSS there':>14}{'bound there':>14}")
             for name, times, margin, rss, bound in self.bounds:
