@@ -1,5 +1,4 @@
-"""Whatever sequence of calls three threads make, blocks keep their contents, counts agree with a model, and nothing is
-left at the end; a fuzzer's inputs say what the calls are."""
+"""Whatever three threads call in whatever order, contents and counts agree with a model, and nothing is left behind."""
 
 from __future__ import annotations
 
