@@ -874,6 +874,17 @@ static HAK_COLD void hak_say(const char *line, int len)
 		hak_say(line_, len_ < (int)sizeof line_ ? len_ : (int)sizeof line_ - 1);    \
 	} while (0)
 
+/* Other people's text for a message: what is not printable ASCII becomes a question mark, so that a value can neither
+ * begin a line of its own nor reach the terminal. */
+static HAK_COLD const char *hak_say_text(char *to, size_t size, const char *from, size_t len)
+{
+	size_t i;
+	for (i = 0; i < len && i + 1 < size && from[i]; i++)
+		to[i] = (char)(from[i] >= ' ' && from[i] <= '~' ? from[i] : '?');
+	to[i] = '\0';
+	return to;
+}
+
 static const char *const hak_error_texts[] = {
 #define HAK_ERROR_TEXT(name, text) text,
 	HAK_ERRORS(HAK_ERROR_TEXT)
@@ -962,6 +973,7 @@ static HAK_COLD void hak_option_read(const char *variable)
 	const char *equals = strchr(variable, '=');
 	const hak_option_row_t *near = NULL;
 	unsigned nearest = 4; /* a name farther off was not meant */
+	char name[64], text[101];
 	size_t len;
 
 	if (!equals)
@@ -974,20 +986,22 @@ static HAK_COLD void hak_option_read(const char *variable)
 		const hak_option_row_t *row = &hak_option_rows[i];
 		int64_t value;
 		if (strlen(row->env) == len && strncmp(variable, row->env, len) == 0) {
-			if (hak_option_parse_text(row, equals + 1, &value) && value >= row->least && value <= row->most)
-				*hak_option_places[i] = value;
-			else if (row->least == row->most)
-				hak_sayf("hakmem: %s=%.100s: needs the %s library (python -m hakmem run --%s); ignored\n", row->env, equals + 1,
-				         row->name, row->name);
-			else
-				hak_sayf("hakmem: %s=%.100s: must be %s from %lld to %lld%s%s; using %lld\n", row->env, equals + 1,
+			bool good = hak_option_parse_text(row, equals + 1, &value) && value >= row->least && value <= row->most;
+			*hak_option_places[i] = good ? value : row->initial; /* where a name stands twice, the last counts */
+			if (!good && row->least == row->most)
+				hak_sayf("hakmem: %s=%s: needs the %s library (python -m hakmem run --%s); ignored
+", row->env,
+				         hak_say_text(text, sizeof text, equals + 1, SIZE_MAX), row->name, row->name);
+			else if (!good)
+				hak_sayf("hakmem: %s=%s: must be %s from %lld to %lld%s%s; using %lld
+", row->env,
+				         hak_say_text(text, sizeof text, equals + 1, SIZE_MAX),
 				         row->type[1] == 'o' ? "a switch (on, off)" : row->type[1] == 'y' ? "a number (64M, say)" : "a number",
 				         (long long)row->least, (long long)row->most, *row->unit ? " " : "", row->unit, (long long)row->initial);
 			return;
 		}
 	}
-	char name[64];
-	snprintf(name, sizeof name, "%.*s", (int)len, variable);
+	hak_say_text(name, sizeof name, variable, len);
 	for (int i = 0; i < HAK_OPTION_COUNT; i++) {
 		unsigned d = hak_option_distance(name, hak_option_rows[i].env);
 		if (d < nearest) {
@@ -2564,10 +2578,10 @@ static hak_batch_t *hak_batch_new(hak_heap_t *h) /* owner of h; NULL: out of mem
 			h->spares++;
 		}
 		hak_unlock(&hak_pool.lock);
-		for (char *p = h->spare ? NULL : hak_meta_alloc(4 * sizeof(hak_batch_t)), *end = p + 4 * sizeof(hak_batch_t);
-		     p && p < end; p += sizeof(hak_batch_t)) {
-			((hak_batch_t *)(void *)p)->next = h->spare;
-			h->spare = (hak_batch_t *)(void *)p;
+		hak_batch_t *fresh = h->spare ? NULL : hak_meta_alloc(4 * sizeof *fresh);
+		for (uint32_t i = 0; fresh && i < 4; i++) {
+			fresh[i].next = h->spare;
+			h->spare = &fresh[i];
 			h->spares++;
 		}
 		if (!h->spare)

@@ -1,7 +1,7 @@
 /* For the sanitizers: threads that allocate, free one another's blocks, grow them, die and are replaced, beside one
  * that trims, one that reads statistics and sets options, and one that forks. Uses hak_* only; compiled together with
  * _hakmem_backend.c. Argument: rounds (a round is a life of each worker). */
-#include "about.h"
+#include "laws.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -20,21 +20,10 @@ void *hak_alloc_at(size_t, uint64_t);
 void hak_free(void *), hak_free_at(void *, uint64_t);
 int hak_free_checked(void *);
 size_t hak_usable_size(const void *), hak_trim(void);
-int hak_stats_snapshot(void *, size_t), hak_class_table(void *, size_t, int), hak_tier_table(void *, size_t, int);
-int hak_heap_table(void *, size_t, int), hak_lock_table(void *, size_t, int), hak_segment_table(void *, size_t, int);
+int hak_tier_table(void *, size_t, int), hak_heap_table(void *, size_t, int), hak_lock_table(void *, size_t, int);
 int hak_owner_of(const void *, void *, size_t), hak_option_set(const char *, int64_t);
 uint64_t hak_stat(const char *);
 void hak_reset_peaks(void);
-
-const struct hak_about *hak_about(void);
-
-#define CHECK(condition)                                                                                               \
-    do {                                                                                                               \
-        if (!(condition)) {                                                                                            \
-            dprintf(2, "stress.c:%d: %s\n", __LINE__, #condition);                                                     \
-            _exit(1);                                                                                                  \
-        }                                                                                                              \
-    } while (0)
 
 struct block {
     size_t n;
@@ -151,55 +140,7 @@ static void *trim(void *argument)
     return argument;
 }
 
-static const struct hak_record *record(const char *name)
-{
-    const struct hak_record *found = about_record(hak_about(), name);
-    CHECK(found);
-    return found;
-}
-
 static size_t record_size(const char *name) { return record(name)->size; }
-
-static uint64_t stat_sum(const char *const *names, const void *stats)
-{
-    uint64_t sum = 0;
-    for (; *names; names++) sum += about_number(record("stats"), stats, *names);
-    return sum;
-}
-
-/* What has to hold when no other thread runs, also in a child that has lost the others in the middle of anything. */
-static void laws(void)
-{
-    static _Alignas(16) char stats[4096], classes[256 * 1024], segments[8 << 20];
-    static const char *const terms[] = {"live_bytes", "cached_bytes", "transit_bytes", "slab_free_bytes",
-        "slab_tail_bytes", "free_dirty_bytes", "free_clean_bytes", "kept_whale_bytes", "metadata_bytes", NULL};
-    static const char *const used[] = {"live_bytes", "cached_bytes", "transit_bytes", NULL};
-    const struct hak_record *s = record("stats"), *c = record("class"), *g = record("segment");
-    CHECK(s->size <= sizeof stats && hak_stats_snapshot(stats, s->size) == 0);
-    int count = hak_class_table(classes, c->size, (int)(sizeof classes / c->size));
-    int pieces = hak_segment_table(segments, g->size, (int)(sizeof segments / g->size));
-    CHECK((size_t)count * c->size <= sizeof classes && (size_t)pieces * g->size <= sizeof segments);
-#define STAT(name) about_number(s, stats, name)
-    CHECK(stat_sum(terms, stats) == STAT("committed_bytes"));
-    CHECK(STAT("allocs") - STAT("frees") == STAT("live_blocks"));
-    CHECK(STAT("alloc_bytes") - STAT("freed_bytes") == STAT("live_bytes"));
-    CHECK(STAT("peak_used_bytes") >= stat_sum(used, stats));
-    uint64_t size = 0, out = 0;
-    for (int i = 0; i < pieces; i++) {
-        const char *piece = segments + (size_t)i * g->size;
-        size += about_number(g, piece, "total_size");
-        out += about_number(g, piece, "used_blocks") * about_number(g, piece, "block_size");
-    }
-    CHECK(size + STAT("metadata_bytes") == STAT("committed_bytes"));
-    CHECK(out == stat_sum(used, stats));
-    for (int i = 0; i < count; i++) {
-        const char *row = classes + (size_t)i * c->size;
-#define ROW(name) about_number(c, row, name)
-        CHECK(ROW("allocs") - ROW("frees") == ROW("live_blocks"));
-        CHECK(ROW("stack_frees") + ROW("slab_frees") + ROW("remote_frees") == ROW("frees"));
-        CHECK((int64_t)ROW("stack_frees") >= 0 && (int64_t)ROW("slab_frees") >= 0 && (int64_t)ROW("transit_blocks") >= 0);
-    }
-}
 
 static void *look(void *argument)
 {
