@@ -2699,7 +2699,7 @@ static hak_batch_t *hak_heap_drain_locked(hak_heap_t *h, bool owner, hak_heap_t 
 	hak_batch_t *b = hak_load(&h->inbox), *stray = NULL;
 	uint32_t bytes = 0;
 
-	if (b == leave)
+	if (b == leave || hak_fork_is_here()) /* what came since fork-prepare: see hak_fork_forget */
 		return NULL;
 	b = hak_exchange(&h->inbox, leave);
 	if (b == HAK_CLOSED)
@@ -2849,8 +2849,6 @@ static HAK_NOINLINE void hak_batch_post(hak_heap_t *self, hak_batch_t *b, uint32
 	}
 	hak_add_shared(&h->inbox_bytes, b->bytes);
 	seen = hak_load(&h->inbox);
-	if (!seen)
-		hak_store(&h->inbox_stamp, hak_os_now());
 	do {
 		if (seen == HAK_CLOSED) { /* its thread has ended */
 			hak_sub_shared(&h->inbox_bytes, b->bytes);
@@ -2859,6 +2857,8 @@ static HAK_NOINLINE void hak_batch_post(hak_heap_t *self, hak_batch_t *b, uint32
 			hak_batch_reroute(self, b);
 			return;
 		}
+		if (!seen)
+			hak_store(&h->inbox_stamp, hak_os_now());
 		b->next = seen;
 	} while (!hak_cas(&h->inbox, &seen, b));
 	hak_count(&self->count.batches_posted, 1u);
@@ -3186,6 +3186,7 @@ static HAK_COLD hak_heap_t *hak_heap_make_locked(uint32_t id) /* lock: heaps.  N
 	h->id = id;
 	h->tag = id << 8;
 	h->inbox = HAK_CLOSED;
+	h->claim.word = hak_fork_is_here(); /* in fork this thread holds every claim, and gives all of them back */
 	for (uint32_t c = 0; c < HAK_CLASSES; c++)
 		hak_heap_stack_reset(h, c);
 	hak_store_release(&hak_heap[id], h);
