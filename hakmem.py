@@ -954,7 +954,8 @@ class RssMonitor:
         print(monitor.report())
 
     It samples in a thread of its own (a daemon), and once when it starts and when it stops. A peak between two
-    samples is not seen. All samples are kept, some 200 bytes each.
+    samples is not seen. All samples are kept, some 200 bytes each. A child of os.fork() has the parent's samples, and
+    no thread: there it is stopped.
     """
 
     def __init__(self, interval: float = 0.1) -> None:
@@ -965,6 +966,7 @@ class RssMonitor:
         self._stop = threading.Event()
         self._thread: Optional[threading.Thread] = None
         self._started = 0.0
+        self._process = 0
         self._failure: Optional[Exception] = None
 
     def _sample(self) -> None:
@@ -983,15 +985,19 @@ class RssMonitor:
         if self._thread:
             raise RuntimeError("this RssMonitor has been started before")
         thread = threading.Thread(target=self._watch, name="hakmem-rss", daemon=True)
-        self._started = time.monotonic()
+        self._started, self._process = time.monotonic(), os.getpid()
         self._sample()
         thread.start()
         self._thread = thread
         return self
 
+    def _is_running(self) -> bool:
+        """In a child of fork nothing of the event but this may be used: the thread may have held its lock."""
+        return self._thread is not None and self._process == os.getpid() and not self._stop.is_set()
+
     def stop(self) -> None:
         """Take a last sample, and no more; raises what kept it from sampling. It may be called again."""
-        if self._thread and not self._stop.is_set():
+        if self._thread and self._is_running():
             self._stop.set()
             self._thread.join()
             self._sample()
@@ -1040,7 +1046,7 @@ class RssMonitor:
         return axes
 
     def __repr__(self) -> str:
-        state = "running" if self._thread and not self._stop.is_set() else "stopped"
+        state = "running" if self._is_running() else "stopped"
         return f"<hakmem.RssMonitor every {self.interval} s, {state}, {len(self.samples)} samples, peak {self.peak:,}>"
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
-from _helpers import case_names, program, run, succeed, text
+from _helpers import ROOT, case_names, library, program, run, succeed, text
 
 SUBPROCESSES = """
 import subprocess, sys, threading
@@ -40,6 +41,100 @@ if __name__ == "__main__":
 
 # together 1,000 children a run
 CHILDREN = {"": 800, "HAKMEM_ENABLE_TLS": 100, "HAKMEM_TLS_TINY": 100}
+
+# every way in which Python makes processes; a file, as spawn and forkserver import it again
+EVERY_WAY = """
+import concurrent.futures, multiprocessing, os, subprocess, sys, threading
+NUMBERS = range(2000, 2020)
+def work(n):
+    return n, sum(len(str(i) * (i % 50)) for i in range(n)), len([bytearray(n) for _ in range(50)])
+def send(queue, n):
+    queue.put((n, "x" * n * 10000))
+def busy():
+    while not stop.wait(0.0005):
+        [bytearray(n * 37 % 5000) for n in range(200)]
+def main():
+    for method in ("fork", "spawn", "forkserver"):
+        context = multiprocessing.get_context(method)
+        with concurrent.futures.ProcessPoolExecutor(2, mp_context=context) as pool:
+            print(method, list(pool.map(work, NUMBERS)))
+        queue = context.Queue()
+        children = [context.Process(target=send, args=(queue, n)) for n in range(3)]
+        for child in children: child.start()
+        print(sorted((n, len(text)) for n, text in (queue.get() for _ in children)))
+        for child in children: child.join()
+        print([child.exitcode for child in children])
+    for options in ({}, {"close_fds": False}, {"preexec_fn": os.getpid}, {"start_new_session": True}):
+        done = [subprocess.run(["echo", str(i)], capture_output=True, **options).stdout for i in range(5)]
+        print(sorted(options), done)
+    for i in range(5):
+        pid = os.posix_spawn("/bin/sh", ["sh", "-c", f"exit {i}"], os.environ)
+        print(os.waitpid(pid, 0)[1] >> 8)
+        pid = os.fork()
+        if pid == 0:
+            again = os.fork()
+            good = again == 0 or os.waitpid(again, 0)[1] == 0
+            os._exit(work(NUMBERS[i])[0] != NUMBERS[i] or not good)
+        print(os.waitpid(pid, 0)[1])
+    print(os.system("exit 3") >> 8, os.popen("echo popen").read())
+if __name__ == "__main__":
+    stop = threading.Event()
+    threads = [threading.Thread(target=busy) for _ in range(2 if sys.argv[1] == "threads" else 0)]
+    for thread in threads: thread.start()
+    main()
+    stop.set()
+    for thread in threads: thread.join()
+"""
+# hakmem as a module, not preloaded: another thread uses it, and a monitor is inside its own lock, when fork comes
+MODULE = """
+import os, signal, sys, threading, hakmem
+assert hakmem.mode().how == "loaded"
+buffer = hakmem.Buffer(100_000)
+buffer[:5] = b"hello"
+kept = [hakmem.malloc(n * 7) for n in range(1, 500)]
+monitor = hakmem.RssMonitor(0.001).start()
+stop, holding = threading.Event(), threading.Event()
+def busy():
+    while not stop.wait(0.0002):
+        for p in [hakmem.malloc(n) for n in range(1, 5000, 50)]: hakmem.free(p)
+def hold():
+    with monitor._stop._cond:  # where the monitor's own thread is for a moment after each sample
+        holding.set()
+        stop.wait()
+threads = [threading.Thread(target=f) for f in (busy, busy, hold)]
+for thread in threads: thread.start()
+holding.wait()
+good = 0
+for i in range(20):
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(30)
+        assert "stopped" in repr(monitor), monitor
+        monitor.stop()
+        assert monitor.peak > 0 and len(monitor.report()) > 0
+        before = hakmem.memory_stats()["allocs"]
+        assert bytes(buffer[:5]) == b"hello"
+        buffer[:5] = b"child"
+        buffer.close()
+        for p in kept: hakmem.free(p)
+        hakmem.free(hakmem.realloc(hakmem.malloc(5000), 3_000_000))
+        assert hakmem.memory_stats()["allocs"] > before
+        hakmem.trim(), hakmem.report("summary", "json"), hakmem.heap_table()
+        with hakmem.RssMonitor(0.001) as own, hakmem.Buffer(10) as small:
+            small[0] = 1
+        assert len(own.samples) >= 2
+        thread = threading.Thread(target=lambda: hakmem.free(hakmem.malloc(100)))
+        thread.start()
+        thread.join()
+        sys.exit(0)
+    good += os.waitpid(pid, 0)[1] == 0
+stop.set()
+for thread in threads: thread.join()
+monitor.stop()
+assert bytes(buffer[:5]) == b"hello"
+for p in kept: hakmem.free(p)
+print(good)
+"""
 
 
 @pytest.mark.parametrize("case", case_names("fork.c"))
@@ -79,3 +174,18 @@ def test_python_children(source: str, pymalloc: str) -> None:
     command = [sys.executable, "-W", "ignore", "-c", source]
     env = {"PYTHONMALLOC": pymalloc}
     assert succeed(command, env=env) == succeed(command, env=env, preload=False)
+
+
+@pytest.mark.parametrize(("beside", "pymalloc"), [("threads", "malloc"), ("nothing", "malloc"), ("threads", "pymalloc")])
+def test_every_way_in_which_python_makes_processes(beside: str, pymalloc: str, tmp_path: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(EVERY_WAY, encoding="utf-8")
+    command = [sys.executable, "-W", "ignore", script, beside]
+    env = {"PYTHONMALLOC": pymalloc}
+    assert succeed(command, env=env) == succeed(command, env=env, preload=False)
+
+
+def test_a_child_uses_the_module_that_its_parent_has_loaded() -> None:
+    command = [sys.executable, "-W", "ignore", "-c", MODULE]
+    env = {"PYTHONPATH": str(ROOT), "HAKMEM_LIBRARY": str(library())}
+    assert succeed(command, env=env, preload=False) == "20\n"
