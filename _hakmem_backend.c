@@ -989,12 +989,10 @@ static HAK_COLD void hak_option_read(const char *variable)
 			bool good = hak_option_parse_text(row, equals + 1, &value) && value >= row->least && value <= row->most;
 			*hak_option_places[i] = good ? value : row->initial; /* where a name stands twice, the last counts */
 			if (!good && row->least == row->most)
-				hak_sayf("hakmem: %s=%s: needs the %s library (python -m hakmem run --%s); ignored
-", row->env,
+				hak_sayf("hakmem: %s=%s: needs the %s library (python -m hakmem run --%s); ignored\n", row->env,
 				         hak_say_text(text, sizeof text, equals + 1, SIZE_MAX), row->name, row->name);
 			else if (!good)
-				hak_sayf("hakmem: %s=%s: must be %s from %lld to %lld%s%s; using %lld
-", row->env,
+				hak_sayf("hakmem: %s=%s: must be %s from %lld to %lld%s%s; using %lld\n", row->env,
 				         hak_say_text(text, sizeof text, equals + 1, SIZE_MAX),
 				         row->type[1] == 'o' ? "a switch (on, off)" : row->type[1] == 'y' ? "a number (64M, say)" : "a number",
 				         (long long)row->least, (long long)row->most, *row->unit ? " " : "", row->unit, (long long)row->initial);
@@ -3186,7 +3184,8 @@ static HAK_COLD hak_heap_t *hak_heap_make_locked(uint32_t id) /* lock: heaps.  N
 	h->id = id;
 	h->tag = id << 8;
 	h->inbox = HAK_CLOSED;
-	h->claim.word = hak_fork_is_here(); /* in fork this thread holds every claim, and gives all of them back */
+	if (hak_fork_is_here())
+		hak_lock_grab(&h->claim); /* in fork this thread holds every claim, and gives all of them back */
 	for (uint32_t c = 0; c < HAK_CLASSES; c++)
 		hak_heap_stack_reset(h, c);
 	hak_store_release(&hak_heap[id], h);
