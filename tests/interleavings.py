@@ -175,7 +175,7 @@ class Run:
     def key(self) -> Any:
         s = self.system
         places = [(name, place(s.threads[name])) for name in self.next if name not in s.gone]
-        return tuple(frozen(vars(r)) for r in s.records), tuple(places), s.gone
+        return tuple([tuple(map(frozen, vars(r).values())) for r in s.records]), tuple(places), s.gone
 
 
 def shown(value: Any) -> str:

