@@ -32,13 +32,17 @@ rss     RSS is below a bound that follows from hakmem's rules. P: the most live 
 
 A line each 10 seconds on a terminal, each minute elsewhere; then a table:
 
-     elapsed    operations    threads   forks   trims  blocks  live MB   RSS MB  bound MB  phase   faults
-     0:01:00    81,650,433     67,506     104     716   8,306    171.8    212.2    1130.1  drain        0
-     ...
-    60 minutes of release, seed 1: ...
-    bound      looked at   least margin     RSS there   bound there
-    trim             ...         ... MB        ... MB        ... MB
-    ...
+      elapsed    operations    threads   forks   trims  blocks  live MB   RSS MB  bound MB  phase  faults
+      0:00:00        14,668         15       0       8     916     18.9     26.3     205.0  fill        0
+      0:01:00    40,577,105     33,558      66     463   9,187     93.5    147.1     496.5  drain       0
+
+    1.5 minutes of release, seed 11: 62,321,539 operations, 48.3 GB verified, 51,518 threads, 99 forks, 702 trims,
+    1,919 snapshots, 382 settings, 28 cycles, RSS 260.6 MB at most
+    bound      looked at    least margin     RSS there   bound there
+    load             309        178.7 MB       26.3 MB      205.0 MB
+    idle              28         23.6 MB       14.5 MB       38.0 MB
+    trim              29          7.7 MB        9.0 MB       16.8 MB
+    own               85          7.9 MB        9.0 MB       16.9 MB
     no fault
 """
 
