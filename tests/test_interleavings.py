@@ -444,7 +444,7 @@ def bodies() -> dict[str, str]:
         while depth:
             depth += {"{": 1, "}": -1}.get(text[at], 0)
             at += 1
-        found[match[1]] = squeezed(text[match.start(1) : at])
+        found.setdefault(match[1], squeezed(text[match.start(1) : at]))  # the first form, not the one for helgrind
     return found
 
 

@@ -80,7 +80,7 @@ PARTS = {
     "the retired heaps of a child": ("hak_fork_child", "hak_heap_retire(h);"),
     "the renewed claims of a child": ("hak_fork_child", "hak_fork_each_claim(hak_fork_renew);"),
     "the patience of a drain in fork": ("hak_heap_drain_locked", "if (b == leave || hak_fork_is_here())"),
-    "the claim that a heap made in fork is born with": ("hak_heap_make_locked", "h->claim.word = hak_fork_is_here();"),
+    "the claim that a heap made in fork is born with": ("hak_heap_make_locked", "hak_lock_grab(&h->claim)"),
 }
 
 
@@ -184,7 +184,7 @@ class Heaps(System):
             yield from getattr(self, operations[i][0])(self.callers[name], *operations[i][1:])
 
     def malloc(self, me: Any, c: int = 1) -> Thread:
-        p = yield from self.hak_hot_malloc(me, c)
+        p = yield from self.hak_hot_malloc_for(me, c)
         if p:
             me.holds += (p,)
 
@@ -680,7 +680,7 @@ class Heaps(System):
 
     # ---- what callers call
 
-    def hak_hot_malloc(self, me: Any, c: int) -> Thread:
+    def hak_hot_malloc_for(self, me: Any, c: int) -> Thread:
         h = me.heap
         if h and h != "dead" and h.level:
             yield "hak_store(&h->v[c], v + HAK_POP);"

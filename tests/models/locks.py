@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from typing import Any
+
 from interleavings import Step, System, Thread, must
 
 # What a mutation may take out: the C function and the expression that has it.
 PARTS = {
     "the 2 that a waiter leaves for those behind it": ("hak_lock_wait", "while (hak_exchange(&l->word, 2u) != 0)"),
-    "the wake-up of a sleeper": ("hak_unlock", "syscall(SYS_futex, &l->word, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0)"),
+    "the wake-up of a sleeper": ("hak_lock_let_go", "FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0"),
     "the comparison before the sleep": ("hak_lock_wait", "FUTEX_WAIT_PRIVATE, 2"),
     "the compare-and-swap of the first caller": ("hak_boot_init_slow", "if (!hak_cas(&hak_boot.ready, &zero, 1u))"),
     "the wait of the second caller": ("hak_boot_init_slow", "while (hak_load_acquire(&hak_boot.ready) != 2)"),
@@ -32,7 +35,7 @@ class Futex(System):
         for _round in range(self.rounds):
             yield from self.hak_lock_uncounted(me)
             self.lock.inside |= {me}
-            yield from self.hak_unlock(me)
+            yield from self.hak_lock_let_go(me)
 
     def interrupt(self) -> Thread:
         """EINTR, or a wake-up that nobody sent, for one of the sleepers or for none."""
@@ -40,12 +43,16 @@ class Futex(System):
         self.lock.sleepers -= {sleeper}
 
     def hak_lock_uncounted(self, me: str) -> Thread:
-        k = self.lock
-        yield "hak_cas(&l->word, &zero, 1u)"
-        if k.word == 0:
-            k.word = 1
-        else:
+        got = yield from self.hak_lock_grab()
+        if not got:
             yield from self.hak_lock_wait(me)
+
+    def hak_lock_grab(self) -> Generator[Any, Any, bool]:
+        yield "hak_cas(&l->word, &zero, 1u)"
+        if self.lock.word != 0:
+            return False
+        self.lock.word = 1
+        return True
 
     def hak_lock_wait(self, me: str) -> Thread:
         k = self.lock
@@ -53,9 +60,8 @@ class Futex(System):
             yield "hak_load(&l->word) == 0"
             if k.word != 0:
                 continue
-            yield "hak_cas(&l->word, &zero, 1u)"
-            if k.word == 0:
-                k.word = 1
+            got = yield from self.hak_lock_grab()
+            if got:
                 return
         while True:
             yield "hak_exchange(&l->word, 2u) != 0"
@@ -68,7 +74,7 @@ class Futex(System):
                 k.sleepers |= {me}
                 yield Step("errno = saved", lambda: me not in k.sleepers)
 
-    def hak_unlock(self, me: str) -> Thread:
+    def hak_lock_let_go(self, me: str) -> Thread:
         k = self.lock
         yield "hak_exchange(&l->word, 0u) == 2"
         k.inside -= {me}
