@@ -2464,17 +2464,15 @@ static void hak_heap_flush_locked(hak_heap_t *h, uint32_t c, uint32_t n)
 {
 	const hak_class_t *k = &hak_class[c];
 	void **bottom = &h->slot[h->floor[c] + 1];
-	uint32_t level = hak_heap_level(h, c), last = HAK_UNITS_MAX;
+	uint32_t level = hak_heap_level(h, c);
 	hak_slab_t *s = NULL;
 
 	for (uint32_t i = 0; i < n; i++) {
 		uint32_t u = hak_unit_of(bottom[i]);
-		if (u != last) {
-			last = u;
+		if (!s || u - s->unit >= s->len)
 			s = hak_slab_head(u);
-		}
 		if (hak_heap_put_locked(h, s, k, bottom[i], true))
-			last = HAK_UNITS_MAX;
+			s = NULL;
 	}
 	memmove(bottom, bottom + n, (level - n) * sizeof(void *));
 	hak_store(&h->v[c], h->v[c] - n);
@@ -2660,7 +2658,7 @@ static HAK_NOINLINE void hak_batch_free_orphans(hak_batch_t *b)
  * room; the others stay in the batch.  Returns the bytes that it had. */
 static uint32_t hak_batch_free_locked(hak_heap_t *h, hak_batch_t *b, bool owner)
 {
-	uint32_t kept = 0, last = HAK_UNITS_MAX, stacked = 0;
+	uint32_t kept = 0, stacked = 0;
 	hak_slab_t *s = NULL;
 
 	for (uint32_t i = 0; i < b->count; i++) {
@@ -2678,12 +2676,10 @@ static uint32_t hak_batch_free_locked(hak_heap_t *h, hak_batch_t *b, bool owner)
 			stacked++;
 			continue;
 		}
-		if (u != last) {
-			last = u;
+		if (!s || u - s->unit >= s->len)
 			s = hak_slab_head(u);
-		}
 		if (hak_heap_put_locked(h, s, &hak_class[c], p, owner))
-			last = HAK_UNITS_MAX;
+			s = NULL;
 	}
 	b->count = kept;
 	hak_count(&h->count.refill_inbox_blocks, stacked);
