@@ -54,6 +54,7 @@
 #include <errno.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <linux/stat.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdbool.h>
@@ -67,7 +68,6 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/resource.h>
-#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
 #include <time.h>
@@ -335,8 +335,8 @@ static HAK_COLD void hak_lock_check_orphaned(void)
 {
 	static const char text[] = "hakmem: this process was cloned without fork() while another thread was allocating, and "
 	                           "cannot allocate: it may only call exec\n";
-	struct stat tasks;
-	if (stat("/proc/self/task", &tasks) || tasks.st_nlink != 3) /* ., .. and one thread */
+	struct statx tasks; /* by number: stat() has a newer version in glibc than the oldest that we run on */
+	if (syscall(SYS_statx, -1, "/proc/self/task", 0, STATX_NLINK, &tasks) || tasks.stx_nlink != 3) /* ., .., one thread */
 		return;
 	if (write(STDERR_FILENO, text, sizeof text - 1) < 0) {
 		/* nobody to tell */

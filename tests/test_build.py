@@ -206,7 +206,8 @@ def test_a_directory_above_the_cache_that_others_can_write_to_is_refused(tmp_pat
 def test_a_group_with_nobody_else_in_it_may_write_above_the_cache(home, monkeypatch):
     (home / ".cache").mkdir()
     (home / ".cache").chmod(0o775)
-    user = pwd.getpwuid(os.geteuid()).pw_name
+    user = "adam"
+    monkeypatch.setattr(build.pwd, "getpwuid", lambda uid: pwd.struct_passwd((user, "x", uid, 1, "", "/", "/bin/sh")))
 
     def group(name, *others):
         entry = grp.struct_group((name, "x", 1, list(others)))
