@@ -2307,6 +2307,8 @@ static void hak_heap_flush_locked(hak_heap_t *h, uint32_t c, uint32_t n)
 	for (uint32_t i = 0; i < n; i++) {
 		uint32_t u = hak_unit_of(bottom[i]);
 		if (u != last) {
+			if (hak_unlikely(hak_word(u) != (h->tag | c))) /* its slab is gone: it stood here twice */
+				hak_die("free", bottom[i], HAK_ERR_ALREADY_FREE);
 			last = u;
 			s = hak_slab_head(u);
 		}
