@@ -296,7 +296,7 @@ _Static_assert(sizeof(void *) == 8, "hakmem needs 64-bit addresses");
 #define hak_count(p, n) hak_store((p), hak_load(p) + (n))
 
 typedef struct hak_lock {
-	uint32_t word;      /* 0 free, 1 held, 2 held and somebody may sleep */
+	uint32_t word;      /* 0 free, 1 held, 2 held and somebody may sleep, 3 kept by a thread that ends the process */
 	uint32_t unused;
 	uint64_t taken;     /* acquisitions: written by the holder */
 	uint64_t contended; /* of these, those that waited: written by the holder */
@@ -309,10 +309,29 @@ static _Thread_local const char hak_thread __attribute__((tls_model("initial-exe
 #define hak_fork_is_here() (hak_unlikely(hak_load(&hak_fork_thread) != NULL) && hak_fork_thread_is_self())
 static inline bool hak_fork_thread_is_self(void) { return hak_load(&hak_fork_thread) == &hak_thread; }
 
+/* Whoever ends the process on account of a misuse may hold locks, and may still allocate, in a handler of SIGABRT.  It
+ * unlocks nothing any more, so that the others come to rest; a lock that one of those may hold it waits for first, but
+ * not for long: it may be its own, or wait for one of its own. */
+static bool hak_dying;
+static HAK_COLD void hak_lock_wait_dying(hak_lock_t *l)
+{
+	const struct timespec ms = {.tv_nsec = 1000000};
+	int saved = errno;
+	uint32_t zero = 0;
+
+	for (int i = 0; i < 50 && hak_load(&l->word) != 3 && !hak_cas(&l->word, &zero, 3u); i++, zero = 0)
+		nanosleep(&ms, NULL);
+	hak_store(&l->word, 3u);
+	errno = saved;
+}
+
 static HAK_COLD void hak_lock_wait(hak_lock_t *l)
 {
-	if (hak_fork_is_here())
+	if (hak_fork_is_here()) {
+		if (hak_load(&hak_dying))
+			hak_lock_wait_dying(l);
 		return;
+	}
 	/* A short spin only: with more threads than cores the holder is often not running. */
 	for (int i = 0; i < 100; i++) {
 		uint32_t zero = 0;
@@ -1940,8 +1959,9 @@ static HAK_COLD void hak_describe(const void *p, char *out, size_t room)
 static _Noreturn HAK_COLD void hak_die(const char *call, const void *p, int error)
 {
 	char what[160];
-	hak_describe(p, what, sizeof what);
+	hak_describe(p, &error, what, sizeof what);
 	hak_sayf("hakmem: %s(%p): %s%s\n", call, p, hak_error_texts[error], what);
+	hak_store(&hak_dying, true);
 	hak_store(&hak_fork_thread, &hak_thread);
 	abort();
 }
