@@ -1805,7 +1805,7 @@ HAK_INLINE int hak_slab_index(const hak_slab_t *s, const hak_class_t *k, const v
 	uint32_t i = (uint32_t)((offset * k->reciprocal) >> 40);
 	*index = i;
 	if (hak_unlikely((uint64_t)i * k->size != offset || i >= s->carved))
-		return HAK_ERR_INTERIOR;
+		return (uint64_t)i * k->size != offset ? HAK_ERR_INTERIOR : HAK_ERR_ALREADY_FREE;
 	if (hak_unlikely((s->map[i / 64] >> (i % 64)) & 1))
 		return HAK_ERR_ALREADY_FREE;
 	return HAK_ERR_OK;
@@ -1927,8 +1927,9 @@ HAK_INLINE hak_note_t *hak_note_of(const void *p, uint32_t u, const hak_class_t 
 	return &hak_super_of(u)->note[u % HAK_SUPER_UNITS][i];
 }
 
-/* What is known of the block that p points to, for a message.  Takes no lock. */
-static HAK_COLD void hak_describe(const void *p, char *out, size_t room)
+/* What is known of the block that p points to, for a message.  *error: something else where the end of a slab is, too
+ * short for a block.  Takes no lock. */
+static HAK_COLD void hak_describe(const void *p, int *error, char *out, size_t room)
 {
 	uint32_t u = hak_unit_of(p), word = hak_word(u), c = hak_word_class(word);
 	const char *asked = HAK_HARDENED ? ", asked for " : "";
@@ -1939,8 +1940,12 @@ static HAK_COLD void hak_describe(const void *p, char *out, size_t room)
 	if (hak_word_owner(word) < HAK_OWNER_ORPHAN)
 		return;
 	const hak_class_t *k = &hak_class[c];
-	uint64_t offset = (uint64_t)((const char *)p - hak_slab_head(u)->base);
-	offset -= ((offset * k->reciprocal) >> 40) * k->size;
+	uint64_t offset = (uint64_t)((const char *)p - hak_slab_head(u)->base), index = (offset * k->reciprocal) >> 40;
+	if (index >= k->blocks) {
+		*error = HAK_ERR_FOREIGN;
+		return;
+	}
+	offset -= index * k->size;
 	if (offset)
 		snprintf(inside, sizeof inside, "%u bytes into ", (unsigned)offset);
 	if (HAK_HARDENED) {
@@ -1955,7 +1960,7 @@ static HAK_COLD void hak_describe(const void *p, char *out, size_t room)
 	snprintf(out, room, " (%sa block of %u bytes, class %u%s%s)", inside, k->size, c, asked, number);
 }
 
-/* The last words.  Whoever catches SIGABRT may still allocate: from here on no lock stops this thread. */
+/* The last words.  Whoever catches SIGABRT may still allocate: no lock stops this thread from here on. */
 static _Noreturn HAK_COLD void hak_die(const char *call, const void *p, int error)
 {
 	char what[160];
