@@ -2085,6 +2085,13 @@ static HAK_COLD int hak_guard_check(const void *p)
 	return room && !hak_guard_is_sealed(p, asked, room) ? HAK_ERR_OVERRUN : HAK_ERR_OK;
 }
 
+static HAK_NOINLINE void hak_guard_check_for(const char *call, const void *p)
+{
+	int error = hak_guard_check(p);
+	if (error)
+		hak_die(call, p, error);
+}
+
 /* Any block on its way to its caller, who asked for n bytes; p may be NULL. */
 static HAK_NOINLINE void *hak_guard_open_slow(void *p, size_t n)
 {
@@ -2146,8 +2153,8 @@ static size_t hak_guard_asked(const void *p, uint32_t u, const hak_class_t *k, c
 {
 	bool start;
 	hak_note_t note = hak_load(hak_note_of(p, u, k, &start));
-	if (hak_note_state(note) != HAK_NOTE_LIVE)
-		hak_die(call, p, HAK_ERR_ALREADY_FREE);
+	if (!start || hak_note_state(note) != HAK_NOTE_LIVE)
+		hak_die(call, p, start ? HAK_ERR_ALREADY_FREE : HAK_ERR_INTERIOR);
 	return hak_note_value(note);
 }
 
@@ -3591,6 +3598,8 @@ HAK_EXPORT void *hak_realloc(void *p, size_t n)
 		if ((q = hak_large_to_whale(p, u, want)))
 			return hak_guard_open_any(q, n);
 	}
+	if (HAK_HARDENED)
+		hak_guard_check_for("realloc", p);
 	if (!(q = hak_hot_malloc(n)))
 		return NULL;
 	memcpy(q, p, n < size ? n : size);
