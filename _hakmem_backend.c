@@ -731,6 +731,11 @@ static void hak_os_forbid(void *p, size_t len) /* whoever touches it gets a SIGS
 	mprotect(p, len, PROT_NONE);
 }
 
+HAK_UNUSED static HAK_COLD void hak_os_freeze(void *p, size_t len) /* whoever writes to it gets a SIGSEGV; best effort */
+{
+	mprotect(p, len, PROT_READ);
+}
+
 static HAK_COLD void hak_os_random(void *out, size_t len)
 {
 	int saved = errno;
@@ -2185,10 +2190,10 @@ static HAK_NOINLINE void *hak_guard_resize(void *p, size_t n)
 HAK_INLINE void *hak_guard_resize_any(void *p, size_t n) { return HAK_HARDENED ? hak_guard_resize(p, n) : p; }
 
 #if HAK_HARDENED
-static HAK_COLD void hak_guard_tables(void)
+static HAK_COLD void hak_guard_tables(void) /* still to be read: garbage collectors and leak checkers scan static data */
 {
-	hak_os_forbid(hak_tables.before, sizeof hak_tables.before);
-	hak_os_forbid(hak_tables.behind, sizeof hak_tables.behind);
+	hak_os_freeze(hak_tables.before, sizeof hak_tables.before);
+	hak_os_freeze(hak_tables.behind, sizeof hak_tables.behind);
 }
 #else
 static void hak_guard_tables(void) {}

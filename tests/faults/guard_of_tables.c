@@ -3,7 +3,7 @@
 
 int main(int argc, char **argv)
 {
-    /* The first and the last stretch without a name and without rights in the library's own part of the address space. */
+    /* The first and the last stretch of the library's static data that may not be written. */
     char line[600], name[300], rights[8];
     unsigned long long from, to, end = 0, guard[2] = {0, 0};
     int inside = 0;
@@ -14,7 +14,7 @@ int main(int argc, char **argv)
         need(sscanf(line, "%llx-%llx %7s %*s %*s %*s %299s", &from, &to, rights, name) >= 3, "line");
         inside = strstr(name, "_hakmem_backend") || (inside && from == end && !*name);
         end = to;
-        if (!inside || *name || strcmp(rights, "---p")) continue;
+        if (!inside || *name || strcmp(rights, "r--p")) continue;
         if (!guard[0]) guard[0] = to - 1;
         guard[1] = from;
     }
