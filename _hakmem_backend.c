@@ -221,6 +221,7 @@ enum {
 	HAK_KEPT_WHALES = 64,             /* freed mappings kept at most */
 	HAK_NOTES = 8192 + 272,           /* notes of a slab: 64 KiB in blocks of 8 bytes, and not in the same cache sets as the next */
 	HAK_GUARD = 64 << 10,             /* bytes that nobody may touch before and behind tables: any OS page */
+	HAK_FORBIDDEN_RUNS = 16 << 10,    /* free runs that are set apart in mappings, of which a process has 65,530 */
 	HAK_GAUGE_SHARE = 8,              /* a heap tells the gauges of a change once it is an eighth of what they know, ... */
 	HAK_GAUGE_LEAST = 4 << 10,        /* ... but not of less than these bytes, ... */
 	HAK_GAUGE_MOST = 64 << 10,        /* ... and always of these */
@@ -616,6 +617,7 @@ static struct { /* lock: page heap */
 	uint32_t ranges;                                 /* published with release: free reads it without the lock */
 	hak_list_t bin[2][HAK_RUN_BINS];                 /* free runs: clean, and with dirty units */
 	uint64_t nonempty[2][HAK_RUN_WORDS];
+	uint64_t runs;                                   /* free runs */
 	hak_slab_t *oldest, *newest;                     /* dirty runs by age */
 	uint64_t used_units, dirty_units, clean_units;   /* in use; free */
 	uint64_t regret_units;                           /* kept beyond the option, since what was purged came back at once */
@@ -1234,6 +1236,7 @@ static void hak_run_insert_locked(uint32_t u, uint32_t len, uint32_t dirty, uint
 	}
 	hak_count(&hak_page.dirty_units, dirty);
 	hak_page.clean_units += len - dirty;
+	hak_page.runs++;
 }
 
 static void hak_run_remove_locked(hak_slab_t *r)
@@ -1249,6 +1252,7 @@ static void hak_run_remove_locked(hak_slab_t *r)
 	r->where = HAK_IN_NONE;
 	hak_count(&hak_page.dirty_units, -(uint64_t)r->dirty);
 	hak_page.clean_units -= r->len - r->dirty;
+	hak_page.runs--;
 }
 
 /* Units u .. u + len become free and join their free neighbours.  The age of the whole is that of its larger dirty
@@ -1325,6 +1329,21 @@ static HAK_COLD bool hak_range_reserve_locked(uint32_t units)
 
 /* Whether free units are out of bounds until they are handed out: use after free of a whole run or slab ends at once. */
 HAK_INLINE bool hak_page_is_forbidden(void) { return HAK_HARDENED && hak_option.hardened >= 2; }
+
+/* The system has so many mappings for a process, and each stretch that is out of bounds takes two: with more free runs
+ * than this no more are made. */
+static bool hak_page_is_split_locked(void) { return hak_page.runs > HAK_FORBIDDEN_RUNS; }
+
+/* Units of the free run r, `skip` from its start, may be touched from now on. */
+static bool hak_run_permit_locked(const hak_slab_t *r, uint32_t skip, uint32_t units)
+{
+	if (hak_page_is_split_locked()) { /* all of r may: it joins its neighbours, which are in use */
+		skip = 0;
+		units = r->len;
+	}
+	return !hak_page_is_forbidden()
+	    || hak_os_commit(r->base + ((size_t)skip << HAK_UNIT_SHIFT), (size_t)units << HAK_UNIT_SHIFT);
+}
 
 /* Commits superslabs at the end of the last range, so that a free run of `units` exists. */
 static HAK_COLD bool hak_page_grow_locked(uint32_t units, uint64_t now)
@@ -1436,8 +1455,7 @@ static uint32_t hak_run_alloc_locked(uint32_t units, uint32_t align, bool *zero,
 		uintptr_t address = (uintptr_t)r->base, at = hak_round_up(address, (size_t)align << HAK_UNIT_SHIFT);
 		skip = (uint32_t)((at - address) >> HAK_UNIT_SHIFT);
 	}
-	if (hak_page_is_forbidden()
-	    && !hak_os_commit(r->base + ((size_t)skip << HAK_UNIT_SHIFT), (size_t)units << HAK_UNIT_SHIFT))
+	if (!hak_run_permit_locked(r, skip, units))
 		return 0;
 	hak_run_remove_locked(r);
 	u = r->unit;
@@ -1469,7 +1487,7 @@ static uint32_t hak_run_alloc_locked(uint32_t units, uint32_t align, bool *zero,
 /* A used run goes back.  Returns whether more than the allowance is kept now. */
 static bool hak_run_release_locked(uint32_t u, uint32_t units, uint64_t now)
 {
-	if (hak_page_is_forbidden())
+	if (hak_page_is_forbidden() && !hak_page_is_split_locked())
 		hak_os_forbid(hak_slab_of(u)->base, (size_t)units << HAK_UNIT_SHIFT);
 	hak_page.used_units -= units;
 	hak_run_free_locked(u, units, now);
@@ -3294,7 +3312,7 @@ static HAK_COLD bool hak_large_resize(uint32_t u, uint32_t units)
 	} else if (units > len) {
 		more = units - len;
 		fits = hak_super_of(u + len) && hak_word(u + len) == 0 && (next = hak_slab_of(u + len))->len >= more
-		       && (!hak_page_is_forbidden() || hak_os_commit(next->base, (size_t)more << HAK_UNIT_SHIFT));
+		       && hak_run_permit_locked(next, 0, more);
 		if (fits) {
 			uint32_t left = next->len - more;
 			uint64_t stamp = next->stamp;
