@@ -2023,9 +2023,8 @@ static HAK_NOINLINE void hak_guard_seal_exactly(void *p, size_t n, size_t room)
 
 static HAK_COLD bool hak_guard_is_filled(const char *p, size_t from, size_t to)
 {
-	while (from < to && (unsigned char)p[from] == HAK_FILL)
-		from++;
-	return from >= to;
+	/* If the first byte is, and each is as the one before it, then all are. */
+	return from >= to || ((unsigned char)p[from] == HAK_FILL && memcmp(p + from, p + from + 1, to - from - 1) == 0);
 }
 
 /* What is wrong with a live block that somebody wants to free, or nothing.  *note: as it stands. */
