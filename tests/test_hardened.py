@@ -8,13 +8,15 @@ from typing import Optional
 
 import pytest
 from _helpers import Argument, build, case_names, program, succeed
-from test_programs import c_compiler, cxx_compiler_and_linker, perl, python, sqlite3
+from test_programs import cxx_compiler_and_linker, perl, python, sqlite3
 
 LEVELS = ["1", "2"]
 SLOW = ["calloc_zero"]  # the same calls as in other cases, with gigabytes
 THREADS = ["producers_and_consumers", "free_only_thread", "threads_hand_blocks_on", "thread_data_destructors"]
 FORKS = ["from_threads", "memory_is_separate", "programs_from_threads"]
-RECIPES = [c_compiler, cxx_compiler_and_linker, perl, python, sqlite3]
+PROGRAMS = [(recipe, level) for recipe in (perl, python, sqlite3) for level in LEVELS] + [
+    (cxx_compiler_and_linker, "2")
+]
 
 
 def under(level: str, command: list[Argument], *, quiet: bool = True, env: Optional[dict[str, str]] = None) -> str:
@@ -63,8 +65,7 @@ def test_free_stretches_do_not_use_up_the_mappings(level: str) -> None:
     under(level, [program("regressions.c"), "many_free_stretches"])
 
 
-@pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.__name__)
+@pytest.mark.parametrize(("recipe", "level"), PROGRAMS, ids=lambda value: getattr(value, "__name__", value))
 def test_programs(recipe, level: str, tmp_path: Path) -> None:
     def go(command: list[Argument], env: Optional[dict[str, str]] = None, stdin: Optional[bytes] = None) -> str:
         library = None if which == "plain" else build.build("hardened", quiet=True)
