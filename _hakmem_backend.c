@@ -223,6 +223,7 @@ enum {
 	HAK_NOTES = 8192 + 272,           /* notes of a slab: 64 KiB in blocks of 8 bytes, and not in the same cache sets as the next */
 	HAK_GUARD = 64 << 10,             /* bytes that nobody may touch before and behind tables: any OS page */
 	HAK_REFUSALS = 8,                 /* mappings that the system does not unmap before no more are tried */
+	HAK_FORBIDDEN_RUNS = 16 << 10,    /* free runs that are set apart in mappings, of which a process has 65,530 */
 	HAK_GAUGE_SHARE = 8,              /* a heap tells the gauges of a change once it is an eighth of what they know, ... */
 	HAK_GAUGE_LEAST = 4 << 10,        /* ... but not of less than these bytes, ... */
 	HAK_GAUGE_MOST = 64 << 10,        /* ... and always of these */
@@ -293,7 +294,7 @@ typedef struct hak_lock_word { pthread_mutex_t mutex; } hak_lock_word_t;
 #else
 #define hak_hg_before(p) ((void)0)
 #define hak_hg_after(p, loaded) (loaded)
-typedef uint32_t hak_lock_word_t; /* 0 free, 1 held, 2 held and somebody may sleep */
+typedef uint32_t hak_lock_word_t; /* 0 free, 1 held, 2 held and somebody may sleep, 3 kept by a thread that ends the process */
 #endif
 
 /* The only memory orders of the file.
@@ -350,10 +351,29 @@ static inline bool hak_lock_grab(hak_lock_t *l)
 	return hak_cas(&l->word, &zero, 1u);
 }
 
+/* Whoever ends the process on account of a misuse may hold locks, and may still allocate, in a handler of SIGABRT.  It
+ * unlocks nothing any more, so that the others come to rest; a lock that one of those may hold it waits for first, but
+ * not for long: it may be its own, or wait for one of its own. */
+static bool hak_dying;
+static HAK_COLD void hak_lock_wait_dying(hak_lock_t *l)
+{
+	const struct timespec ms = {.tv_nsec = 1000000};
+	int saved = errno;
+	uint32_t zero = 0;
+
+	for (int i = 0; i < 50 && hak_load(&l->word) != 3 && !hak_cas(&l->word, &zero, 3u); i++, zero = 0)
+		nanosleep(&ms, NULL);
+	hak_store(&l->word, 3u);
+	errno = saved;
+}
+
 static HAK_COLD void hak_lock_wait(hak_lock_t *l)
 {
-	if (hak_fork_is_here())
+	if (hak_fork_is_here()) {
+		if (hak_load(&hak_dying))
+			hak_lock_wait_dying(l);
 		return;
+	}
 	/* A short spin only: with more threads than cores the holder is often not running. */
 	for (int i = 0; i < 100; i++) {
 		if (hak_load(&l->word) == 0 && hak_lock_grab(l))
@@ -656,6 +676,7 @@ static struct { /* lock: page heap */
 	uint32_t ranges;                                 /* published with release: free reads it without the lock */
 	hak_list_t bin[2][HAK_RUN_BINS];                 /* free runs: clean, and with dirty units */
 	uint64_t nonempty[2][HAK_RUN_WORDS];
+	uint64_t runs;                                   /* free runs */
 	hak_slab_t *oldest, *newest;                     /* dirty runs by age */
 	uint64_t used_units, dirty_units, clean_units;   /* in use; free */
 	uint64_t regret_units;                           /* kept beyond the option, since what was purged came back at once */
@@ -834,6 +855,11 @@ static bool hak_os_purge(void *p, size_t len) { return hak_os_advise(p, len, MAD
 static void hak_os_forbid(void *p, size_t len) /* whoever touches it gets a SIGSEGV; best effort */
 {
 	mprotect(p, len, PROT_NONE);
+}
+
+HAK_UNUSED static HAK_COLD void hak_os_freeze(void *p, size_t len) /* whoever writes to it gets a SIGSEGV; best effort */
+{
+	mprotect(p, len, PROT_READ);
 }
 
 static HAK_COLD void hak_os_random(void *out, size_t len)
@@ -1347,6 +1373,7 @@ static void hak_run_insert_locked(uint32_t u, uint32_t len, uint32_t dirty, uint
 	}
 	hak_count(&hak_page.dirty_units, dirty);
 	hak_page.clean_units += len - dirty;
+	hak_page.runs++;
 }
 
 static void hak_run_remove_locked(hak_slab_t *r)
@@ -1362,6 +1389,7 @@ static void hak_run_remove_locked(hak_slab_t *r)
 	r->where = HAK_IN_NONE;
 	hak_count(&hak_page.dirty_units, -(uint64_t)r->dirty);
 	hak_page.clean_units -= r->len - r->dirty;
+	hak_page.runs--;
 }
 
 /* Units u .. u + len become free and join their free neighbours.  The age of the whole is that of its larger dirty
@@ -1438,6 +1466,21 @@ static HAK_COLD bool hak_range_reserve_locked(uint32_t units)
 
 /* Whether free units are out of bounds until they are handed out: use after free of a whole run or slab ends at once. */
 HAK_INLINE bool hak_page_is_forbidden(void) { return HAK_HARDENED && hak_option.hardened >= 2; }
+
+/* The system has so many mappings for a process, and each stretch that is out of bounds takes two: with more free runs
+ * than this no more are made. */
+static bool hak_page_is_split_locked(void) { return hak_page.runs > HAK_FORBIDDEN_RUNS; }
+
+/* Units of the free run r, `skip` from its start, may be touched from now on. */
+static bool hak_run_permit_locked(const hak_slab_t *r, uint32_t skip, uint32_t units)
+{
+	if (hak_page_is_split_locked()) { /* all of r may: it joins its neighbours, which are in use */
+		skip = 0;
+		units = r->len;
+	}
+	return !hak_page_is_forbidden()
+	    || hak_os_commit(r->base + ((size_t)skip << HAK_UNIT_SHIFT), (size_t)units << HAK_UNIT_SHIFT);
+}
 
 /* Units to commit at the end of a range, so that a free run of `units` exists; 0: it has no room for them. */
 static uint32_t hak_range_need_locked(const hak_range_t *r, uint32_t units)
@@ -1555,8 +1598,7 @@ static uint32_t hak_run_alloc_locked(uint32_t units, uint32_t align, bool *zero,
 		uintptr_t address = (uintptr_t)r->base, at = hak_round_up(address, (size_t)align << HAK_UNIT_SHIFT);
 		skip = (uint32_t)((at - address) >> HAK_UNIT_SHIFT);
 	}
-	if (hak_page_is_forbidden()
-	    && !hak_os_commit(r->base + ((size_t)skip << HAK_UNIT_SHIFT), (size_t)units << HAK_UNIT_SHIFT))
+	if (!hak_run_permit_locked(r, skip, units))
 		return 0;
 	hak_run_remove_locked(r);
 	u = r->unit;
@@ -1588,7 +1630,7 @@ static uint32_t hak_run_alloc_locked(uint32_t units, uint32_t align, bool *zero,
 /* A used run goes back.  Returns whether more than the allowance is kept now. */
 static bool hak_run_release_locked(uint32_t u, uint32_t units, uint64_t now)
 {
-	if (hak_page_is_forbidden())
+	if (hak_page_is_forbidden() && !hak_page_is_split_locked())
 		hak_os_forbid(hak_slab_of(u)->base, (size_t)units << HAK_UNIT_SHIFT);
 	hak_page.used_units -= units;
 	hak_run_free_locked(u, units, now);
@@ -1944,7 +1986,7 @@ HAK_INLINE int hak_slab_index(const hak_slab_t *s, const hak_class_t *k, const v
 	uint32_t i = (uint32_t)((offset * k->reciprocal) >> 40);
 	*index = i;
 	if (hak_unlikely((uint64_t)i * k->size != offset || i >= s->carved))
-		return HAK_ERR_INTERIOR;
+		return (uint64_t)i * k->size != offset ? HAK_ERR_INTERIOR : HAK_ERR_ALREADY_FREE;
 	if (hak_unlikely((s->map[i / 64] >> (i % 64)) & 1))
 		return HAK_ERR_ALREADY_FREE;
 	return HAK_ERR_OK;
@@ -2071,8 +2113,9 @@ HAK_INLINE hak_note_t *hak_note_of(const void *p, uint32_t u, const hak_class_t 
 	return &hak_super_of(u)->note[u % HAK_SUPER_UNITS][i];
 }
 
-/* What is known of the block that p points to, for a message.  Takes no lock. */
-static HAK_COLD void hak_describe(const void *p, char *out, size_t room)
+/* What is known of the block that p points to, for a message.  *error: something else where the end of a slab is, too
+ * short for a block.  Takes no lock. */
+static HAK_COLD void hak_describe(const void *p, int *error, char *out, size_t room)
 {
 	uint32_t u = hak_unit_of(p), word = hak_word(u), c = hak_word_class(word);
 	const char *asked = HAK_HARDENED ? ", asked for " : "";
@@ -2083,8 +2126,12 @@ static HAK_COLD void hak_describe(const void *p, char *out, size_t room)
 	if (hak_word_owner(word) < HAK_OWNER_ORPHAN)
 		return;
 	const hak_class_t *k = &hak_class[c];
-	uint64_t offset = (uint64_t)((const char *)p - hak_slab_head(u)->base);
-	offset -= ((offset * k->reciprocal) >> 40) * k->size;
+	uint64_t offset = (uint64_t)((const char *)p - hak_slab_head(u)->base), index = (offset * k->reciprocal) >> 40;
+	if (index >= k->blocks) {
+		*error = HAK_ERR_FOREIGN;
+		return;
+	}
+	offset -= index * k->size;
 	if (offset)
 		snprintf(inside, sizeof inside, "%u bytes into ", (unsigned)offset);
 	if (HAK_HARDENED) {
@@ -2099,12 +2146,13 @@ static HAK_COLD void hak_describe(const void *p, char *out, size_t room)
 	snprintf(out, room, " (%sa block of %u bytes, class %u%s%s)", inside, k->size, c, asked, number);
 }
 
-/* The last words.  Whoever catches SIGABRT may still allocate: from here on no lock stops this thread. */
+/* The last words.  Whoever catches SIGABRT may still allocate: no lock stops this thread from here on. */
 static _Noreturn HAK_COLD void hak_die(const char *call, const void *p, int error)
 {
 	char what[160];
-	hak_describe(p, what, sizeof what);
+	hak_describe(p, &error, what, sizeof what);
 	hak_sayf("hakmem: %s(%p): %s%s\n", call, p, hak_error_texts[error], what);
+	hak_store(&hak_dying, true);
 	hak_store(&hak_fork_thread, &hak_thread);
 	abort();
 }
@@ -2138,9 +2186,8 @@ static HAK_NOINLINE void hak_guard_seal_exactly(void *p, size_t n, size_t room)
 
 static HAK_COLD bool hak_guard_is_filled(const char *p, size_t from, size_t to)
 {
-	while (from < to && (unsigned char)p[from] == HAK_FILL)
-		from++;
-	return from >= to;
+	/* If the first byte is, and each is as the one before it, then all are. */
+	return from >= to || ((unsigned char)p[from] == HAK_FILL && memcmp(p + from, p + from + 1, to - from - 1) == 0);
 }
 
 /* What is wrong with a live block that somebody wants to free, or nothing.  *note: as it stands. */
@@ -2223,6 +2270,13 @@ static HAK_COLD int hak_guard_check(const void *p)
 	return room && !hak_guard_is_sealed(p, asked, room) ? HAK_ERR_OVERRUN : HAK_ERR_OK;
 }
 
+static HAK_NOINLINE void hak_guard_check_for(const char *call, const void *p)
+{
+	int error = hak_guard_check(p);
+	if (error)
+		hak_die(call, p, error);
+}
+
 /* Any block on its way to its caller, who asked for n bytes; p may be NULL. */
 static HAK_NOINLINE void *hak_guard_open_slow(void *p, size_t n)
 {
@@ -2284,8 +2338,8 @@ static size_t hak_guard_asked(const void *p, uint32_t u, const hak_class_t *k, c
 {
 	bool start;
 	hak_note_t note = hak_load(hak_note_of(p, u, k, &start));
-	if (hak_note_state(note) != HAK_NOTE_LIVE)
-		hak_die(call, p, HAK_ERR_ALREADY_FREE);
+	if (!start || hak_note_state(note) != HAK_NOTE_LIVE)
+		hak_die(call, p, start ? HAK_ERR_ALREADY_FREE : HAK_ERR_INTERIOR);
 	return hak_note_value(note);
 }
 
@@ -2316,10 +2370,10 @@ static HAK_NOINLINE void *hak_guard_resize(void *p, size_t n)
 HAK_INLINE void *hak_guard_resize_any(void *p, size_t n) { return HAK_HARDENED ? hak_guard_resize(p, n) : p; }
 
 #if HAK_HARDENED
-static HAK_COLD void hak_guard_tables(void)
+static HAK_COLD void hak_guard_tables(void) /* still to be read: garbage collectors and leak checkers scan static data */
 {
-	hak_os_forbid(hak_tables.before, sizeof hak_tables.before);
-	hak_os_forbid(hak_tables.behind, sizeof hak_tables.behind);
+	hak_os_freeze(hak_tables.before, sizeof hak_tables.before);
+	hak_os_freeze(hak_tables.behind, sizeof hak_tables.behind);
 }
 #else
 static void hak_guard_tables(void) {}
@@ -2469,8 +2523,11 @@ static void hak_heap_flush_locked(hak_heap_t *h, uint32_t c, uint32_t n)
 
 	for (uint32_t i = 0; i < n; i++) {
 		uint32_t u = hak_unit_of(bottom[i]);
-		if (!s || u - s->unit >= s->len)
+		if (!s || u - s->unit >= s->len) {
+			if (hak_unlikely(hak_word(u) != (h->tag | c))) /* its slab is gone: it stood here twice */
+				hak_die("free", bottom[i], HAK_ERR_ALREADY_FREE);
 			s = hak_slab_head(u);
+		}
 		if (hak_heap_put_locked(h, s, k, bottom[i], true))
 			s = NULL;
 	}
@@ -3420,7 +3477,7 @@ static HAK_COLD bool hak_large_resize(uint32_t u, uint32_t units)
 	} else if (units > len) {
 		more = units - len;
 		fits = hak_super_of(u + len) && hak_word(u + len) == 0 && (next = hak_slab_of(u + len))->len >= more
-		       && (!hak_page_is_forbidden() || hak_os_commit(next->base, (size_t)more << HAK_UNIT_SHIFT));
+		       && hak_run_permit_locked(next, 0, more);
 		if (fits) {
 			uint32_t left = next->len - more;
 			uint64_t stamp = next->stamp;
@@ -3736,6 +3793,8 @@ HAK_EXPORT void *hak_realloc(void *p, size_t n)
 				return hak_guard_open_any(q, n);
 		}
 	}
+	if (HAK_HARDENED)
+		hak_guard_check_for("realloc", p);
 	if (!(q = hak_hot_malloc(n)))
 		return n <= size ? hak_guard_resize_any(p, n) : NULL; /* no block is too large to stay as it is */
 	memcpy(q, p, n < size ? n : size);

@@ -1,109 +1,152 @@
-"""Whatever the system refuses, and whenever: no crash, no hang, no lost block, and all is well once it gives again."""
+"""Each misuse of a block ends the process as tests/faults/table.txt says, in each build, with no other message."""
 
 from __future__ import annotations
 
+import os
 import re
+import signal
+import subprocess
 import sys
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
 
 import pytest
-from _helpers import ROOT, case_names, program, succeed
+from _helpers import LANGUAGE, ROOT, build, cc, cxx, library, program, run, scratch, succeed, text
 
-import build
-
-DEBUG = ("-DHAK_DEBUG=1", "-DHAK_NO_OVERRIDE=1", '-DHAK_VARIANT="debug"', "-rdynamic")
-MMAP, MREMAP, MADVISE, MUNMAP, MPROTECT, ALL, HALF = 1, 2, 4, 8, 16, 31, 32
-FOR_EVER = 1 << 62
-WITH = {"ranges_are_not_used_up": {"HAKMEM_RESERVE": "1"}}
-
-
-def faults(*arguments: object, **env: str) -> str:
-    """Run tests/c/faults.c, which has hakmem's debug variant inside."""
-    built = program("faults.c", *DEBUG, also=ROOT / "_hakmem_backend.c")
-    return succeed([built, *map(str, arguments)], preload=False, env=env)
+FAULTS = ROOT / "tests" / "faults"
+TABLE = FAULTS / "table.txt"
+FLAGS = "-O1 -Wall -Wextra -Wno-unused-parameter -pthread -fno-builtin".split()
+BUILDS = {"default": {}, "hardened 1": {"HAKMEM_HARDENED": "1"}, "hardened 2": {"HAKMEM_HARDENED": "2"}}
+NOTE = re.compile(
+    r"(?:(?P<into>\d+) bytes into )?a block of (?P<size>\d+) bytes, class (?P<class>\d+)"
+    r"(?:, (?P<note>asked for|freed by thread|never handed out)(?: (?P<number>\d+))?)?"
+)
 
 
-@pytest.mark.parametrize("case", case_names("faults.c"))
-def test_a_refusal_at_one_place(case: str) -> None:
-    faults(case, **WITH.get(case, {}))
+@cache
+def table() -> dict[str, dict[str, str]]:
+    """What comes of a program with its arguments, perhaps after variables, in each build."""
+    rows: dict[str, dict[str, str]] = {}
+    for line in TABLE.read_text().splitlines():
+        if line and not line.startswith("#"):
+            command, *cells = (cell.strip() for cell in line.split("|"))
+            for i, cell in enumerate(cells):
+                cells[i] = cells[i - 1] if cell == "=" else cell
+            assert len(cells) == len(BUILDS), line
+            assert command not in rows, command
+            rows[command] = dict(zip(BUILDS, cells))
+    return rows
 
 
-EVERY = [
-    *((calls, count, "0") for calls in (MMAP, MREMAP, MUNMAP, MPROTECT) for count in (1, 3, FOR_EVER)),
-    *((MADVISE, count, "0") for count in (1, FOR_EVER)),
-    *((ALL, count, "0") for count in (1, FOR_EVER)),
-    (ALL | HALF, 3, "0"),
-    *((calls, 2, "1") for calls in (MMAP, MUNMAP)),  # many small ranges instead of one
-]
+def split(command: str) -> tuple[dict[str, str], str, list[str]]:
+    """The variables, the program and the arguments of a row."""
+    words = command.split()
+    env = dict(word.split("=", 1) for word in words if "=" in word)
+    name, *arguments = words[len(env) :]
+    return env, name, arguments
 
 
-@pytest.mark.parametrize(("calls", "count", "reserve"), EVERY)
-def test_every_call_refused_in_turn(calls: int, count: int, reserve: str) -> None:
-    output = faults("every_call", calls, count, HAKMEM_RESERVE=reserve)
-    print(output)
-    lives, refused, *_ = map(int, re.findall(r"\d+", output))
-    assert lives > 8
-    assert refused > lives // 2  # the last lives find nothing left to refuse; others may by chance
+@cache
+def sources() -> dict[str, Path]:
+    return {path.stem: path for path in sorted(FAULTS.iterdir()) if path.suffix in LANGUAGE}
 
 
-@pytest.mark.parametrize(("calls", "reserve"), [(MUNMAP, "0"), (ALL, "0"), (ALL | HALF, "1")])
-def test_what_is_mapped_does_not_grow(calls: int, reserve: str) -> None:
-    assert int(faults("again", calls, HAKMEM_RESERVE=reserve).split()[0]) >= 25
+@cache
+def compiling() -> dict[str, Future[Path]]:
+    """All programs, once a session and a few at a time."""
+    compilers = {".c": cc(), ".cc": cxx()}
+    directory = scratch() / "faults"
+    directory.mkdir()
+
+    def compile_one(source: Path) -> Path:
+        target = directory / source.stem
+        command = [*compilers[source.suffix], *LANGUAGE[source.suffix], *FLAGS, source, "-o", target, "-ldl"]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr
+        return target
+
+    pool = ThreadPoolExecutor((os.cpu_count() or 1) + 1)
+    return {name: pool.submit(compile_one, source) for name, source in sources().items()}
 
 
-@pytest.mark.parametrize("nth", range(1, 7))
-@pytest.mark.parametrize("count", [1, 2, 16, FOR_EVER])
-def test_the_first_calls_of_a_process(nth: int, count: int) -> None:
-    faults("started", REFUSE=f"{ALL} {nth} {count}")
+@cache
+def library_of(which: str) -> Path:
+    return library() if which == "default" else build.build("hardened", quiet=True)
 
 
-PYTHON = """if True:
-    import ctypes, hakmem
-    MIB = 1 << 20
-    fail = ctypes.CDLL(hakmem.mode().path).hak_debug_fail
-    fail.argtypes, fail.restype = [ctypes.c_uint32, ctypes.c_uint64, ctypes.c_uint64], ctypes.c_uint64
-    old = hakmem.malloc(3 * MIB)
-    ctypes.memset(old, 7, 3 * MIB)
-    calls = {
-        "malloc": lambda: hakmem.malloc(70 * MIB),
-        "malloc of a class": lambda: [hakmem.malloc(MIB) for _ in range(100)],
-        "calloc": lambda: hakmem.calloc(70, MIB),
-        "realloc": lambda: hakmem.realloc(old, 70 * MIB),
-        "aligned_alloc": lambda: hakmem.aligned_alloc(128 * MIB, MIB),
-        "Buffer": lambda: hakmem.Buffer(70 * MIB),
-    }
-    for name, call in calls.items():
-        fail(31, 1, 1 << 62)
-        before = hakmem.memory_stats()["allocs"]
-        try:
-            call()
-        except MemoryError as error:
-            assert "out of memory" in str(error), error
-        else:
-            raise AssertionError(name + " raised nothing")
-        assert fail(0, 0, 0) > 0, name
-        if "class" not in name:
-            assert hakmem.memory_stats()["allocs"] == before, name
-    assert ctypes.string_at(old, 3 * MIB) == bytes([7]) * (3 * MIB)
-    fail(31, 1, 1 << 62)
-    hakmem.report("pools", fmt="json"), hakmem.memory_snapshot(), hakmem.trim(), hakmem.reset_peak_memory_stats()
-    fail(0, 0, 0)
-    grown = hakmem.realloc(old, 70 * MIB)
-    assert ctypes.string_at(grown, 3 * MIB) == bytes([7]) * (3 * MIB)
-    hakmem.free(grown)
-    with hakmem.Buffer(70 * MIB) as buffer:
-        memoryview(buffer)[5] = 1
-    hakmem.free(hakmem.calloc(70, MIB))
-    stats = hakmem.memory_stats()
-    assert stats["allocs"] - stats["frees"] == stats["live_blocks"]
-    print("usable")"""
+@cache
+def classes() -> dict[int, int]:
+    """The number of the class whose blocks are so large."""
+    rows = [line.split() for line in succeed([program("classes.c"), "show"]).splitlines()]
+    return {int(size): int(index) for index, _, size, *_ in rows}
 
 
-def test_python_raises_memory_error_and_goes_on() -> None:
-    env = {"HAKMEM_LIBRARY": str(build.build("debug", quiet=True)), "PYTHONPATH": str(ROOT)}
-    assert succeed([sys.executable, "-c", PYTHON], preload=False, env=env) == "usable\n"
+def note_in_short(note: str, thread: str, into: str) -> str:
+    """What is known of a block, as the table has it."""
+    found = NOTE.fullmatch(note)
+    assert found, note
+    assert classes()[int(found["size"])] == int(found["class"]), note
+    short = found["size"]
+    if found["into"]:
+        assert found["into"] != "0"
+        short += f"+{'OFFSET' if found['into'] == into else found['into']}"
+    if found["note"] == "freed by thread":
+        assert found["number"] == thread, note
+        short += " freed"
+    elif found["note"]:
+        short += f" {found['note']}" + (f" {found['number']}" if found["number"] else "")
+    return f" [{short}]"
 
 
-@pytest.mark.parametrize("case", ["refused_for_a_while", "refused_for_good"])
-def test_operator_new_when_the_system_refuses(case: str) -> None:
-    env = {"LD_PRELOAD": str(build.build("debug", quiet=True))}
-    succeed([program("new_delete.cc"), case], preload=False, env=env)
+def outcome(row: str, which: str) -> str:
+    """What comes of a program in a build, as the table has it."""
+    env, name, arguments = split(row)
+    command = [compiling()[name].result(), *arguments]
+    done = run(command, preload=False, first=library_of(which), env={**BUILDS[which], **env})
+    said, out = text(done.stderr), text(done.stdout).splitlines()
+    if out == ["no guard"]:
+        assert (done.returncode, said) == (0, "")
+        return "no guard"
+    pointer, thread, into = out[0].split()
+    lived = "lived" in out
+    if not said:
+        if done.returncode == 0:
+            assert lived
+            return "not found"
+        ended = signal.Signals(-done.returncode).name if done.returncode < 0 else f"exit {done.returncode}"
+        return ended + (" later" if lived else "")
+    message = re.fullmatch(r"hakmem: ([a-z_ ]+)\((0x[0-9a-f]+)\): ([^(\n]+?)(?: \((.+)\))?\n", said)
+    assert message, said
+    assert message[2] == pointer, said
+    found = f"{message[1]}: {message[3]}" + (note_in_short(message[4], thread, into) if message[4] else "")
+    if done.returncode != -signal.SIGABRT:
+        found += f", exit {done.returncode}"
+    return found + (" later" if lived else "")
+
+
+@pytest.mark.parametrize("command", table())
+def test_a_misuse_ends_as_the_table_says(command: str) -> None:
+    assert {which: outcome(command, which) for which in BUILDS} == table()[command]
+
+
+def test_every_program_is_in_the_table() -> None:
+    assert {split(command)[1] for command in table()} == set(sources())
+    assert len(sources()) >= 60
+
+
+@pytest.mark.parametrize("env", [{}, {"HAKMEM_ENABLE_TLS": "0"}], ids=str)
+@pytest.mark.parametrize("which", BUILDS)
+def test_the_checked_calls_return_the_fault_and_the_process_goes_on(which: str, env: dict[str, str]) -> None:
+    succeed([program("checked.c")], preload=False, first=library_of(which), env={**BUILDS[which], **env})
+
+
+def test_many_threads_may_run_while_a_handler_allocates() -> None:
+    for _ in range(10):  # whoever holds a lock at that moment, it is waited for
+        for which in BUILDS:
+            assert outcome("handler_among_threads", which) == table()["handler_among_threads"][which]
+
+
+if __name__ == "__main__":
+    for row in sys.argv[1:] or table():
+        print(" | ".join([row, *(outcome(row, which) for which in BUILDS)]), flush=True)

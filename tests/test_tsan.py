@@ -18,25 +18,37 @@ OPTIONS = {
 
 
 @cache
-def stress(sanitizer: str) -> Path:
+def stress(sanitizer: str, *more: str) -> Path:
     flag = f"-fsanitize={sanitizer}"
     empty = scratch() / "empty.c"
     empty.write_text("int main(void) { return 0; }\n")
     command = [*cc(), flag, str(empty), "-o", str(scratch() / "empty")]
     if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip(f"the compiler's runtime for {flag} is not installed")
-    more = ["-fno-sanitize-recover=all"] if sanitizer == "undefined" else []
+    if sanitizer == "undefined":
+        more += ("-fno-sanitize-recover=all",)
     define = ["-DHAK_NO_OVERRIDE=1", f'-DHAK_VARIANT="{sanitizer}"']
     return program("stress.c", flag, *more, *define, also=ROOT / "_hakmem_backend.c")
 
 
-@pytest.mark.parametrize("switch", ["", "HAKMEM_ENABLE_TLS", "HAKMEM_TLS_TINY", "HAKMEM_TINY_USE_SUPERSLAB"])
-@pytest.mark.parametrize("sanitizer", ROUNDS)
-def test_stress(sanitizer: str, switch: str) -> None:
-    env = {**OPTIONS, **({switch: "0"} if switch else {})}
-    command: list[Argument] = [stress(sanitizer), max(1, ROUNDS[sanitizer] // (2 if switch else 1))]
+def check_stress(command: list[Argument], env: dict[str, str]) -> None:
+    env = {**OPTIONS, **env}
     done = run(command, env=env, preload=False)
     if b"unexpected memory mapping" in done.stderr:  # older runtimes cannot place their shadow under much ASLR
         done = run(["setarch", "-R", *command], env=env, preload=False)
     assert done.returncode == 0, text(done.stderr)[:6000]
     assert not done.stderr, text(done.stderr)[:6000]
+
+
+@pytest.mark.parametrize("switch", ["", "HAKMEM_ENABLE_TLS", "HAKMEM_TLS_TINY", "HAKMEM_TINY_USE_SUPERSLAB"])
+@pytest.mark.parametrize("sanitizer", ROUNDS)
+def test_stress(sanitizer: str, switch: str) -> None:
+    rounds = max(1, ROUNDS[sanitizer] // (2 if switch else 1))
+    check_stress([stress(sanitizer), rounds], {switch: "0"} if switch else {})
+
+
+@pytest.mark.parametrize("level", ["1", "2"])
+@pytest.mark.parametrize("sanitizer", ROUNDS)
+def test_stress_hardened(sanitizer: str, level: str) -> None:
+    rounds = max(1, ROUNDS[sanitizer] // 4)
+    check_stress([stress(sanitizer, "-DHAK_HARDENED=1"), rounds], {"HAKMEM_HARDENED": level})

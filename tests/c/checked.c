@@ -1,7 +1,7 @@
 /* The forms that return a code instead of ending the process, and that everything works on after a fault. */
 #include "common.h"
 
-enum { OK, FOREIGN, INTERIOR, ALREADY_FREE, NOMEM };
+enum { OK, FOREIGN, INTERIOR, ALREADY_FREE, NOMEM, OVERRUN = 11 };
 
 int main(void)
 {
@@ -45,11 +45,21 @@ int main(void)
         p = out;
         CHECK(free_checked(p) == OK, "%zu", n);
         code = free_checked(p);
-        CHECK(code == ALREADY_FREE || (n > MIB && code == FOREIGN), "%zu: code %d", n, code);
+        CHECK(code == ALREADY_FREE || (n >= MIB && code == FOREIGN), "%zu: code %d", n, code);
         code = usable_checked(p, &usable);
-        CHECK(code == ALREADY_FREE || (n > MIB && code == FOREIGN), "%zu: code %d", n, code);
+        CHECK(code == ALREADY_FREE || (n >= MIB && code == FOREIGN), "%zu: code %d", n, code);
         CHECK(pattern_wrong(neighbour, n, 4, n) == SIZE_MAX, "%zu", n);
         CHECK(free_checked(neighbour) == OK, "%zu", n);
+    }
+    for (size_t i = 0; i < COUNT_OF(sizes) && strcmp(about()->variant, "hardened") == 0; i++) {
+        unsigned char *p = malloc(sizes[i]);
+        size_t usable;
+        void *out = NULL;
+        p[sizes[i]] ^= 1;
+        CHECK(free_checked(p) == OVERRUN && usable_checked(p, &usable) == OVERRUN, "%zu", sizes[i]);
+        CHECK(realloc_checked(p, 10, &out) == OVERRUN && realloc_checked(p, 4 * MIB, &out) == OVERRUN, "%zu", sizes[i]);
+        p[sizes[i]] ^= 1;
+        CHECK(free_checked(p) == OK, "%zu", sizes[i]);
     }
     CHECK(malloc_usable_size(NULL) == 0);
     check_laws();

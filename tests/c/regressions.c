@@ -117,12 +117,29 @@ static void fork_with_handlers(void)
     CHECK(*(int *)hak("handlers_ran") == 2);
 }
 
+/* ---- hardened, level 2: each free stretch between blocks took two of the 65,530 mappings that a process has, and then
+ * there was no memory */
+
+static void many_free_stretches(void)
+{
+    enum { MANY = 40000 };
+    static char *p[MANY];
+    for (int i = 0; i < MANY; i++) {
+        p[i] = aligned_alloc(128 * KIB, 100);
+        CHECK(p[i], "block %d, errno %d", i, errno);
+    }
+    for (int i = 0; i < 100; i++) own_pages(4096 * (size_t)(1 + i % 2));
+    for (int i = 0; i < MANY; i++) free(p[i]);
+    check_laws();
+}
+
 static const struct test_case CASES[] = {
     CASE(idle_owner_exits),
     CASE(kept_whales_age),
     CASE(realloc_without_mremap),
     CASE(realloc_of_an_advised_mapping),
     CASE(fork_with_handlers),
+    CASE(many_free_stretches),
 };
 
 int main(int argc, char **argv)

@@ -1,0 +1,12 @@
+/* delete of an object twice in a row. */
+#include "fault.h"
+
+int main()
+{
+    long *p = new long(1);
+    names(p);
+    delete reinterpret_cast<long *>(hidden(p));
+    delete reinterpret_cast<long *>(hidden(p));
+    lived();
+    return 0;
+}

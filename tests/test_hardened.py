@@ -1,0 +1,86 @@
+"""Programs without a fault do under the hardened library, at both levels, what they do without: no false alarm."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Optional
+
+import pytest
+from _helpers import Argument, build, case_names, program, succeed
+from test_programs import cxx_compiler_and_linker, perl, python, sqlite3
+
+LEVELS = ["1", "2"]
+SLOW = ["calloc_zero"]  # the same calls as in other cases, with gigabytes
+THREADS = ["producers_and_consumers", "free_only_thread", "threads_hand_blocks_on", "thread_data_destructors"]
+FORKS = ["from_threads", "memory_is_separate", "programs_from_threads"]
+PROGRAMS = [(recipe, level) for recipe in (perl, python, sqlite3) for level in LEVELS] + [
+    (cxx_compiler_and_linker, "2")
+]
+
+
+def under(level: str, command: list[Argument], *, quiet: bool = True, env: Optional[dict[str, str]] = None) -> str:
+    library = build.build("hardened", quiet=True)
+    return succeed(command, preload=False, first=library, env={"HAKMEM_HARDENED": level, **(env or {})}, quiet=quiet)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("switch", ["", "HAKMEM_ENABLE_TLS", "HAKMEM_TINY_USE_SUPERSLAB"])
+def test_random_operations_against_a_naive_model(switch: str, level: str) -> None:
+    command: list[Argument] = [program("model.c", "-O2"), 1, 10000, 100]
+    assert under(level, command, env={switch: "0"} if switch else {}) == succeed(command)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("case", [name for name in case_names("libc_surface.c") if name not in SLOW])
+def test_libc(case: str, level: str) -> None:
+    under(level, [program("libc_surface.c"), case], quiet=case != "statistics_calls")
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("case", case_names("new_delete.cc"))
+def test_new_and_delete(case: str, level: str) -> None:
+    under(level, [program("new_delete.cc"), case])
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_cxx_containers(level: str) -> None:
+    under(level, [program("containers.cc")])
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("case", THREADS)
+def test_threads(case: str, level: str) -> None:
+    under(level, [program("threads.c"), case])
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("case", FORKS)
+def test_fork(case: str, level: str) -> None:
+    under(level, [program("fork.c"), case])
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_free_stretches_do_not_use_up_the_mappings(level: str) -> None:
+    under(level, [program("regressions.c"), "many_free_stretches"])
+
+
+@pytest.mark.parametrize(("recipe", "level"), PROGRAMS, ids=lambda value: getattr(value, "__name__", value))
+def test_programs(recipe, level: str, tmp_path: Path) -> None:
+    def go(command: list[Argument], env: Optional[dict[str, str]] = None, stdin: Optional[bytes] = None) -> str:
+        library = None if which == "plain" else build.build("hardened", quiet=True)
+        changed = {"HAKMEM_HARDENED": level} if library else {}
+        return succeed(command, preload=False, first=library, cwd=here, env={**changed, **(env or {})}, stdin=stdin)
+
+    said = {}
+    for which in ("plain", "hardened"):
+        here = tmp_path / "here"  # one path for both: compilers write where they were into what they make
+        here.mkdir()
+        said[which] = recipe(go, here)
+        here.rename(tmp_path / which)
+    assert said["plain"] == said["hardened"]
+
+
+def test_the_hardened_library_really_is_loaded() -> None:
+    script = "import ctypes; print(ctypes.CDLL(None).hak_about() != 0)"
+    assert under("2", [sys.executable, "-c", script]) == "True\n"
