@@ -332,12 +332,14 @@ static uint32_t *hak_fork_page;
 #ifndef HAK_PTHREAD_LOCKS
 /* A child without fork's handlers in which this is the only thread waits for a lock: whoever held it was left behind,
  * in the middle of a change, and nobody will ever let go.  Better to say so than to hang. */
-static HAK_COLD void hak_lock_check_orphaned(void)
+static HAK_COLD void hak_lock_check_orphaned(const hak_lock_t *l)
 {
 	static const char text[] = "hakmem: this process was cloned without fork() while another thread was allocating, and "
 	                           "cannot allocate: it may only call exec\n";
 	struct statx tasks; /* by number: stat() has a newer version in glibc than the oldest that we run on */
 	if (syscall(SYS_statx, -1, "/proc/self/task", 0, STATX_NLINK, &tasks) || tasks.stx_nlink != 3) /* ., .., one thread */
+		return;
+	if (hak_load(&l->word) == 0) /* another thread let go of it before it ended */
 		return;
 	if (write(STDERR_FILENO, text, sizeof text - 1) < 0) {
 		/* nobody to tell */
@@ -383,7 +385,7 @@ static HAK_COLD void hak_lock_wait(hak_lock_t *l)
 	while (hak_exchange(&l->word, 2u) != 0) {
 		int saved = errno;
 		if (hak_unlikely(hak_fork_page && hak_load(hak_fork_page) == 0))
-			hak_lock_check_orphaned();
+			hak_lock_check_orphaned(l);
 		syscall(SYS_futex, &l->word, FUTEX_WAIT_PRIVATE, 2, NULL, NULL, 0);
 		errno = saved;
 	}

@@ -1,6 +1,7 @@
 /* Children that the C library's fork handlers know nothing of: clone and fork as system calls, _Fork, and clone with
  * the parent's memory. One case a run. This program's own madvise can stop a thread inside the allocator. */
 #include "common.h"
+#include <linux/stat.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -25,6 +26,31 @@ int madvise(void *p, size_t n, int advice)
         CHECK(read(gate[0], &c, 1) == 0);
     }
     return (int)syscall(SYS_madvise, p, n, advice);
+}
+
+/* Nor does it call this with a lock that it waits for. */
+static atomic_int end_the_holder;
+static pthread_t holder;
+long syscall(long number, ...)
+{
+    static _Atomic(long (*)(long, ...)) next;
+    long (*libc_syscall)(long, ...) = atomic_load(&next), a[6];
+    va_list list;
+    if (!libc_syscall) {
+        *(void **)&libc_syscall = dlsym(RTLD_NEXT, "syscall");
+        atomic_store(&next, libc_syscall);
+    }
+    va_start(list, number);
+    for (size_t i = 0; i < COUNT_OF(a); i++) a[i] = va_arg(list, long);
+    va_end(list);
+    if (number == SYS_statx && atomic_exchange(&end_the_holder, 0)) {
+        struct statx tasks = {0};
+        close(gate[1]);
+        CHECK(pthread_join(holder, NULL) == 0);
+        while (tasks.stx_nlink != 3) /* the system counts it for a moment more */
+            CHECK(libc_syscall(SYS_statx, -1, "/proc/self/task", 0, STATX_NLINK, &tasks) == 0);
+    }
+    return libc_syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]);
 }
 
 /* ---- ways to make a child */
@@ -298,9 +324,31 @@ static void a_lock_held_in_the_child(void)
     wait_for(pid, 0);
 }
 
+/* It lets go and ends just before the one that waits looks whether it is alone. */
+static void a_lock_let_go_by_the_last_other_thread(void)
+{
+    pid_t pid = by_clone();
+    if (pid == 0) {
+        alarm(60);
+        void *p = malloc(20 * MIB);
+        memset(p, 1, 20 * MIB);
+        free(p);
+        atomic_store(&hold, 1);
+        CHECK(pthread_create(&holder, NULL, trim, NULL) == 0);
+        while (!atomic_load(&held)) sched_yield();
+        atomic_store(&end_the_holder, 1);
+        malloc_trim(0);
+        CHECK(!atomic_load(&end_the_holder) || !about(), "nobody waited");
+        use_everything();
+        exit(0);
+    }
+    close(gate[1]);
+    wait_for(pid, 0);
+}
+
 static const struct test_case CASES[] = {
     CASE(of_one_thread), CASE(beside_idle_threads), CASE(exec_beside_busy_threads), CASE(a_lock_left_behind),
-    CASE(a_lock_held_in_the_child),
+    CASE(a_lock_held_in_the_child), CASE(a_lock_let_go_by_the_last_other_thread),
 };
 
 int main(int argc, char **argv)
