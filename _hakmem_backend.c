@@ -325,6 +325,10 @@ static _Thread_local const char hak_thread __attribute__((tls_model("initial-exe
 #define hak_fork_is_here() (hak_unlikely(hak_load(&hak_fork_thread) != NULL) && hak_fork_thread_is_self())
 static inline bool hak_fork_thread_is_self(void) { return hak_load(&hak_fork_thread) == &hak_thread; }
 
+/* That thread ends the process on account of a misuse.  It may hold locks, and may still allocate, in a handler of
+ * SIGABRT; it unlocks nothing any more, so that the others come to rest. */
+static bool hak_dying;
+
 /* 1 in a page that the system wipes in a child: 0 in one that came to be without fork's handlers (clone as a system
  * call, _Fork).  NULL: the system knows no such pages. */
 static uint32_t *hak_fork_page;
@@ -353,10 +357,8 @@ static inline bool hak_lock_grab(hak_lock_t *l)
 	return hak_cas(&l->word, &zero, 1u);
 }
 
-/* Whoever ends the process on account of a misuse may hold locks, and may still allocate, in a handler of SIGABRT.  It
- * unlocks nothing any more, so that the others come to rest; a lock that one of those may hold it waits for first, but
- * not for long: it may be its own, or wait for one of its own. */
-static bool hak_dying;
+/* A lock that another thread may hold: waited for by a thread that is dying, but not for long, as it may be its own, or
+ * wait for one of its own. */
 static HAK_COLD void hak_lock_wait_dying(hak_lock_t *l)
 {
 	const struct timespec ms = {.tv_nsec = 1000000};
