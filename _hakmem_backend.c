@@ -39,14 +39,15 @@
  *     between does no harm.
  *  5. Heap structs, the unit table and slab metadata are type-stable: reused, never unmapped.  A poster with a stale
  *     owner, or a reader of statistics, cannot fault.
- *  6. No metadata lies in or next to blocks.
+ *  6. No metadata lies in or next to blocks.  (Hardened: a seal ends each, and only tells whether it is whole.)
  *  7. free never needs memory, and preserves errno.
  *
  * Order of locks: heaps list, claim, purge, page heap, batch pool, whales, metadata.
  *
  * Sections: tables; compiler and platform; atomics and locks; types; state; OS; messages; options; size classes;
- * metadata; gauges; page heap; whales; slabs; heaps; remote frees and orphans; refill and flush; thread start and end;
- * large runs; slow paths; HOT PATHS (start reading there); derived calls; introspection; lifecycle; libc and C++.
+ * metadata; gauges; page heap; whales; slabs; hardening; heaps; remote frees and orphans; refill and flush; thread
+ * start and end; large runs; slow paths; HOT PATHS (start reading there); derived calls; introspection; lifecycle; libc
+ * and C++.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE 1
