@@ -275,6 +275,13 @@ enum { HAK_ERRORS(HAK_NAME_ERROR) HAK_ERR_COUNT };
 #define hak_pause() ((void)0)
 #endif
 
+/* Eight bytes of memory as a number, without the first few of them. */
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+#define hak_drop_bytes(v, n) ((v) >> (n) * 8)
+#else
+#define hak_drop_bytes(v, n) ((v) << (n) * 8)
+#endif
+
 #ifndef MREMAP_MAYMOVE
 #error "hakmem needs Linux"
 #endif
@@ -2178,7 +2185,7 @@ HAK_INLINE bool hak_guard_is_sealed(const void *p, size_t n, size_t room)
 	size_t at = hak_guard_seal_place(n, room);
 	uint64_t now;
 	memcpy(&now, (const char *)p + at, HAK_SEAL);
-	return ((now ^ hak_guard_seal(p)) >> (n - at) * 8) == 0;
+	return hak_drop_bytes(now ^ hak_guard_seal(p), n - at) == 0;
 }
 
 /* The same without a byte of the caller's. */
@@ -2387,6 +2394,8 @@ static void hak_guard_tables(void) {}
 static HAK_COLD void hak_guard_init(void)
 {
 	hak_os_random(hak_boot.secret, sizeof hak_boot.secret);
+	for (int i = 0; i < 2; i++) /* the C library makes secrets of its own of what they may be made of: not the same ones */
+		hak_boot.secret[i] = (hak_boot.secret[i] ^ hak_boot.secret[i] >> 31) * 0xBF58476D1CE4E5B9u;
 	hak_boot.secret[0] |= 1;
 	hak_guard_tables();
 }
@@ -2394,7 +2403,8 @@ static HAK_COLD void hak_guard_init(void)
 /* A number below n that nobody outside can tell; v changes with each call. */
 HAK_INLINE uint32_t hak_guard_random(uint64_t v, uint32_t n)
 {
-	v *= hak_boot.secret[0];
+	v = (v + hak_boot.secret[1]) * hak_boot.secret[0];
+	v = (v ^ v >> 32) * 0xD6E8FEB86659FD93u; /* any odd number; what comes out is no longer linear in v */
 	return (uint32_t)((v >> 32) * n >> 32);
 }
 
@@ -2417,6 +2427,19 @@ static HAK_NOINLINE void hak_guard_mix(void **block, uint32_t n, uint64_t v)
 		block[k] = block[i - 1];
 		block[i - 1] = p;
 	}
+}
+
+/* One of the free blocks of s, where there is no stack to mix them in. */
+static HAK_NOINLINE void *hak_guard_take(hak_slab_t *s, const hak_class_t *k, uint64_t v)
+{
+	uint32_t words = (k->blocks + 63) / 64, w = hak_guard_random(v, words), at = hak_guard_random(~v, 64);
+	while (!s->map[w])
+		w = w + 1 < words ? w + 1 : 0;
+	at = (at + (uint32_t)__builtin_ctzll(s->map[w] >> at | s->map[w] << (-at & 63))) % 64;
+	s->map[w] &= ~(1ull << at);
+	s->free--;
+	s->used++;
+	return s->base + (size_t)(w * 64 + at) * k->size;
 }
 
 /* ===================================================== heaps =================================================== */
@@ -2516,6 +2539,17 @@ static void hak_heap_stack_resize(hak_heap_t *h, uint32_t c, uint32_t capacity)
 		h->floor[c] = to;
 	}
 	h->top[c] = (uint16_t)(to + capacity);
+}
+
+/* Puts a block into a stack that has room.  Owner, slow paths. */
+static void hak_heap_push(hak_heap_t *h, uint32_t c, void *p)
+{
+	uint64_t v = h->v[c];
+	if (HAK_HARDENED)
+		hak_guard_push(h, c, v, p);
+	else
+		h->slot[(v & 0xFFFF) + 1] = p;
+	hak_store(&h->v[c], v + 1);
 }
 
 /* Moves the n oldest blocks of a stack into bitmaps.  Owner. */
@@ -2725,15 +2759,14 @@ static uint32_t hak_batch_free_locked(hak_heap_t *h, hak_batch_t *b, bool owner)
 
 	for (uint32_t i = 0; i < b->count; i++) {
 		void *p = b->block[i];
-		uint32_t u = hak_unit_of(p), word = hak_word(u), c = hak_word_class(word), at;
+		uint32_t u = hak_unit_of(p), word = hak_word(u), c = hak_word_class(word);
 		if (hak_unlikely(hak_word_owner(word) != h->id)) {
 			b->block[kept++] = p;
 			continue;
 		}
 		hak_count(&h->bin[c].received, 1u);
-		if (owner && (at = (uint32_t)(h->v[c] & 0xFFFF)) < h->top[c]) {
-			h->slot[at + 1] = p;
-			hak_store(&h->v[c], h->v[c] + 1);
+		if (owner && (uint32_t)(h->v[c] & 0xFFFF) < h->top[c]) {
+			hak_heap_push(h, c, p);
 			hak_count(&h->bin[c].filled, 1u);
 			stacked++;
 			continue;
@@ -3067,8 +3100,13 @@ static uint32_t hak_heap_take_locked(hak_heap_t *h, uint32_t c, void **out, uint
 	while (got < n) {
 		hak_slab_t *s = b->current;
 		if (s) {
-			got += hak_slab_take(s, k, out + got, n - got, &carved);
-			carves += carved;
+			if (HAK_HARDENED && n == 1 && s->free) {
+				*out = hak_guard_take(s, k, h->v[c]);
+				got = 1;
+			} else {
+				got += hak_slab_take(s, k, out + got, n - got, &carved);
+				carves += carved;
+			}
 			if (hak_slab_has_room(s, k))
 				break;
 			hak_heap_delist_locked(h, s);
@@ -3224,8 +3262,7 @@ static HAK_NOINLINE void hak_heap_overflow(hak_heap_t *h, uint32_t c, void *p)
 			hak_count(&h->count.cache_shrinks, 1u);
 			b->flushes = 0;
 		}
-		h->slot[(h->v[c] & 0xFFFF) + 1] = p;
-		hak_store(&h->v[c], h->v[c] + 1);
+		hak_heap_push(h, c, p);
 	}
 	hak_heap_settle_maybe_locked(h, true);
 	hak_unclaim(h);
@@ -3640,15 +3677,10 @@ static HAK_NOINLINE void hak_free_slow(void *p)
 		uint32_t c = hak_word_class(word), at = (uint32_t)(h->v[c] & 0xFFFF);
 		if (!HAK_HARDENED && h->slot[at] == p)
 			hak_free_twice(p);
-		if (at == h->top[c]) {
+		if (at == h->top[c])
 			hak_heap_overflow(h, c, p);
-		} else { /* in a range that the fast path does not know */
-			if (HAK_HARDENED)
-				hak_guard_push(h, c, h->v[c], p);
-			else
-				h->slot[at + 1] = p;
-			hak_store(&h->v[c], h->v[c] + 1);
-		}
+		else /* in a range that the fast path does not know */
+			hak_heap_push(h, c, p);
 	}
 	errno = saved;
 }

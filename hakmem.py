@@ -525,6 +525,8 @@ class Option:
         """The value, if the option takes it; else ValueError, with what is allowed."""
         if not isinstance(value, int) or not self.min <= value <= self.max:
             allowed = "True or False" if self.type == "bool" else f"{self.min} to {self.max} {self.unit}".rstrip()
+            if self.min == self.max:
+                allowed = f"{self.min} in the {_mode.variant} library; `run --{self.name}` has another"
             raise HakmemError(f"{self.name} = {value!r}: allowed is {allowed}")
         return value
 
@@ -1123,8 +1125,10 @@ def _run(arguments: argparse.Namespace) -> NoReturn:
         if not given:
             raise ValueError(f"-o {setting}: write -o option=value")
         option = config.option(name)
-        if name != arguments.variant:  # the hardened library has a level of its own, and looks at it itself
+        if name != "hardened" or arguments.variant is None:
             option.parse(value)
+        elif value not in ("1", "2"):  # the library in this process may have no choice of a level
+            raise ValueError(f"-o {setting}: hardened is 1 or 2")
         environment[option.env] = value
     if arguments.pythonmalloc:
         environment["PYTHONMALLOC"] = "malloc"
