@@ -2432,10 +2432,13 @@ static HAK_NOINLINE void hak_guard_mix(void **block, uint32_t n, uint64_t v)
 /* One of the free blocks of s, where there is no stack to mix them in. */
 static HAK_NOINLINE void *hak_guard_take(hak_slab_t *s, const hak_class_t *k, uint64_t v)
 {
-	uint32_t words = (k->blocks + 63) / 64, w = hak_guard_random(v, words), at = hak_guard_random(~v, 64);
-	while (!s->map[w])
-		w = w + 1 < words ? w + 1 : 0;
-	at = (at + (uint32_t)__builtin_ctzll(s->map[w] >> at | s->map[w] << (-at & 63))) % 64;
+	uint32_t nth = hak_guard_random(v, s->free), w = 0, bits;
+	for (; nth >= (bits = (uint32_t)__builtin_popcountll(s->map[w])); w++)
+		nth -= bits;
+	uint64_t rest = s->map[w];
+	while (nth--)
+		rest &= rest - 1;
+	uint32_t at = (uint32_t)__builtin_ctzll(rest);
 	s->map[w] &= ~(1ull << at);
 	s->free--;
 	s->used++;

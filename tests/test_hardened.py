@@ -84,3 +84,26 @@ def test_programs(recipe, level: str, tmp_path: Path) -> None:
 def test_the_hardened_library_really_is_loaded() -> None:
     script = "import ctypes; print(ctypes.CDLL(None).hak_about() != 0)"
     assert under("2", [sys.executable, "-c", script]) == "True\n"
+
+
+def reuse(level: str, **env: str) -> tuple[int, list[int], list[int]]:
+    command: list[Argument] = [program("reuse.c")]
+    lines = (under(level, command, env=env) if level else succeed(command, env=env)).splitlines()
+    same, own, other = ([int(word) for word in line.split()[1:]] for line in lines)
+    assert sorted(own) == sorted(other) == list(range(24))
+    return same[0], own, other
+
+
+@pytest.mark.parametrize("env", [{}, {"HAKMEM_ENABLE_TLS": "0"}, {"HAKMEM_TLS_TINY": "0"}], ids=str)
+@pytest.mark.parametrize("level", LEVELS)
+def test_blocks_come_back_in_another_order_each_time(level: str, env: dict[str, str]) -> None:
+    runs = [reuse(level, **env) for _ in range(3)]
+    assert all(same < 300 for same, _own, _other in runs)
+    assert len({tuple(own) for _same, own, _other in runs}) == 3
+    assert len({tuple(other) for _same, _own, other in runs}) == 3
+
+
+def test_in_the_default_library_a_freed_block_is_the_next_one() -> None:
+    same, own, _other = reuse("")
+    assert same == 1000
+    assert own == list(range(23, -1, -1))
