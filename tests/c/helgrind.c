@@ -33,6 +33,7 @@ const struct hak_about *hak_about(void);
             _exit(1);                                                                                                  \
         }                                                                                                              \
     } while (0)
+#include "lanes.h"
 
 enum { WORKERS = 3, STEPS = 120, SLOTS = 64 };
 static struct {
@@ -99,22 +100,7 @@ static void *work(void *argument)
     return NULL;
 }
 
-static void *lane(void *argument)
-{
-    size_t rounds = (uintptr_t)argument >> 8, me = (uintptr_t)argument & 255;
-    for (size_t round = 0; round < rounds; round++) {
-        pthread_t thread;
-        CHECK(pthread_create(&thread, NULL, work, (void *)(me + round * WORKERS)) == 0);
-        CHECK(pthread_join(thread, NULL) == 0);
-    }
-    return NULL;
-}
-
-static void pause_ms(long ms)
-{
-    struct timespec t = {0, ms * 1000000};
-    nanosleep(&t, NULL);
-}
+static void *lane(void *argument) { return one_after_another(argument, work, WORKERS); }
 
 static void *trim(void *argument)
 {

@@ -2,6 +2,7 @@
  * that trims, one that reads statistics and sets options, and one that forks. Uses hak_* only; compiled together with
  * _hakmem_backend.c. Argument: rounds (a round is a life of each worker). */
 #include "laws.h"
+#include "lanes.h"
 
 #include <errno.h>
 #include <pthread.h>
@@ -114,22 +115,7 @@ static void *work(void *argument)
     return NULL;
 }
 
-static void *lane(void *argument)
-{
-    size_t rounds = (uintptr_t)argument >> 8, me = (uintptr_t)argument & 255;
-    for (size_t round = 0; round < rounds; round++) {
-        pthread_t thread;
-        CHECK(pthread_create(&thread, NULL, work, (void *)(me + round * WORKERS)) == 0);
-        CHECK(pthread_join(thread, NULL) == 0);
-    }
-    return NULL;
-}
-
-static void pause_ms(long ms)
-{
-    struct timespec t = {0, ms * 1000000};
-    nanosleep(&t, NULL);
-}
+static void *lane(void *argument) { return one_after_another(argument, work, WORKERS); }
 
 static void *trim(void *argument)
 {
