@@ -473,9 +473,15 @@ static void check_rss(int which, size_t bound)
         bounds[which].rss = rss;
         bounds[which].bound = bound;
     }
-    if (margin < 0)
-        fault(RSS, 1, "RSS %zu KiB, bound (%s) %zu KiB, live %zu KiB, most live %zu KiB", rss / KIB, bounds[which].name,
-              bound / KIB, atomic_load(&live_bytes) / KIB, atomic_load(&peak_bytes) / KIB);
+    if (margin < 0) {
+        static struct snapshot s;
+        take_snapshot(&s);
+        fault(RSS, 1, "RSS %zu KiB, bound (%s) %zu KiB, live %zu KiB, most live %zu KiB; of hakmem: metadata %llu KiB, "
+              "free in slabs %llu KiB, free units %llu KiB, kept %llu KiB", rss / KIB, bounds[which].name, bound / KIB,
+              atomic_load(&live_bytes) / KIB, atomic_load(&peak_bytes) / KIB,
+              (unsigned long long)of(&s, "metadata_bytes") / KIB, (unsigned long long)of(&s, "slab_free_bytes") / KIB,
+              (unsigned long long)of(&s, "free_dirty_bytes") / KIB, (unsigned long long)of(&s, "kept_whale_bytes") / KIB);
+    }
 }
 
 static size_t recent_peak(void)
@@ -484,9 +490,13 @@ static size_t recent_peak(void)
     return now > before ? now : before;
 }
 
-static size_t metadata_bound(size_t peak)
+/* Metadata is never given back: it follows the most live bytes of all cycles. */
+static size_t metadata_bound(void)
 {
-    return peak / 32 + (HEAPS - RESTING + 1) * MIB;
+    static size_t most;
+    size_t peak = recent_peak();
+    if (peak > most) most = peak;
+    return most / 32 + (HEAPS - RESTING + 1) * MIB;
 }
 
 static void sort(uintptr_t *a, size_t n) /* by a heap of its own: qsort may allocate */
@@ -562,7 +572,7 @@ static void check_load(void)
 {
     size_t peak = recent_peak(), most = peak + peak / 16;
     check_rss(LOAD, base_rss + 2 * most + 2 * (size_t)atomic_load(&retain_most) + caches(HEAPS) + slabs_in_part(HEAPS) +
-                        metadata_bound(peak));
+                        metadata_bound());
 }
 
 static void take_turns_trimming(void)
@@ -684,7 +694,7 @@ static void idle(void)
     if (cached > RESTING * thread_caches) fault(RSS, 1, "%zu bytes in caches of %d threads", cached, RESTING);
     size_t unused = of(&s, "free_dirty_bytes") + of(&s, "kept_whale_bytes");
     if (unused > 4 * MIB) fault(RSS, 1, "%zu bytes were free for longer than purge_ms and are still kept", unused);
-    check_rss(IDLE, base_rss + held + cached + slabs_in_part(RESTING) + metadata_bound(peak));
+    check_rss(IDLE, base_rss + held + cached + slabs_in_part(RESTING) + metadata_bound());
     static void *leaked; /* not known to anybody: the counts show it */
     if (breaks("leak")) leaked = malloc(100);
     (void)leaked;
@@ -699,7 +709,7 @@ static void idle(void)
     if (of(&s, "cached_bytes") || of(&s, "transit_bytes"))
         fault(RSS, 1, "after every thread has trimmed %llu bytes are in stacks, %llu on their way",
               (unsigned long long)of(&s, "cached_bytes"), (unsigned long long)of(&s, "transit_bytes"));
-    check_rss(TRIM, base_rss + pages_of_blocks() + slabs_in_part(RESTING) + metadata_bound(peak));
+    check_rss(TRIM, base_rss + pages_of_blocks() + slabs_in_part(RESTING) + metadata_bound());
     if (atomic_load(&cycle) % 2 == 0) have_child(1, 1);
     open_gate();
 }
@@ -812,7 +822,7 @@ int main(int argc, char **argv)
         if (kept[i].p) drop(&kept[i]);
     take_turns_trimming();
     check_everything();
-    check_rss(TRIM, base_rss + slabs_in_part(RESTING) + metadata_bound(recent_peak()));
+    check_rss(TRIM, base_rss + slabs_in_part(RESTING) + metadata_bound());
     for (size_t i = 0; i < COUNT_OF(bounds); i++)
         say("bound %s %zu %lld %zu %zu\n", bounds[i].name, bounds[i].times, (long long)bounds[i].margin,
                 bounds[i].rss, bounds[i].bound);
