@@ -18,9 +18,10 @@ child   Children find what their parent had, allocate, free their parent's block
 call    No call fails, alignments are kept, blocks have the room that was asked for.
 rss     RSS is below a bound that follows from hakmem's rules. P: the most live bytes in this cycle and the last; live
         bytes count what malloc_usable_size says. A sixteenth: the most that a slab may waste. base: RSS of the program
-        with its threads and tables, before it has made a block. metadata: a 32nd of the most live bytes in any
-        cycle (a superslab's 76 KiB are 1/55 of it, and are never given back) and 3 MiB for heaps. caches: the blocks in threads' stacks and batches, as hakmem counts them, and that count is
-        checked against what so many threads may have. slabs: of each class that has any, one a thread.
+        with its threads and tables, before it has made a block. metadata: a 32nd of the most live bytes in any cycle (a
+        superslab's 76 KiB are 1/55 of it, and are never given back) and 3 MiB for heaps. caches: the blocks in threads'
+        stacks and batches, as hakmem counts them, and that count is checked against what so many threads may have.
+        slabs: of each class that has any, one a thread.
    load     at any time: base + 2 * 17/16 P + 2 * retain + caches + slabs + metadata. Free memory is at most as much
             as is in use, or as retain and what experience adds to it say; that holds for units, and for mappings.
    idle     when nothing was freed for purge_ms, and slow paths have looked at the clock: base + what the live blocks
