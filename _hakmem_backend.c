@@ -2106,7 +2106,9 @@ static HAK_COLD size_t hak_slab_purge(hak_slab_t *s)
  *      | the caller's bytes | seal | the rest |          level 2: the rest, and all of a free block, is HAK_FILL
  *
  * malloc: the note must not say LIVE; level 2: a freed block must be as free left it.  free: the note must say LIVE,
- * and the seal must be whole.  The order of reuse is random.  In the other variants all of it is dead code. */
+ * and the seal must be whole.  The owner of a block writes its note without a locked instruction: if another thread
+ * frees it in the same moment both may pass, and malloc will find it in use.  The order of reuse is random.  In the
+ * other variants all of it is dead code. */
 enum { HAK_FILL = 0xDF, HAK_SEAL = 8 };
 
 HAK_INLINE bool hak_guard_fills(void) { return hak_page_is_forbidden(); }
