@@ -2261,13 +2261,6 @@ static size_t hak_guard_large(const void *p, uint32_t u, size_t *asked)
 	return hak_slab_of(u)->base == p ? (size_t)hak_load(&hak_slab_of(u)->len) << HAK_UNIT_SHIFT : 0;
 }
 
-static HAK_NOINLINE void hak_guard_check_large(const char *call, const void *p, uint32_t u)
-{
-	size_t asked, room = hak_guard_large(p, u, &asked);
-	if (room && !hak_guard_is_sealed(p, asked, room))
-		hak_die(call, p, HAK_ERR_OVERRUN);
-}
-
 /* What is wrong with the live block at p, for calls that do not abort. */
 static HAK_COLD int hak_guard_check(const void *p)
 {
@@ -2367,7 +2360,7 @@ static HAK_NOINLINE void *hak_guard_resize(void *p, size_t n)
 	int error;
 
 	if (hak_word_owner(word) < HAK_OWNER_ORPHAN) {
-		hak_guard_check_large("realloc", p, u);
+		hak_guard_check_for("realloc", p);
 		return hak_guard_open_slow(p, n);
 	}
 	note = hak_note_of(p, u, k, &start);
@@ -3668,7 +3661,7 @@ static HAK_NOINLINE void hak_free_slow(void *p)
 	owner = hak_word_owner(word);
 	if (owner < HAK_OWNER_ORPHAN) {
 		if (HAK_HARDENED)
-			hak_guard_check_large("free", p, u);
+			hak_guard_check_for("free", p);
 		if (word == HAK_RUN_HEAD)
 			hak_large_free(p, u);
 		else if (owner == HAK_OWNER_RUN || !hak_whale_free(p))
@@ -3822,7 +3815,7 @@ HAK_EXPORT void *hak_realloc(void *p, size_t n)
 	} else if (want > HAK_CLASS_MAX && want <= PTRDIFF_MAX - HAK_SUPER) {
 		uint32_t u = hak_unit_of(p);
 		if (HAK_HARDENED)
-			hak_guard_check_large("realloc", p, u);
+			hak_guard_check_for("realloc", p);
 		if (hak_word(u) != HAK_RUN_HEAD) { /* a whale */
 			if (want <= room && want >= room / 2)
 				return hak_guard_resize_any(p, n);
