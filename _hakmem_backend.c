@@ -85,19 +85,29 @@
 	X(l2, 1025, 32768, 4, 8, 20) \
 	X(l25, 32769, 1048576, 4, 1, 20)
 
-/* name, type, unit, default, least, most, when it may change, help.  Read from HAKMEM_<NAME> at the first call. */
+/* name, type, unit, default, least, most, when it may change, help, and when a user would want it.  Read from
+ * HAKMEM_<NAME> at the first call. */
 #define HAK_OPTIONS(X)                                                                                   \
-	X(enable_tls, bool, "", 1, 0, 1, start, "thread caches; 0: one shared heap behind one lock (P0)")    \
-	X(tls_tiny, bool, "", 1, 0, 1, start, "thread caches for blocks up to 1 KiB (P1)")                   \
-	X(tls_l2, bool, "", 1, 0, 1, start, "thread caches for blocks above 1 KiB, up to 32 KiB (P2)")       \
-	X(tls_l25, bool, "", 1, 0, 1, start, "thread caches for blocks above 32 KiB, up to 1 MiB (P3)")      \
-	X(tiny_use_superslab, bool, "", 1, 0, 1, start, "many slabs share a superslab; 0: one slab in each") \
-	X(reserve, bytes, "bytes", 0, 0, 1ll << 40, start, "address range reserved at a time; 0: twice the memory, at least 64 GiB") \
-	X(purge_ms, int, "ms", 1000, 0, 3600000, any, "age at which free memory goes back to the system")    \
-	X(retain, bytes, "bytes", 24ll << 20, 0, 1ll << 40, any, "free memory kept whatever is live; above it, as much as is in use") \
-	X(huge_pages, bool, "", 0, 0, 1, start, "transparent huge pages in the range (they cost resident memory)") \
+	X(enable_tls, bool, "", 1, 0, 1, start, "thread caches; 0: one shared heap behind one lock (P0)",    \
+	  "0 to compare, or to see whether a bug has to do with threads")                                    \
+	X(tls_tiny, bool, "", 1, 0, 1, start, "thread caches for blocks up to 1 KiB (P1)", "0 to compare")   \
+	X(tls_l2, bool, "", 1, 0, 1, start, "thread caches for blocks above 1 KiB, up to 32 KiB (P2)",       \
+	  "0 where very many threads each use such blocks now and then, and memory counts more than time")   \
+	X(tls_l25, bool, "", 1, 0, 1, start, "thread caches for blocks above 32 KiB, up to 1 MiB (P3)",      \
+	  "0 likewise")                                                                                      \
+	X(tiny_use_superslab, bool, "", 1, 0, 1, start, "many slabs share a superslab; 0: one slab in each", \
+	  "0 to compare; it costs address space")                                                            \
+	X(reserve, bytes, "bytes", 0, 0, 1ll << 40, start, "address range reserved at a time; 0: twice the memory, at least 64 GiB", \
+	  "smaller where a tool judges by virtual size, larger where a program uses swap beyond that")       \
+	X(purge_ms, int, "ms", 1000, 0, 3600000, any, "age at which free memory goes back to the system",    \
+	  "smaller where RSS is paid for, larger where load comes in waves")                                 \
+	X(retain, bytes, "bytes", 24ll << 20, 0, 1ll << 40, any, "free memory kept whatever is live; above it, as much as is in use", \
+	  "0 in a tight cgroup, larger where a program frees nearly everything between two bursts")          \
+	X(huge_pages, bool, "", 0, 0, 1, start, "transparent huge pages in the range (they cost resident memory)", \
+	  "1 for large tables that live long and are read at random")                                        \
 	X(hardened, int, "", HAK_HARDENED, HAK_HARDENED, 2 * HAK_HARDENED, start,                            \
-	  "hardened library: 1 checks each pointer and each block's end, 2 also for use after free")
+	  "hardened library: 1 checks each pointer and each block's end, 2 also for use after free",         \
+	  "1 in tests and where input is hostile, 2 to find a bug")
 
 /* Counters that a heap keeps: name, unit, views, help.  Each is written under the heap's claim or by its owner alone
  * (never by two sides), and read by anybody.  The views are those of hakmem.report() that show it. */
@@ -620,14 +630,14 @@ typedef struct hak_whale {
 enum { HAK_RUN_BINS = 64 + 4 * 20, HAK_RUN_WORDS = (HAK_RUN_BINS + 63) / 64, HAK_WHALE_BUCKETS = 4096 };
 enum { HAK_CLEAN, HAK_DIRTY };
 
-#define HAK_DECLARE_OPTION(name, type, unit, def, lo, hi, when, help) int64_t name;
+#define HAK_DECLARE_OPTION(name, type, unit, def, lo, hi, when, help, use) int64_t name;
 typedef struct hak_options {
 	HAK_OPTIONS(HAK_DECLARE_OPTION)
 } hak_options_t;
 
 /* ===================================================== state =================================================== */
 
-#define HAK_DEFAULT_OPTION(name, type, unit, def, lo, hi, when, help) .name = (def),
+#define HAK_DEFAULT_OPTION(name, type, unit, def, lo, hi, when, help, use) .name = (def),
 static hak_options_t hak_option = {HAK_OPTIONS(HAK_DEFAULT_OPTION)}; /* set at start; relaxed after */
 
 /* The tables that free believes.  In the hardened library they stand together, between guards. */
@@ -941,14 +951,14 @@ static HAK_COLD void hak_assert_failed(const char *what, int line)
 /* ==================================================== options ================================================== */
 
 typedef struct hak_option_row { /* introspection ABI: record "option" */
-	const char *name, *env, *type, *unit, *when, *help;
+	const char *name, *env, *type, *unit, *when, *help, *use;
 	int64_t initial, least, most;
 } hak_option_row_t;
 
 static const char hak_env_prefix[] = "HAKMEM_";
-#define HAK_OPTION_ROW(name, type, unit, def, lo, hi, when, help) {#name, NULL, #type, unit, #when, help, def, lo, hi},
+#define HAK_OPTION_ROW(name, type, unit, def, lo, hi, when, help, use) {#name, NULL, #type, unit, #when, help, use, def, lo, hi},
 static hak_option_row_t hak_option_rows[] = {HAK_OPTIONS(HAK_OPTION_ROW)};
-#define HAK_OPTION_PLACE(name, type, unit, def, lo, hi, when, help) &hak_option.name,
+#define HAK_OPTION_PLACE(name, type, unit, def, lo, hi, when, help, use) &hak_option.name,
 static int64_t *const hak_option_places[] = {HAK_OPTIONS(HAK_OPTION_PLACE)};
 enum { HAK_OPTION_COUNT = sizeof hak_option_rows / sizeof *hak_option_rows };
 
@@ -4023,6 +4033,7 @@ HAK_EXPORT HAK_COLD size_t hak_trim(void)
 	X(z, unit, "", "", "unit")                                                             \
 	X(z, when, "", "", "start: only in the environment; any: also while the program runs") \
 	X(z, help, "", "", "what it does")                                                     \
+	X(z, use, "", "", "when a user would want it")                                         \
 	X(q, initial, "", "", "default")                                                       \
 	X(q, least, "", "", "smallest value")                                                  \
 	X(q, most, "", "", "largest value")

@@ -497,10 +497,10 @@ class Buffer:
 
 # ---- options -----------------------------------------------------------------------------------------------
 class Option:
-    """One option: name, env, type, unit, when, default, min, max and help as C declares them, and its value."""
+    """One option: name, env, type, unit, when, default, min, max, help and use as C declares them, and its value."""
 
     def __init__(self, declared: Iterable[Any]) -> None:
-        self.name, self.env, self.type, self.unit, self.when, self.help, *bounds = declared
+        self.name, self.env, self.type, self.unit, self.when, self.help, self.use, *bounds = declared
         self.default, self.min, self.max = (bool(bound) if self.type == "bool" else bound for bound in bounds)
 
     @property

@@ -68,11 +68,11 @@ def faults_table() -> str:
 
 
 def options_table() -> str:
-    rows = ["| variable | default | may change | what it does |", "|---|---|---|---|"]
+    rows = ["| variable | default | may change | what it does | when to set it |", "|---|---|---|---|---|"]
     for option in hakmem.config:
         row = hakmem.config.option(option)
         default = f"{row.default >> 20} MiB" if row.type == "bytes" else f"{int(row.default)} {row.unit}".strip()
-        rows.append(f"| `{row.env}` | {default} | {row.when} | {row.help} |")
+        rows.append(f"| `{row.env}` | {default} | {row.when} | {row.help} | {row.use} |")
     return "\n".join(rows) + "\n"
 
 
