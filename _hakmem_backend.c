@@ -221,6 +221,9 @@ enum {
 	HAK_REMOTE_BYTES = 256 << 10,     /* a batch with so many is posted; an inbox with so many is full */
 	HAK_REMOTE_AT_ONCE = 64 << 10,    /* a block of this size is posted at once */
 	HAK_LEFT_ALONE = 4,               /* full inboxes that others empty before an idle owner loses its slabs */
+	HAK_KEPT_HEAPS = 8,               /* heaps of ended threads that wait as they are for the next thread, ... */
+	HAK_KEPT_MS = 50,                 /* ... for so long, and so long for its first malloc */
+	HAK_UNITS_AT_HAND = 4,            /* free units that a heap keeps, so that it need not go to the page heap for each */
 	HAK_OUT_SLOTS = 16,               /* owners for which a thread collects batches at a time */
 	HAK_POOL_MOVE = 16,               /* empty batches move between a heap and the pool so many at a time */
 	HAK_INLINE_BITS = 512,            /* a slab of more blocks has its bitmap outside its struct */
@@ -532,11 +535,13 @@ typedef struct hak_class {
 /* Pointers on their way to the heap that owns their slabs. */
 typedef struct hak_batch {
 	struct hak_batch *next;
-	uint32_t count;
+	uint16_t count;
+	uint16_t from;           /* the heap that filled it, and gets it back */
 	uint32_t bytes;
 	void *block[HAK_REMOTE_BLOCKS];
 } hak_batch_t;
 _Static_assert(sizeof(hak_batch_t) == 1024, "a batch is 1 KiB");
+_Static_assert(HAK_HEAPS_MAX <= 1 << 16, "ids of heaps fit the field from");
 
 /* A heap's slabs of one class, and its counts.  Claim, unless the line says owner. */
 typedef struct hak_bin {
@@ -588,15 +593,24 @@ typedef struct hak_heap {
 	uint64_t peak_bytes;                /* claim: most of the sum of used_bytes since the last settling */
 	uint32_t left_alone;                /* claim: full inboxes that others have emptied since the owner's last slow path */
 	uint32_t lost;                      /* claim: its slabs were disowned, and its stacks not yet sorted out */
+	uint32_t units;                     /* claim: of these, ... */
+	uint32_t unit[HAK_UNITS_AT_HAND];   /* ... free units of slabs that were empty, for the next ones */
+	uint32_t kept;                      /* claim: HAK_KEPT_...: has slabs of a thread that has ended */
+	uint64_t kept_stamp;                /* claim: ms since when */
 	hak_bin_t bin[HAK_CLASSES];
 	hak_heap_counters_t count;
 	hak_batch_t *inbox HAK_LINE;        /* anybody: pushed with CAS; HAK_CLOSED when no thread has the heap */
 	uint64_t inbox_bytes;               /* anybody: atomic */
 	uint64_t inbox_stamp;               /* whoever pushes first: ms when the inbox ceased to be empty */
+	hak_batch_t *returned;              /* anybody: its batches, empty again: pushed with CAS, taken all at once by the owner */
 	void *slot[] HAK_LINE;              /* owner: the stacks; slot[0] is NULL */
 } hak_heap_t;
 
 #define HAK_CLOSED ((hak_batch_t *)1)
+
+/* Slabs and stacks of a thread that has ended stay with its heap for the next thread.  Whoever holds the claim of a heap
+ * that waits for one may do all that its owner may: a thread that takes it over claims it first. */
+enum { HAK_KEPT_NOT, HAK_KEPT_WAITING, HAK_KEPT_UNUSED /* the next thread has it, and has not allocated yet */ };
 
 /* Unit words. */
 enum {
@@ -606,7 +620,7 @@ enum {
 	HAK_OWNER_SHARED = 3, /* the heap that threads without one share */
 	HAK_OWNER_FIRST = 4,  /* the first thread's heap */
 };
-enum { HAK_RUN_HEAD = HAK_OWNER_RUN << 8, HAK_RUN_BODY, HAK_RUN_PURGING };
+enum { HAK_RUN_HEAD = HAK_OWNER_RUN << 8, HAK_RUN_BODY, HAK_RUN_PURGING, HAK_RUN_KEPT /* by a heap, at hand */ };
 #define hak_word_owner(w) ((w) >> 8)
 #define hak_word_class(w) ((w)&255u)
 
@@ -687,6 +701,7 @@ static struct { /* lock: heaps */
 	uint32_t made;      /* ids up to this one have a struct; published with release */
 	uint32_t running;
 	uint32_t idle;      /* structs in free */
+	uint32_t kept;      /* anybody: atomic: those of them that are HAK_KEPT_WAITING */
 	uint64_t exited;
 	hak_heap_t *free;
 } hak_heaps;
@@ -712,6 +727,7 @@ static struct { /* lock: page heap */
 	uint64_t large_blocks, large_units, large_allocs, large_frees;
 	uint64_t large_units_alloced, large_units_freed; /* ever */
 	uint64_t purges, purged_units;
+	uint64_t looked;                                 /* anybody: ms when the oldest run was last looked at */
 	hak_list_t orphan[HAK_CLASSES];                  /* slabs without a heap that are worth taking over */
 	hak_list_t orphan_full[HAK_CLASSES];
 	uint64_t orphans[HAK_CLASSES], orphan_used[HAK_CLASSES];
@@ -1734,6 +1750,15 @@ static HAK_COLD size_t hak_page_purge(uint64_t before, bool wait)
 	return returned;
 }
 
+/* Whether the oldest free run is worth a look, and a lock: an eighth of the age since the last one. */
+static bool hak_page_is_due(uint64_t now, uint64_t age)
+{
+	if (now - hak_load(&hak_page.looked) < age / 8)
+		return false;
+	hak_store(&hak_page.looked, now);
+	return true;
+}
+
 static uint64_t hak_page_purged(void) /* bytes given back, ever */
 {
 	hak_lock(&hak_page.lock);
@@ -2481,7 +2506,19 @@ static void hak_heap_release_locked(hak_heap_t *h, hak_slab_t *s)
 	hak_heap_delist_locked(h, s);
 	hak_count(&b->slabs, -1ull);
 	hak_count(&h->count.slabs_released, 1u);
-	hak_page_release(s->unit, s->len);
+	if (s->len == 1 && h->units < HAK_UNITS_AT_HAND && !hak_page_is_forbidden()) {
+		hak_words_set(s->unit, 1, HAK_RUN_KEPT);
+		h->unit[h->units++] = s->unit;
+	} else {
+		hak_page_release(s->unit, s->len);
+	}
+}
+
+/* The units that h has at hand go back to the page heap. */
+static void hak_heap_release_units_locked(hak_heap_t *h)
+{
+	while (h->units)
+		hak_page_release(h->unit[--h->units], 1);
 }
 
 /* A block of slab s, which h owns, goes into the bitmap.  An empty slab is released; the owner keeps the current one,
@@ -2614,6 +2651,7 @@ static HAK_COLD size_t hak_heap_purge_locked(hak_heap_t *h)
 		for (hak_slab_t *s = b->partial.head; s; s = s->next)
 			sum += hak_slab_purge(s);
 	}
+	hak_heap_release_units_locked(h);
 	hak_count(&h->count.slab_purged_bytes, sum);
 	return sum;
 }
@@ -2643,21 +2681,8 @@ HAK_INLINE void hak_heap_settle_maybe_locked(hak_heap_t *h, bool owner)
 
 /* ================================================== remote frees =============================================== */
 
-static void hak_batch_recycle(hak_heap_t *h, hak_batch_t *b) /* owner of h; NULL: to the pool */
+static void hak_pool_put(hak_batch_t *first, hak_batch_t *last, uint64_t n)
 {
-	hak_batch_t *first = b, *last = b;
-	uint32_t n = 1;
-
-	if (h) {
-		b->next = h->spare;
-		h->spare = b;
-		if (++h->spares < 2 * HAK_POOL_MOVE)
-			return;
-		for (first = last = h->spare; n < HAK_POOL_MOVE; n++)
-			last = last->next;
-		h->spare = last->next;
-		h->spares -= n;
-	}
 	hak_lock(&hak_pool.lock);
 	last->next = hak_pool.free;
 	hak_pool.free = first;
@@ -2665,32 +2690,83 @@ static void hak_batch_recycle(hak_heap_t *h, hak_batch_t *b) /* owner of h; NULL
 	hak_unlock(&hak_pool.lock);
 }
 
+/* All spare batches of h but the first `keep` go to the pool.  Owner. */
+static HAK_NOINLINE void hak_batch_shed(hak_heap_t *h, uint32_t keep)
+{
+	hak_batch_t **at = &h->spare, *first, *last;
+	uint32_t n = h->spares - keep;
+	for (uint32_t i = 0; i < keep; i++)
+		at = &(*at)->next;
+	first = last = *at;
+	*at = NULL;
+	h->spares = keep;
+	while (last && last->next)
+		last = last->next;
+	if (first)
+		hak_pool_put(first, last, n);
+}
+
+static void hak_batch_spare(hak_heap_t *h, hak_batch_t *b) /* owner */
+{
+	b->next = h->spare;
+	h->spare = b;
+	h->spares++;
+}
+
+/* An empty batch goes back to the heap that filled it: so a stream of frees from one thread to another needs no lock
+ * for its batches.  `self` is the calling thread's heap, or NULL. */
+static void hak_batch_recycle(hak_heap_t *self, hak_batch_t *b)
+{
+	hak_heap_t *from = hak_heap_by_id(b->from);
+	if (from && from == self) {
+		hak_batch_spare(self, b);
+	} else if (!from || hak_load(&from->inbox) == HAK_CLOSED || hak_fork_is_here()) {
+		hak_pool_put(b, b, 1);
+	} else {
+		hak_batch_t *seen = hak_load(&from->returned);
+		do
+			b->next = seen;
+		while (!hak_cas(&from->returned, &seen, b));
+	}
+}
+
+/* The batches that have come back become spare.  Owner. */
+static void hak_batch_collect(hak_heap_t *h)
+{
+	hak_batch_t *b = hak_load(&h->returned) ? hak_exchange(&h->returned, NULL) : NULL;
+	for (hak_batch_t *next; b; b = next) {
+		next = b->next;
+		hak_batch_spare(h, b);
+	}
+	if (h->spares > 4 * HAK_POOL_MOVE)
+		hak_batch_shed(h, HAK_POOL_MOVE);
+}
+
 static hak_batch_t *hak_batch_new(hak_heap_t *h) /* owner of h; NULL: out of memory */
 {
+	if (!h->spare)
+		hak_batch_collect(h);
 	if (!h->spare) {
 		hak_lock(&hak_pool.lock);
 		while (hak_pool.free && h->spares < HAK_POOL_MOVE) {
 			hak_batch_t *b = hak_pool.free;
 			hak_pool.free = b->next;
 			hak_pool.count--;
-			b->next = h->spare;
-			h->spare = b;
-			h->spares++;
+			hak_batch_spare(h, b);
 		}
 		hak_unlock(&hak_pool.lock);
 		hak_batch_t *fresh = h->spare ? NULL : hak_meta_alloc(4 * sizeof *fresh);
-		for (uint32_t i = 0; fresh && i < 4; i++) {
-			fresh[i].next = h->spare;
-			h->spare = &fresh[i];
-			h->spares++;
-		}
+		for (uint32_t i = 0; fresh && i < 4; i++)
+			hak_batch_spare(h, &fresh[i]);
 		if (!h->spare)
 			return NULL;
 	}
 	hak_batch_t *b = h->spare;
 	h->spare = b->next;
 	h->spares--;
-	b->count = b->bytes = 0;
+	b->count = 0;
+	b->bytes = 0;
+	b->from = (uint16_t)h->id;
 	return b;
 }
 
@@ -2738,7 +2814,7 @@ static bool hak_orphan_put_locked(hak_slab_t *s, const void *p, uint64_t now)
 /* Frees blocks of a batch that lie in orphaned slabs; the others stay in it. */
 static HAK_NOINLINE void hak_batch_free_orphans(hak_batch_t *b)
 {
-	uint32_t kept = 0;
+	uint16_t kept = 0;
 	bool over = false;
 	uint64_t now = hak_os_now();
 
@@ -2762,7 +2838,8 @@ static HAK_NOINLINE void hak_batch_free_orphans(hak_batch_t *b)
  * room; the others stay in the batch.  Returns the bytes that it had. */
 static uint32_t hak_batch_free_locked(hak_heap_t *h, hak_batch_t *b, bool owner)
 {
-	uint32_t kept = 0, stacked = 0;
+	uint32_t stacked = 0;
+	uint16_t kept = 0;
 	hak_slab_t *s = NULL;
 
 	for (uint32_t i = 0; i < b->count; i++) {
@@ -2858,11 +2935,23 @@ static HAK_COLD void hak_batch_reroute(hak_heap_t *to, hak_batch_t *b)
 {
 	for (hak_batch_t *next; b; b = next) {
 		next = b->next;
-		hak_batch_free_orphans(b);
+		if (b->count)
+			hak_batch_free_orphans(b);
 		for (uint32_t i = 0; i < b->count; i++)
 			hak_block_free_anywhere(b->block[i], true);
 		hak_batch_recycle(to, b);
 	}
+}
+
+/* Whether slabs of a thread that has ended wait in h.  Claim. */
+static void hak_heap_keep_locked(hak_heap_t *h, uint32_t kept)
+{
+	if (h->kept == HAK_KEPT_WAITING)
+		hak_sub_shared(&hak_heaps.kept, 1u);
+	if (kept == HAK_KEPT_WAITING)
+		hak_add_shared(&hak_heaps.kept, 1u);
+	hak_store(&h->kept_stamp, hak_os_now());
+	hak_store(&h->kept, kept);
 }
 
 /* All slabs of h go to whoever needs them next: empty ones to the page heap, the others to the orphans.  Returns
@@ -2873,6 +2962,8 @@ static HAK_COLD bool hak_heap_disown_locked(hak_heap_t *h)
 	bool over = false;
 
 	hak_lock(&hak_page.lock);
+	while (h->units)
+		over |= hak_run_release_locked(h->unit[--h->units], 1, now);
 	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
 		hak_bin_t *b = &h->bin[c];
 		for (hak_slab_t *s; (s = b->current ? b->current : b->partial.head ? b->partial.head : b->full.head);) {
@@ -2898,6 +2989,7 @@ static HAK_COLD bool hak_heap_disown_locked(hak_heap_t *h)
 	h->peak_bytes = 0;
 	h->left_alone = 0;
 	h->lost = 1;
+	hak_heap_keep_locked(h, HAK_KEPT_NOT);
 	return over;
 }
 
@@ -2914,6 +3006,24 @@ static HAK_COLD void hak_heap_drain(hak_heap_t *h, hak_heap_t *to)
 	hak_batch_reroute(to, stray);
 }
 
+/* Frees a batch in the place of the heap that owns its blocks, and does not come to its inbox or has no thread.
+ * `alone`: if it has not come for long, others may have its slabs. */
+static HAK_NOINLINE void hak_batch_free_claimed(hak_heap_t *self, hak_heap_t *h, hak_batch_t *b, bool alone)
+{
+	hak_batch_t *stray;
+	bool over = false;
+	hak_claim(h);
+	stray = hak_load(&h->inbox) == HAK_CLOSED ? NULL : hak_heap_drain_locked(h, false, self, NULL);
+	hak_batch_free_locked(h, b, false);
+	if (alone && ++h->left_alone >= HAK_LEFT_ALONE)
+		over = hak_heap_disown_locked(h);
+	hak_unclaim(h);
+	b->next = stray;
+	hak_batch_reroute(self, b);
+	if (over)
+		hak_page_purge(0, false);
+}
+
 /* Sends a batch on its way.  `self` is the calling thread's heap; it holds no claim. */
 static HAK_NOINLINE void hak_batch_post(hak_heap_t *self, hak_batch_t *b, uint32_t owner)
 {
@@ -2927,21 +3037,9 @@ static HAK_NOINLINE void hak_batch_post(hak_heap_t *self, hak_batch_t *b, uint32
 		return;
 	}
 	if (hak_load(&h->inbox_bytes) >= HAK_REMOTE_BYTES) {
-		/* The owner does not come to its inbox: do its work for it, rather than let memory pile up.  And if it has
-		 * not come for long, others may have its slabs. */
-		hak_batch_t *stray;
-		bool over = false;
-		hak_claim(h);
-		stray = hak_load(&h->inbox) == HAK_CLOSED ? NULL : hak_heap_drain_locked(h, false, self, NULL);
-		hak_batch_free_locked(h, b, false);
-		if (++h->left_alone >= HAK_LEFT_ALONE)
-			over = hak_heap_disown_locked(h);
-		hak_unclaim(h);
+		/* Do the owner's work for it, rather than let memory pile up. */
 		hak_count(&self->count.batches_claimed, 1u);
-		b->next = stray;
-		hak_batch_reroute(self, b);
-		if (over)
-			hak_page_purge(0, false);
+		hak_batch_free_claimed(self, h, b, true);
 		return;
 	}
 	hak_add_shared(&h->inbox_bytes, b->bytes);
@@ -2950,8 +3048,7 @@ static HAK_NOINLINE void hak_batch_post(hak_heap_t *self, hak_batch_t *b, uint32
 		if (seen == HAK_CLOSED) { /* its thread has ended */
 			hak_sub_shared(&h->inbox_bytes, b->bytes);
 			hak_count(&self->count.batches_rerouted, 1u);
-			b->next = NULL;
-			hak_batch_reroute(self, b);
+			hak_batch_free_claimed(self, h, b, false);
 			return;
 		}
 		if (!seen)
@@ -3061,41 +3158,64 @@ static void hak_claim_own(hak_heap_t *h)
 
 /* ================================================ refill and flush ============================================= */
 
-/* A slab of class c for h: an orphan, else free units, else new memory.  NULL: out of memory. */
-static HAK_NOINLINE hak_slab_t *hak_heap_new_slab_locked(hak_heap_t *h, uint32_t c)
+/* Takes over an orphan of class c that has room, if there is one.  Claim of h, and lock of the page heap. */
+static void hak_heap_adopt_locked(hak_heap_t *h, uint32_t c)
 {
 	const hak_class_t *k = &hak_class[c];
-	uint32_t units = hak_slab_units(k), u;
+	hak_slab_t *s = hak_page.orphan[c].head;
+	uint64_t bytes;
+
+	if (!s)
+		return;
+	bytes = (uint64_t)s->used * k->size;
+	hak_list_remove(&hak_page.orphan[c], s);
+	hak_count(&hak_page.orphans[c], -1ull);
+	hak_count(&hak_page.orphan_used[c], -(uint64_t)s->used);
+	hak_words_set(s->unit, s->len, h->tag | c);
+	hak_heap_enlist_locked(h, s, k);
+	hak_count(&h->bin[c].used, s->used);
+	h->used_bytes[k->tier] += bytes;
+	h->told_bytes[k->tier] += bytes;
+	h->told_low[k->tier] += bytes;
+	hak_count(&h->count.slabs_adopted, 1u);
+	hak_count(&h->bin[c].slabs, 1u);
+}
+
+HAK_INLINE bool hak_bin_has_room(const hak_bin_t *b) { return b->current || b->partial.head; }
+
+static void hak_heap_make_slab_locked(hak_heap_t *h, uint32_t c, uint32_t u, uint32_t units)
+{
+	hak_slab_init(u, units, c);
+	hak_words_set(u, units, h->tag | c);
+	hak_heap_enlist_locked(h, hak_slab_of(u), &hak_class[c]);
+	hak_count(&h->count.slabs_new, 1u);
+	hak_count(&h->bin[c].slabs, 1u);
+}
+
+/* Puts a slab with room into the partial list of class c: an orphan, else free units, else new memory.  A thread that
+ * goes on with another's work needs orphans of many classes: it gets one for each class that it has used before.
+ * False: out of memory. */
+static HAK_NOINLINE bool hak_heap_new_slab_locked(hak_heap_t *h, uint32_t c)
+{
+	uint32_t units = hak_slab_units(&hak_class[c]), u;
 	hak_bin_t *b = &h->bin[c];
 	bool zero;
-	hak_slab_t *s;
 
-	hak_lock(&hak_page.lock);
-	if ((s = hak_page.orphan[c].head)) {
-		hak_list_remove(&hak_page.orphan[c], s);
-		hak_count(&hak_page.orphans[c], -1ull);
-		hak_count(&hak_page.orphan_used[c], -(uint64_t)s->used);
-		hak_words_set(s->unit, s->len, h->tag | c);
-		hak_unlock(&hak_page.lock);
-		hak_count(&b->used, s->used);
-		h->used_bytes[k->tier] += (uint64_t)s->used * k->size;
-		h->told_bytes[k->tier] += (uint64_t)s->used * k->size;
-		h->told_low[k->tier] += (uint64_t)s->used * k->size;
-		hak_count(&h->count.slabs_adopted, 1u);
-	} else {
-		u = hak_run_alloc_locked(units, hak_option.tiny_use_superslab ? 1 : HAK_SUPER_UNITS, &zero, hak_os_now());
-		if (!u) {
-			hak_unlock(&hak_page.lock);
-			return NULL;
-		}
-		s = hak_slab_of(u);
-		hak_slab_init(u, units, c);
-		hak_words_set(u, units, h->tag | c);
-		hak_unlock(&hak_page.lock);
-		hak_count(&h->count.slabs_new, 1u);
+	if (units == 1 && h->units && hak_load(&hak_page.orphans[c]) == 0) { /* one that comes now is for the next time */
+		hak_heap_make_slab_locked(h, c, h->unit[--h->units], 1);
+		return true;
 	}
-	hak_count(&b->slabs, 1u);
-	return s;
+	hak_lock(&hak_page.lock);
+	hak_heap_adopt_locked(h, c);
+	if (b->partial.head) {
+		for (uint32_t d = 0; d < HAK_CLASSES; d++)
+			if (h->bin[d].misses && !hak_bin_has_room(&h->bin[d]))
+				hak_heap_adopt_locked(h, d);
+	} else if ((u = hak_run_alloc_locked(units, hak_option.tiny_use_superslab ? 1 : HAK_SUPER_UNITS, &zero, hak_os_now()))) {
+		hak_heap_make_slab_locked(h, c, u, units);
+	}
+	hak_unlock(&hak_page.lock);
+	return b->partial.head != NULL;
 }
 
 /* Takes up to n blocks of class c out of h's slabs, in ascending order within each. */
@@ -3120,10 +3240,10 @@ static uint32_t hak_heap_take_locked(hak_heap_t *h, uint32_t c, void **out, uint
 			hak_heap_delist_locked(h, s);
 			hak_heap_enlist_locked(h, s, k);
 		}
-		if ((s = b->partial.head))
-			hak_list_remove(&b->partial, s);
-		else if (got || !(s = hak_heap_new_slab_locked(h, c)))
+		if (!b->partial.head && (got || !hak_heap_new_slab_locked(h, c)))
 			break;
+		s = b->partial.head;
+		hak_list_remove(&b->partial, s);
 		b->current = s;
 		s->where = HAK_IN_CURRENT;
 	}
@@ -3144,8 +3264,23 @@ static bool hak_inbox_is_stale(const hak_heap_t *h, uint64_t now)
 	return inbox && inbox != HAK_CLOSED && now >= hak_load(&h->inbox_stamp) + HAK_STALE_MS;
 }
 
+/* Whether slabs of a thread that has ended have waited in h for long. */
+static bool hak_heap_is_left(const hak_heap_t *h, uint64_t now)
+{
+	return hak_load(&h->kept) != HAK_KEPT_NOT && now >= hak_load(&h->kept_stamp) + HAK_KEPT_MS;
+}
+
+/* Slabs of a thread that has ended, and that no other has used since, go to whoever needs them.  Returns whether too
+ * much is kept now. */
+static HAK_COLD bool hak_heap_break_up_locked(hak_heap_t *h)
+{
+	if (h->kept == HAK_KEPT_WAITING)
+		hak_heap_flush_all_locked(h);
+	return hak_heap_disown_locked(h);
+}
+
 /* Blocks that have lain in the inbox of an idle thread for long go back to their slabs: few as they are, each may
- * hold a slab.  One heap is looked at in a call, in turn. */
+ * hold a slab.  And what a thread has left behind is not kept for long.  One heap is looked at in a call, in turn. */
 static HAK_COLD void hak_heap_help(hak_heap_t *self, uint64_t now)
 {
 	uint32_t made = hak_load_acquire(&hak_heaps.made), id = HAK_OWNER_FIRST + self->helped++ % made;
@@ -3153,13 +3288,15 @@ static HAK_COLD void hak_heap_help(hak_heap_t *self, uint64_t now)
 	hak_batch_t *stray = NULL;
 	bool over = false;
 
-	if (!h || h == self || !hak_inbox_is_stale(h, now))
+	if (!h || h == self || (!hak_inbox_is_stale(h, now) && !hak_heap_is_left(h, now)))
 		return;
 	hak_claim(h);
 	if (hak_inbox_is_stale(h, now)) { /* still */
 		stray = hak_heap_drain_locked(h, false, self, NULL);
 		over = hak_heap_disown_locked(h);
 		hak_count(&self->count.inboxes_helped, 1u);
+	} else if (hak_heap_is_left(h, now)) {
+		over = hak_heap_break_up_locked(h);
 	}
 	hak_unclaim(h);
 	hak_batch_reroute(self, stray);
@@ -3178,7 +3315,7 @@ static HAK_COLD void hak_heap_tick_slow(hak_heap_t *h)
 		hak_heap_post_all(h);
 	}
 	hak_heap_help(h, now);
-	if (hak_load(&hak_page.dirty_units) && now > age)
+	if (hak_load(&hak_page.dirty_units) && now > age && hak_page_is_due(now, age))
 		hak_page_purge(now - age, false);
 	if (hak_load(&hak_whales.kept_bytes) && now > age)
 		hak_whale_purge(now - age);
@@ -3201,6 +3338,7 @@ static HAK_NOINLINE void *hak_heap_refill(hak_heap_t *h, uint32_t c)
 
 	hak_claim(h);
 	h->left_alone = 0;
+	hak_store(&h->kept, (uint32_t)HAK_KEPT_NOT); /* it was not HAK_KEPT_WAITING: there is a thread */
 	stray = hak_heap_drain_locked(h, true, h, NULL);
 	if (++b->refills >= 10) { /* ten refills with a flush among them: the stack is too small for what goes on */
 		if (b->flushes && capacity && capacity < k->most) {
@@ -3309,28 +3447,34 @@ static HAK_COLD hak_heap_t *hak_heap_shared(void)
 }
 
 /* Everything that h holds goes to whoever needs it next: blocks to their slabs, slabs as in hak_heap_disown_locked.
- * Owner, or fork's child for a thread that it has not got. */
-static HAK_COLD void hak_heap_abandon(hak_heap_t *h, hak_heap_t *to)
+ * Or, if that may be and the slabs are well used, all of it stays together for the next thread: threads that end and
+ * begin in turn would else pass each slab on by itself.  Where they are mostly free they are not kept, as others can
+ * fill the holes.  Owner, or fork's child for a thread that it has not got.  Returns whether h keeps them. */
+static HAK_COLD bool hak_heap_abandon(hak_heap_t *h, bool keep)
 {
 	hak_batch_t *stray;
-	bool over;
+	bool over = false;
 
 	hak_heap_post_all(h);
 	hak_claim_own(h);
-	stray = hak_heap_drain_locked(h, false, to, HAK_CLOSED);
-	hak_heap_flush_all_locked(h);
-	over = hak_heap_disown_locked(h);
+	stray = hak_heap_drain_locked(h, false, NULL, HAK_CLOSED);
+	keep = keep && hak_heap_used_locked(h) >= hak_heap_slab_bytes(h) / 2 + 1;
+	if (keep) {
+		hak_heap_keep_locked(h, HAK_KEPT_WAITING);
+	} else {
+		hak_heap_flush_all_locked(h);
+		over = hak_heap_disown_locked(h);
+	}
 	hak_unclaim(h);
-	hak_batch_reroute(to, stray);
+	hak_batch_reroute(NULL, stray);
 	hak_heap_post_all(h); /* what sorting the stacks out has put there */
 	if (over)
 		hak_page_purge(0, false);
-	while (h->spare) { /* empty batches of a thread that is gone are for everybody */
-		hak_batch_t *b = h->spare;
-		h->spare = b->next;
-		hak_batch_recycle(NULL, b);
+	if (!keep) {
+		hak_batch_collect(h);
+		hak_batch_shed(h, 0); /* empty batches of a thread that is gone are for everybody */
 	}
-	h->spares = 0;
+	return keep;
 }
 
 /* OS pages of a heap struct that no thread uses: the stacks. */
@@ -3341,23 +3485,20 @@ static size_t hak_heap_purge_stacks(hak_heap_t *h)
 	return from < to && hak_os_purge((void *)from, to - from) ? to - from : 0;
 }
 
-static HAK_COLD void hak_heap_retire(hak_heap_t *h)
+/* Its thread does not need h any more.  `exited`: since it ends. */
+static HAK_COLD void hak_heap_retire(hak_heap_t *h, bool exited)
 {
-	bool many;
-	hak_heap_abandon(h, NULL);
-	hak_lock(&hak_heaps.lock);
-	many = hak_heaps.idle >= 8;
-	hak_unlock(&hak_heaps.lock);
-	if (many)
+	bool keep = hak_heap_abandon(h, hak_load(&hak_heaps.kept) < HAK_KEPT_HEAPS);
+	if (!keep && hak_load(&hak_heaps.idle) >= HAK_KEPT_HEAPS)
 		hak_heap_purge_stacks(h);
 	hak_lock(&hak_heaps.lock);
 	hak_store(&h->thread, 0u);
 	h->running = false;
 	h->next_free = hak_heaps.free;
 	hak_heaps.free = h;
-	hak_heaps.idle++;
+	hak_store(&hak_heaps.idle, hak_heaps.idle + 1);
 	hak_heaps.running--;
-	hak_heaps.exited++;
+	hak_heaps.exited += exited;
 	hak_unlock(&hak_heaps.lock);
 }
 
@@ -3371,7 +3512,7 @@ static HAK_COLD void hak_heap_detach(void *heap)
 	if (++h->dying < 3 && pthread_setspecific(hak_boot.key, h) == 0)
 		return;
 	hak_self = (hak_heap_t *)(uintptr_t)&hak_heap_dead; /* from here on every call takes the shared path */
-	hak_heap_retire(h);
+	hak_heap_retire(h, true);
 	errno = saved;
 }
 
@@ -3406,6 +3547,20 @@ HAK_INLINE void hak_boot_init(void)
 		hak_boot_init_slow();
 }
 
+/* h, which waits for a thread and is on no list any more, becomes the calling thread's. */
+static HAK_COLD void hak_heap_begin(hak_heap_t *h)
+{
+	hak_claim(h);
+	hak_store(&h->inbox, NULL);
+	if (h->kept == HAK_KEPT_WAITING)
+		hak_heap_keep_locked(h, HAK_KEPT_UNUSED);
+	hak_unclaim(h);
+	hak_store(&h->thread, (uint32_t)syscall(SYS_gettid));
+	h->tick = HAK_TICK;
+	h->dying = 0;
+	hak_self = h;
+}
+
 /* The calling thread's heap, made or taken over if it has none yet.  NULL: use the shared one. */
 static HAK_NOINLINE hak_heap_t *hak_heap_attach(void)
 {
@@ -3420,7 +3575,7 @@ static HAK_NOINLINE hak_heap_t *hak_heap_attach(void)
 	hak_lock(&hak_heaps.lock);
 	if ((h = hak_heaps.free)) {
 		hak_heaps.free = h->next_free;
-		hak_heaps.idle--;
+		hak_store(&hak_heaps.idle, hak_heaps.idle - 1);
 	} else if (hak_heaps.made + HAK_OWNER_FIRST < HAK_HEAPS_MAX
 	           && (h = hak_heap_make_locked(hak_heaps.made + HAK_OWNER_FIRST))) {
 		hak_store_release(&hak_heaps.made, hak_heaps.made + 1);
@@ -3432,19 +3587,56 @@ static HAK_NOINLINE hak_heap_t *hak_heap_attach(void)
 	hak_unlock(&hak_heaps.lock);
 	if (!h)
 		return NULL;
-	hak_claim(h);
-	hak_store(&h->inbox, NULL);
-	hak_unclaim(h);
-	hak_store(&h->thread, (uint32_t)syscall(SYS_gettid));
-	h->tick = HAK_TICK;
-	h->dying = 0;
-	hak_self = h;
+	hak_heap_begin(h);
 	if (pthread_setspecific(hak_boot.key, h)) { /* may allocate: hak_self is set.  Without it nobody sees the thread end */
 		hak_self = HAK_HEAP_START;
-		hak_heap_retire(h);
+		hak_heap_retire(h, true);
 		return NULL;
 	}
 	return h;
+}
+
+/* A thread that needs a slab of class c, while heaps of ended threads wait: if one has more than its own, they change
+ * places, and what the thread has had so far waits or goes.  Else the waiting one is broken up for whoever needs a slab.
+ * Threads are often started just before the one ends whose work they go on with.  Returns the thread's heap. */
+static HAK_COLD hak_heap_t *hak_heap_trade(hak_heap_t *h, uint32_t c)
+{
+	hak_heap_t **at, *k;
+	uint8_t dying = h->dying;
+	bool over = false, trade = false;
+	uint64_t own;
+
+	hak_claim(h);
+	own = hak_bin_has_room(&h->bin[c]) || hak_load(&h->inbox) ? UINT64_MAX : hak_heap_slab_bytes(h);
+	hak_unclaim(h);
+	if (own == UINT64_MAX || hak_fork_is_here())
+		return h;
+	hak_lock(&hak_heaps.lock);
+	for (at = &hak_heaps.free; (k = *at) && hak_load(&k->kept) != HAK_KEPT_WAITING; at = &k->next_free)
+		;
+	if (k) {
+		hak_claim(k);
+		trade = k->kept == HAK_KEPT_WAITING && hak_heap_slab_bytes(k) > own;
+		if (k->kept == HAK_KEPT_WAITING && !trade)
+			over = hak_heap_break_up_locked(k);
+		hak_unclaim(k);
+	}
+	if (trade) {
+		*at = k->next_free;
+		hak_store(&hak_heaps.idle, hak_heaps.idle - 1);
+		k->running = true;
+		hak_heaps.running++;
+	}
+	hak_unlock(&hak_heaps.lock);
+	if (over)
+		hak_page_purge(0, false);
+	if (!trade)
+		return h;
+	pthread_setspecific(hak_boot.key, k); /* the key has a value in this thread already: there is room for it */
+	hak_heap_begin(k);
+	k->dying = dying;
+	hak_heap_retire(h, false);
+	return k;
 }
 
 /* ================================================= large runs ================================================== */
@@ -3626,6 +3818,8 @@ static HAK_NOINLINE void *hak_malloc_slow(size_t n, size_t asked)
 	hak_boot_init();
 	do {
 		h = hak_heap_attach();
+		if (h && hak_unlikely(hak_load(&hak_heaps.kept) != 0))
+			h = hak_heap_trade(h, hak_class_of(n));
 		p = h ? hak_heap_refill(h, hak_class_of(n)) : hak_shared_alloc(hak_class_of(n));
 	} while (hak_unlikely(!p) && hak_whale_purge(UINT64_MAX)); /* kept mappings take room from all tiers */
 	if (hak_unlikely(!p))
@@ -3916,6 +4110,8 @@ HAK_EXPORT HAK_COLD size_t hak_trim(void)
 			stray = hak_heap_drain_locked(h, h == self, self, NULL);
 		if (h == self)
 			hak_heap_flush_all_locked(h);
+		else if (h->kept == HAK_KEPT_WAITING)
+			hak_heap_break_up_locked(h);
 		sum += hak_heap_purge_locked(h);
 		hak_unclaim(h);
 		hak_batch_reroute(self, stray);
@@ -4111,9 +4307,11 @@ HAK_EXPORT const char *hak_error_text(int code)
 
 /* Sums over all heaps and the orphans, one row for each class, and the counters of heaps into *sum.  What is received
  * is read before what is sent, so that a block in transit is never counted as less than none; live blocks are the
- * rest.  Exact when no thread allocates; while some do, blocks that moved between two reads are off. */
-static HAK_COLD void hak_stats_collect(hak_class_row_t row[HAK_CLASSES], hak_heap_counters_t *sum)
+ * rest.  Exact when no thread allocates; while some do, blocks that moved between two reads are off.  Returns the units
+ * that heaps have at hand. */
+static HAK_COLD uint64_t hak_stats_collect(hak_class_row_t row[HAK_CLASSES], hak_heap_counters_t *sum)
 {
+	uint64_t units = 0;
 	uint32_t end;
 	uint64_t received[HAK_CLASSES] = {0};
 
@@ -4137,6 +4335,7 @@ static HAK_COLD void hak_stats_collect(hak_class_row_t row[HAK_CLASSES], hak_hea
 		if (!h)
 			continue;
 		hak_lock_uncounted(&h->claim); /* its slow paths stand still; its fast path goes on */
+		units += h->units;
 		for (int t = 0; t < HAK_TIER_whale; t++)
 			hak_gauge_tell_locked(h, t);
 		for (uint32_t c = 0; c < HAK_CLASSES; c++) {
@@ -4148,6 +4347,7 @@ static HAK_COLD void hak_stats_collect(hak_class_row_t row[HAK_CLASSES], hak_hea
 			row[c].cached_blocks += level;
 			row[c].used_blocks += b->used;
 			row[c].slabs += b->slabs;
+			row[c].orphan_slabs += h->kept == HAK_KEPT_WAITING ? b->slabs : 0;
 			row[c].filled_blocks += b->filled;
 			row[c].flushed_blocks += b->flushed;
 			received[c] += b->received;
@@ -4174,6 +4374,7 @@ static HAK_COLD void hak_stats_collect(hak_class_row_t row[HAK_CLASSES], hak_hea
 		row[c].live_blocks = row[c].used_blocks > out ? row[c].used_blocks - out : 0;
 		row[c].free_blocks = row[c].slabs * hak_class[c].blocks - row[c].used_blocks;
 	}
+	return units;
 }
 
 /* A row for each shared lock, the shared heap's claim among them, and one for all the other claims. */
@@ -4270,16 +4471,18 @@ static HAK_COLD void hak_segment_add_slabs(hak_segments_t *t, const hak_slab_t *
 
 static HAK_COLD void hak_segment_add_heap(hak_segments_t *t, hak_heap_t *h)
 {
+	uint32_t id;
 	hak_lock_uncounted(&h->claim);
+	id = h->kept == HAK_KEPT_WAITING ? 0 : h->id;
 	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
 		const hak_bin_t *b = &h->bin[c];
 		if (b->current) {
 			hak_slab_t alone = *b->current; /* it stands in no list: its link is stale */
 			alone.next = NULL;
-			hak_segment_add_slabs(t, &alone, h->id);
+			hak_segment_add_slabs(t, &alone, id);
 		}
-		hak_segment_add_slabs(t, b->partial.head, h->id);
-		hak_segment_add_slabs(t, b->full.head, h->id);
+		hak_segment_add_slabs(t, b->partial.head, id);
+		hak_segment_add_slabs(t, b->full.head, id);
 	}
 	hak_unclaim(h);
 }
@@ -4381,9 +4584,10 @@ static HAK_COLD void hak_stats_fill(hak_stats_t *s, hak_class_row_t row[HAK_CLAS
 {
 	hak_heap_counters_t sum;
 	hak_lock_row_t lock[HAK_LOCK_ROWS];
+	uint64_t at_hand;
 
 	memset(s, 0, sizeof *s);
-	hak_stats_collect(row, &sum);
+	at_hand = hak_stats_collect(row, &sum);
 	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
 		const hak_class_row_t *r = &row[c];
 		s->allocs += r->allocs;
@@ -4421,9 +4625,9 @@ static HAK_COLD void hak_stats_fill(hak_stats_t *s, hak_class_row_t row[HAK_CLAS
 	s->frees += hak_page.large_frees;
 	s->alloc_bytes += hak_page.large_units_alloced << HAK_UNIT_SHIFT;
 	s->freed_bytes += hak_page.large_units_freed << HAK_UNIT_SHIFT;
-	s->free_dirty_bytes = (hak_page.dirty_units + hak_page.purging_dirty) << HAK_UNIT_SHIFT;
+	s->free_dirty_bytes = (hak_page.dirty_units + hak_page.purging_dirty + at_hand) << HAK_UNIT_SHIFT;
 	s->free_clean_bytes = (hak_page.clean_units + hak_page.purging_clean) << HAK_UNIT_SHIFT;
-	s->in_use_bytes = (hak_page.used_units << HAK_UNIT_SHIFT) + s->whale_bytes;
+	s->in_use_bytes = ((hak_page.used_units - at_hand) << HAK_UNIT_SHIFT) + s->whale_bytes;
 	s->peak_in_use_bytes = hak_page.peak_shown > s->in_use_bytes ? hak_page.peak_shown : s->in_use_bytes;
 	s->superslabs = hak_page.supers;
 	s->purges = hak_page.purges;
@@ -4600,7 +4804,7 @@ again:
 		}
 		out->size = k->size;
 		out->class = c;
-		out->heap = h ? h->id : 0;
+		out->heap = h && hak_load(&h->kept) != HAK_KEPT_WAITING ? h->id : 0;
 		out->tier = hak_tier[k->tier].name;
 		if (index >= k->blocks)
 			return HAK_ERR_FOREIGN; /* the end of a slab, too short for a block */
@@ -4775,6 +4979,7 @@ static HAK_COLD void hak_fork_child(void)
 		if (!h)
 			continue;
 		hak_store(&h->inbox_bytes, 0u);
+		hak_store(&h->returned, NULL);
 		if (h->running)
 			hak_store(&h->inbox, NULL);
 		if (h->running && h != self)
@@ -4783,7 +4988,7 @@ static HAK_COLD void hak_fork_child(void)
 	for (uint32_t id = HAK_OWNER_FIRST; id < HAK_OWNER_FIRST + hak_heaps.made; id++) {
 		hak_heap_t *h = hak_heap[id];
 		if (h && h->running && h != self)
-			hak_heap_retire(h);
+			hak_heap_retire(h, true);
 	}
 }
 
