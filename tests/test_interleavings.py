@@ -250,6 +250,47 @@ HOLDS: dict[str, Callable[[str], System]] = {
         ("dying", [free("A0")], {"holds": "A0", **DEAD}),
         ("sender", [free("A1")], {"heap": 5, "holds": "A1"}),
     ),
+    "a thread ends with well-used slabs, a poster frees a block of them, and a newcomer takes the heap over": scenario(
+        {"keep": True, "heaps": (4, 5, 6), "made": 2, "blocks": 3},
+        {4: "A"},
+        ("owner", [EXIT], {"heap": 4, "holds": "A2", "stack": "A1"}),
+        ("poster", [free("A0")], {"heap": 5, "holds": "A0"}),
+        ("newcomer", [MALLOC], {}),
+    ),
+    "a helper breaks up a heap that waits while a newcomer takes it over": scenario(
+        {"keep": True, "heaps": (4, 5, 6), "made": 2, "blocks": 3},
+        {4: "AB"},
+        ("owner", [EXIT], {"heap": 4, "stack": "B0"}),
+        ("helper", [("help", 4)], {"heap": 5}),
+        ("newcomer", [free("A0"), free("A2")], {"holds": "A0 A2"}),
+    ),
+    "a helper breaks up a heap that waits while a newcomer allocates from its stack": scenario(
+        {"keep": True, "heaps": (4, 5, 6), "made": 2},
+        {4: "AB"},
+        ("owner", [EXIT], {"heap": 4, "holds": "A0", "stack": "B0 A1"}),
+        ("helper", [("help", 4)], {"heap": 5}),
+        ("newcomer", [MALLOC, MALLOC], {}),
+    ),
+    "a thread with little wants the heap of one that has ended, and so does one that begins": scenario(
+        {"keep": True, "heaps": (4, 5, 6), "made": 2, "blocks": 3, "slabs": "A"},
+        {4: "A"},
+        ("owner", [EXIT], {"heap": 4, "holds": "A0"}),
+        ("one", [MALLOC], {"heap": 5}),
+        ("newcomer", [MALLOC], {}),
+        collect=False,
+    ),
+    "a dying thread frees a block whose owner ends": scenario(
+        {"slabs": "A"},
+        {4: "A"},
+        ("owner", [EXIT], {"heap": 4, "holds": "A1"}),
+        ("dying", [free("A0")], {"holds": "A0", **DEAD}),
+    ),
+    "a heap has a unit at hand while another thread ends and a third looks for memory": scenario(
+        {"hand": 1, "top": 0},
+        {4: "A", 5: "B"},
+        ("owner", [free("A0"), free("A1"), ("malloc", 2), EXIT], {"heap": 4, "holds": "A0 A1"}),
+        ("other", [free("B0"), MALLOC, TRIM], {"heap": 5, "holds": "B0"}),
+    ),
     "two heaps want one orphan": scenario(
         {"blocks": 3},
         {0: "A"},
@@ -366,6 +407,7 @@ def test_all_properties_hold_when(name: str) -> None:
 
 REUSE = "a poster meets the end"
 TWO = "two posters meet"
+BREAKS = "a helper breaks up a heap that waits while a newcomer "
 FORK_LIVE = "fork copies indices before"
 FORK_BATCH = "fork copies batches before"
 REFUTED_BY: dict[str, tuple[str, str]] = {  # the part taken out: the scenario that needs it, and what breaks
@@ -378,7 +420,7 @@ REFUTED_BY: dict[str, tuple[str, str]] = {  # the part taken out: the scenario t
     "the rerouting of strays after a drain": ("a helper disowns", "lost: ['A0']"),
     "the second posting at a thread's end": ("an owner loses its slab and ends", "has a batch to post and no thread"),
     "the re-check under the page heap's lock": ("two heaps want", "as an orphan, which it is not"),
-    "the re-check under the claim": (REUSE, "that it does not own"),
+    "the re-check under the claim": ("a dying thread frees", "that it does not own"),
     "the look at the owner of a block in a batch of orphans": (REUSE, "as an orphan, which it is not"),
     "the page heap's lock of an adoption": ("two heaps want", "on two lists: ['A']"),
     "the removal of an adopted slab from its list": ("two heaps want", "on two lists: ['A']"),
@@ -389,6 +431,9 @@ REFUTED_BY: dict[str, tuple[str, str]] = {  # the part taken out: the scenario t
     "the second look at a block's owner in an overflow": ("an owner loses its slabs while", "that it does not own"),
     "the claim given back before strays are rerouted": ("posters do an idle", "claim 6 is taken while claim 4 is held"),
     "the claim given back before strays are sent": ("an owner loses its slab with", "is taken while claim 4 is held"),
+    "the claim of a thread that takes a waiting heap over": (BREAKS + "takes it over", "another thread flushes"),
+    "the look whether a heap waits before its stacks are flushed": (BREAKS + "takes it over", "another thread flushes"),
+    "the removal of a traded heap from those that wait": ("a thread with little", "has two threads"),
     "the claims before the page heap in fork": ("an owner, a poster", "is taken while"),
     "the order of the claims in fork": ("an owner, a poster", "claim 4 is taken while claim 5 is held"),
     "the claims in fork": ("an owner, a poster", "is needed, and nobody holds it"),

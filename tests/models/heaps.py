@@ -14,6 +14,8 @@ from interleavings import Step, System, Thread, must
 
 CLOSED = "closed"  # HAK_CLOSED; an inbox may also be None, or a batch
 NONE, ORPHAN, SHARED, FIRST = 0, 2, 3, 4  # HAK_OWNER_...
+NOT, WAITING, UNUSED = "", "waiting", "unused"  # HAK_KEPT_...
+AT_HAND = 1  # HAK_RUN_KEPT, as the owner of a slab's unit
 
 # What a mutation may take out: the C function and the expression that has it.
 PARTS = {
@@ -26,13 +28,13 @@ PARTS = {
     "the exchange of a drain": ("hak_heap_drain_locked", "b = hak_exchange(&h->inbox, leave);"),
     "the closing of the inbox at a thread's end": (
         "hak_heap_abandon",
-        "stray = hak_heap_drain_locked(h, false, to, HAK_CLOSED);",
+        "stray = hak_heap_drain_locked(h, false, NULL, HAK_CLOSED);",
     ),
     "the look at each block's owner in a drain": (
         "hak_batch_free_locked",
         "if (hak_unlikely(hak_word_owner(word) != h->id))",
     ),
-    "the rerouting of strays after a drain": ("hak_heap_abandon", "hak_batch_reroute(to, stray);"),
+    "the rerouting of strays after a drain": ("hak_heap_abandon", "hak_batch_reroute(NULL, stray);"),
     "the second posting at a thread's end": (
         "hak_heap_abandon",
         "hak_heap_post_all(h); /* what sorting the stacks out has put there */",
@@ -45,7 +47,7 @@ PARTS = {
     ),
     "the page heap's lock of an adoption": ("hak_heap_new_slab_locked", "hak_lock(&hak_page.lock);"),
     "the removal of an adopted slab from its list": (
-        "hak_heap_new_slab_locked",
+        "hak_heap_adopt_locked",
         "hak_list_remove(&hak_page.orphan[c], s);",
     ),
     "the words of a disowned slab": (
@@ -60,9 +62,15 @@ PARTS = {
         "if (hak_unlikely(hak_word(hak_unit_of(p)) != (h->tag | c)))",
     ),
     "the claim given back before strays are rerouted": (
-        "hak_batch_post",
-        "hak_unclaim(h); hak_count(&self->count.batches_claimed",
+        "hak_batch_free_claimed",
+        "hak_unclaim(h); b->next = stray; hak_batch_reroute(self, b);",
     ),
+    "the claim of a thread that takes a waiting heap over": ("hak_heap_begin", "hak_claim(h);"),
+    "the look whether a heap waits before its stacks are flushed": (
+        "hak_heap_break_up_locked",
+        "if (h->kept == HAK_KEPT_WAITING) hak_heap_flush_all_locked(h);",
+    ),
+    "the removal of a traded heap from those that wait": ("hak_heap_trade", "*at = k->next_free;"),
     "the claim given back before strays are sent": (
         "hak_heap_sort_out",
         "hak_unclaim(h); for (uint32_t i = 0; i < n; i++)",
@@ -77,7 +85,7 @@ PARTS = {
     "the emptied inbox bytes of a child": ("hak_fork_child", "hak_store(&h->inbox_bytes, 0u);"),
     "the dropped stacks of a child": ("hak_fork_forget", "hak_heap_stack_reset(h, c);"),
     "the dropped batches of a child": ("hak_fork_forget", "h->out[i] = NULL;"),
-    "the retired heaps of a child": ("hak_fork_child", "hak_heap_retire(h);"),
+    "the retired heaps of a child": ("hak_fork_child", "hak_heap_retire(h, true);"),
     "the renewed claims of a child": ("hak_fork_child", "hak_fork_each_claim(hak_fork_renew);"),
     "the patience of a drain in fork": ("hak_heap_drain_locked", "if (b == leave || hak_fork_is_here())"),
     "the claim that a heap made in fork is born with": ("hak_heap_make_locked", "hak_lock_grab(&h->claim)"),
@@ -100,9 +108,12 @@ class Heaps(System):
         full: int = 99,
         alone: int = 99,
         torn: tuple[str, ...] = (),
+        keep: bool = False,
+        hand: int = 0,
     ) -> None:
         super().__init__(without)
         self.top, self.batch, self.full, self.alone, self.torn = top, batch, full, alone, torn
+        self.keep, self.hand = keep, hand  # whether slabs are well used; units that a heap has at hand at most
         self.locks: list[Any] = []
         self.heaps_lock = self.lock("heaps lock", (0, 0))
         self.heap = {
@@ -120,6 +131,9 @@ class Heaps(System):
                 slabs=(),
                 lost=False,
                 left_alone=0,
+                kept=NOT,
+                units=(),
+                flushed=False,
             )
             for i in heaps
         }
@@ -200,7 +214,7 @@ class Heaps(System):
     def exit(self, me: Any) -> Thread:
         h, me.heap = me.heap, "dead"
         if h:
-            yield from self.hak_heap_retire(me, h)
+            yield from self.hak_heap_retire(h)
 
     def fork_with(self, me: Any, end: str, handlers: tuple[tuple[Any, ...], ...]) -> Thread:
         """fork, with handlers of other libraries that run while this thread holds every lock."""
@@ -284,7 +298,17 @@ class Heaps(System):
 
     def hak_heap_release_locked(self, h: Any, s: Any) -> Thread:
         h.slabs = tuple(x for x in h.slabs if x is not s)
-        yield from self.hak_page_release(s)
+        if len(h.units) < self.hand:
+            yield "hak_words_set(s->unit, 1, HAK_RUN_KEPT);"
+            s.word = (AT_HAND, 0)
+            h.units += (s,)
+        else:
+            yield from self.hak_page_release(s)
+
+    def hak_heap_release_units_locked(self, h: Any) -> Thread:
+        while h.units:
+            s, h.units = h.units[-1], h.units[:-1]
+            yield from self.hak_page_release(s)
 
     def hak_page_release(self, s: Any) -> Thread:
         yield from self.hak_lock(self.page_lock)
@@ -303,9 +327,11 @@ class Heaps(System):
         flushed = h.slot[:n]
         h.slot = (*h.slot[n:], *flushed)  # C does this last: nobody sees the stack in between
         h.level -= n
+        h.flushed = True
         for p in flushed:
             must(p, f"garbage in a stack of {h}")
             yield from self.hak_heap_put_locked(h, self.slab[p[0]], p)
+        h.flushed = False
 
     def hak_heap_flush_all_locked(self, h: Any) -> Thread:
         yield from self.hak_heap_flush_locked(h, h.level)
@@ -411,15 +437,24 @@ class Heaps(System):
 
     def hak_batch_reroute(self, todo: tuple[Any, ...]) -> Thread:
         for b in todo:
-            yield from self.hak_batch_free_orphans(b)
+            if b.blocks:
+                yield from self.hak_batch_free_orphans(b)
             blocks = b.blocks
             for p in blocks:
                 yield from self.hak_block_free_anywhere(p, True)
             self.hak_batch_recycle(b)
 
+    def hak_heap_keep_locked(self, h: Any, kept: str) -> Thread:
+        self.held(h.claim)
+        yield "hak_store(&h->kept, kept);"
+        h.kept = kept
+
     def hak_heap_disown_locked(self, h: Any) -> Thread:
         self.held(h.claim)
         yield from self.hak_lock(self.page_lock)
+        while h.units:
+            s, h.units = h.units[-1], h.units[:-1]
+            self.hak_run_release_locked(s)
         while h.slabs:
             s, h.slabs = h.slabs[0], h.slabs[1:]
             if len(s.free) == len(s.blocks):
@@ -433,6 +468,7 @@ class Heaps(System):
         h.left_alone = 0
         if self.has("the lost flag"):
             h.lost = True
+        yield from self.hak_heap_keep_locked(h, NOT)
 
     def hak_heap_drain(self, h: Any) -> Thread:
         stray: tuple[Any, ...] = ()
@@ -442,27 +478,30 @@ class Heaps(System):
         self.hak_unclaim(h)
         yield from self.hak_batch_reroute(stray)
 
+    def hak_batch_free_claimed(self, h: Any, b: Any, alone: bool) -> Thread:
+        stray: tuple[Any, ...] = ()
+        yield from self.hak_claim(h)
+        if h.inbox != CLOSED:
+            stray = yield from self.hak_heap_drain_locked(h, False, None)
+        yield from self.hak_batch_free_locked(h, b, False)
+        h.left_alone += alone
+        if alone and h.left_alone >= self.alone:
+            yield from self.hak_heap_disown_locked(h)
+        early = not self.has("the claim given back before strays are rerouted")
+        if early:
+            yield from self.hak_batch_reroute((b, *stray))
+        self.hak_unclaim(h)
+        if not early:
+            yield from self.hak_batch_reroute((b, *stray))
+
     def hak_batch_post(self, b: Any, owner: int) -> Thread:
         h = self.hak_heap_by_id(owner) if owner >= FIRST else None
-        stray: tuple[Any, ...] = ()
         if not h:
             yield from self.hak_batch_reroute((b,))
             return
         yield "hak_load(&h->inbox_bytes) >= HAK_REMOTE_BYTES"
         if h.inbox_bytes >= self.full:
-            yield from self.hak_claim(h)
-            if h.inbox != CLOSED:
-                stray = yield from self.hak_heap_drain_locked(h, False, None)
-            yield from self.hak_batch_free_locked(h, b, False)
-            h.left_alone += 1
-            if h.left_alone >= self.alone:
-                yield from self.hak_heap_disown_locked(h)
-            early = not self.has("the claim given back before strays are rerouted")
-            if early:
-                yield from self.hak_batch_reroute((b, *stray))
-            self.hak_unclaim(h)
-            if not early:
-                yield from self.hak_batch_reroute((b, *stray))
+            yield from self.hak_batch_free_claimed(h, b, True)
             return
         yield "hak_add_shared(&h->inbox_bytes, b->bytes)"
         h.inbox_bytes += b.bytes
@@ -474,7 +513,7 @@ class Heaps(System):
                 yield "hak_sub_shared(&h->inbox_bytes, b->bytes)"
                 if self.has("the subtraction where an inbox is closed"):
                     h.inbox_bytes -= b.bytes
-                yield from self.hak_batch_reroute((b,))
+                yield from self.hak_batch_free_claimed(h, b, False)
                 return
             if seen is None and (first or self.has("the look at the clock where a push fails")):
                 yield "hak_store(&h->inbox_stamp, hak_os_now())"
@@ -550,53 +589,78 @@ class Heaps(System):
 
     # ---- refill and flush
 
-    def hak_heap_new_slab_locked(self, h: Any, c: int) -> Thread:
-        self.held(h.claim)
-        locked = self.has("the page heap's lock of an adoption")
-        if locked:
-            yield from self.hak_lock(self.page_lock)
+    def hak_heap_adopt_locked(self, h: Any, c: int) -> Thread:
         s = next((s for s in self.page.orphans if s.word[1] == c and s.free), None)
         if s:
-            yield "hak_words_set(s->unit, s->len, h->tag | c)"
+            yield "hak_words_set(s->unit, s->len, h->tag | c);"
             if self.has("the removal of an adopted slab from its list"):
                 self.page.orphans = tuple(x for x in self.page.orphans if x is not s)
             s.word = (h.id, c)
-        elif self.page.free:
+            h.slabs += (s,)
+
+    def hak_heap_new_slab_locked(self, h: Any, c: int) -> Thread:
+        self.held(h.claim)
+        yield "hak_load(&hak_page.orphans[c]) == 0"
+        if h.units and not any(s.word[1] == c for s in self.page.orphans):
+            s, h.units = h.units[-1], h.units[:-1]
+            s.word = (h.id, c)
+            h.slabs += (s,)
+            return
+        locked = self.has("the page heap's lock of an adoption")
+        if locked:
+            yield from self.hak_lock(self.page_lock)
+        slabs = len(h.slabs)
+        yield from self.hak_heap_adopt_locked(h, c)
+        if len(h.slabs) == slabs and self.page.free:
             s = self.page.free[0]
             self.page.free = self.page.free[1:]
             s.word = (h.id, c)
+            h.slabs += (s,)
         if locked:
             self.hak_unlock(self.page_lock)
-        return s
 
     def hak_heap_take_locked(self, h: Any, c: int) -> Thread:
         self.held(h.claim)
+        if not self.hak_bin_has_room(h, c):
+            yield from self.hak_heap_new_slab_locked(h, c)
         s = next((s for s in h.slabs if s.word[1] == c and s.free), None)
-        if not s:
-            s = yield from self.hak_heap_new_slab_locked(h, c)
-            if not s:
-                return None
-            h.slabs += (s,)
-        return self.hak_slab_take(s)
+        return self.hak_slab_take(s) if s else None
+
+    def hak_bin_has_room(self, h: Any, c: int) -> bool:
+        return any(s.word[1] == c and s.free for s in h.slabs)
 
     def hak_inbox_is_stale(self, h: Any) -> bool:
         return h.inbox not in (None, CLOSED)  # at any age: time is not modelled
 
+    def hak_heap_is_left(self, h: Any) -> bool:
+        return bool(h.kept != NOT)  # likewise
+
+    def hak_heap_break_up_locked(self, h: Any) -> Thread:
+        self.held(h.claim)
+        if h.kept == WAITING or not self.has("the look whether a heap waits before its stacks are flushed"):
+            yield from self.hak_heap_flush_all_locked(h)
+        yield from self.hak_heap_disown_locked(h)
+
     def hak_heap_help(self, me: Any, h: Any) -> Thread:
-        yield "!hak_inbox_is_stale(h, now)"
-        if not self.hak_inbox_is_stale(h):
+        yield "!hak_inbox_is_stale(h, now) && !hak_heap_is_left(h, now)"
+        if not self.hak_inbox_is_stale(h) and not self.hak_heap_is_left(h):
             return
         yield from self.hak_claim(h)
         stray: tuple[Any, ...] = ()
         if self.hak_inbox_is_stale(h):
             stray = yield from self.hak_heap_drain_locked(h, False, None)
             yield from self.hak_heap_disown_locked(h)
+        elif self.hak_heap_is_left(h):
+            yield from self.hak_heap_break_up_locked(h)
         self.hak_unclaim(h)
         yield from self.hak_batch_reroute(stray)
 
     def hak_heap_refill(self, h: Any, c: int) -> Thread:
         yield from self.hak_claim(h)
         h.left_alone = 0
+        yield "hak_store(&h->kept, (uint32_t)HAK_KEPT_NOT);"
+        must(h.kept != WAITING, f"{h} waits, and has a thread")
+        h.kept = NOT
         stray = yield from self.hak_heap_drain_locked(h, True, None)
         if h.level:
             h.level -= 1
@@ -632,15 +696,18 @@ class Heaps(System):
             yield from self.hak_claim(h)
         leave = CLOSED if self.has("the closing of the inbox at a thread's end") else None
         stray = yield from self.hak_heap_drain_locked(h, False, leave)
-        yield from self.hak_heap_flush_all_locked(h)
-        yield from self.hak_heap_disown_locked(h)
+        if self.keep and h.slabs:
+            yield from self.hak_heap_keep_locked(h, WAITING)
+        else:
+            yield from self.hak_heap_flush_all_locked(h)
+            yield from self.hak_heap_disown_locked(h)
         self.hak_unclaim(h)
         if self.has("the rerouting of strays after a drain"):
             yield from self.hak_batch_reroute(stray)
         if self.has("the second posting at a thread's end"):
             yield from self.hak_heap_post_all(h)
 
-    def hak_heap_retire(self, me: Any, h: Any) -> Thread:
+    def hak_heap_retire(self, h: Any) -> Thread:
         yield from self.hak_heap_abandon(h)
         yield from self.hak_lock(self.heaps_lock)
         h.running = False
@@ -668,15 +735,54 @@ class Heaps(System):
             yield "hak_store_release(&hak_heaps.made, hak_heaps.made + 1)"
             self.idle.made += 1
         if h:
+            must(not h.running, f"{h} has two threads")
             h.running = True
         self.hak_unlock(self.heaps_lock)
         if not h:
             return None
-        yield from self.hak_claim(h)
-        h.inbox = None
-        self.hak_unclaim(h)
-        me.heap = h
+        yield from self.hak_heap_begin(me, h)
         return h
+
+    def hak_heap_begin(self, me: Any, h: Any) -> Thread:
+        claimed = self.has("the claim of a thread that takes a waiting heap over")
+        if claimed:
+            yield from self.hak_claim(h)
+        yield "hak_store(&h->inbox, NULL);"
+        h.inbox = None
+        if h.kept == WAITING:
+            h.kept = UNUSED
+        if claimed:
+            self.hak_unclaim(h)
+        me.heap = h
+
+    def hak_heap_trade(self, me: Any, h: Any, c: int) -> Thread:
+        yield from self.hak_claim(h)
+        own = len(h.slabs)
+        enough = self.hak_bin_has_room(h, c) or h.inbox is not None
+        self.hak_unclaim(h)
+        if enough or self.hak_fork_is_here():
+            return h
+        yield from self.hak_lock(self.heaps_lock)
+        yield "hak_load(&k->kept) != HAK_KEPT_WAITING"
+        k = next((k for k in self.idle.free if k.kept == WAITING), None)
+        trade = False
+        if k:
+            yield from self.hak_claim(k)
+            trade = k.kept == WAITING and len(k.slabs) > own
+            if k.kept == WAITING and not trade:
+                yield from self.hak_heap_break_up_locked(k)
+            self.hak_unclaim(k)
+        if trade:
+            if self.has("the removal of a traded heap from those that wait"):
+                self.idle.free = tuple(x for x in self.idle.free if x is not k)
+            must(not k.running, f"{k} has two threads")
+            k.running = True
+        self.hak_unlock(self.heaps_lock)
+        if not trade:
+            return h
+        yield from self.hak_heap_begin(me, k)
+        yield from self.hak_heap_retire(h)
+        return k
 
     # ---- what callers call
 
@@ -684,6 +790,7 @@ class Heaps(System):
         h = me.heap
         if h and h != "dead" and h.level:
             yield "hak_store(&h->v[c], v + HAK_POP);"
+            must(not h.flushed, f"{me} pops while another thread flushes the stacks of {h}")
             h.level -= 1
             return h.slot[h.level]
         return (yield from self.hak_malloc_slow(me, c))
@@ -691,6 +798,10 @@ class Heaps(System):
     def hak_malloc_slow(self, me: Any, c: int) -> Thread:
         h = yield from self.hak_heap_attach(me)
         must(h, "a thread without a heap allocates, which this model has not got")
+        if self.keep:
+            yield "hak_unlikely(hak_load(&hak_heaps.kept) != 0)"
+            if any(k.kept == WAITING for k in self.heap.values()):
+                h = yield from self.hak_heap_trade(me, h, c)
         p = yield from self.hak_heap_refill(h, c)
         return p
 
@@ -702,6 +813,7 @@ class Heaps(System):
             yield from self.hak_free_slow(me, p)
             return
         yield "h->slot[at + 1] = p;"
+        must(not h.flushed, f"{me} pushes while another thread flushes the stacks of {h}")
         h.slot = (*h.slot[: h.level], p, *h.slot[h.level + 1 :])
         if self.torn:
             yield "hak_store(&h->v[c], v + HAK_PUSH);"  # nobody sees it but a child
@@ -744,10 +856,16 @@ class Heaps(System):
                 stray = yield from self.hak_heap_drain_locked(h, h is own, None)
             if h is own:
                 yield from self.hak_heap_flush_all_locked(h)
+            elif h.kept == WAITING:
+                yield from self.hak_heap_break_up_locked(h)
             yield "sum += hak_heap_purge_locked(h);"
-            self.held(h.claim)
+            yield from self.hak_heap_purge_locked(h)
             self.hak_unclaim(h)
             yield from self.hak_batch_reroute(stray)
+
+    def hak_heap_purge_locked(self, h: Any) -> Thread:
+        self.held(h.claim)
+        yield from self.hak_heap_release_units_locked(h)
 
     # ---- fork
 
@@ -836,7 +954,7 @@ class Heaps(System):
         for i in range(FIRST, FIRST + self.idle.made):
             h = self.heap[i]
             if h.running and h is not me.heap:
-                yield from self.hak_heap_retire(me, h)
+                yield from self.hak_heap_retire(h)
 
     def hak_fork_forget(self, h: Any) -> None:
         if self.has("the dropped stacks of a child"):
@@ -864,7 +982,7 @@ class Heaps(System):
         if not self.gone:
             found = self.reachable()
             must(len(found) == len(set(found)), f"in two places: {sorted(p for p in set(found) if found.count(p) > 1)}")
-        lists = [*self.page.orphans, *self.page.free, *(s for h in self.heap.values() for s in h.slabs)]
+        lists = [*self.page.orphans, *self.page.free, *(s for h in self.heap.values() for s in (*h.slabs, *h.units))]
         must(len(lists) == len(set(lists)), f"on two lists: {[str(s) for s in set(lists) if lists.count(s) > 1]}")
         for h in self.heap.values():
             if not h.claim.holder and not self.fork.thread:
@@ -889,7 +1007,8 @@ class Heaps(System):
             waits = self.gone and h.running and h is not self.callers["forker"].heap
             must(not waits, f"{h} waits for a thread that is gone")
             must(h.running or not h.out, f"{h} has a batch to post and no thread")
-            must(h.running or not h.slabs, f"{h} has slabs and no thread")
+            must(h.running or not h.slabs or h.kept == WAITING, f"{h} has slabs and no thread")
+            must(h.running or h.kept != UNUSED, f"{h} waits for the first call of no thread")
             must(h.running or h.inbox == CLOSED, f"{h} has an inbox and no thread")
         if not self.gone:
             batches = sum(len(b.blocks) for b in self.batches)
