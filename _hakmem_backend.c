@@ -4126,7 +4126,8 @@ HAK_EXPORT HAK_COLD size_t hak_trim(void)
 	sum += hak_whale_purge(UINT64_MAX);
 	hak_lock(&hak_heaps.lock);
 	for (hak_heap_t *h = hak_heaps.free; h; h = h->next_free)
-		hak_heap_purge_stacks(h); /* not counted: nobody knows how much of it was touched */
+		if (hak_load(&h->kept) == HAK_KEPT_NOT) /* one that has come since then may wait, with its stacks */
+			hak_heap_purge_stacks(h); /* not counted: nobody knows how much of it was touched */
 	hak_unlock(&hak_heaps.lock);
 	errno = saved;
 	return sum;
