@@ -4499,7 +4499,7 @@ static HAK_COLD void hak_segment_add_runs_locked(hak_segments_t *t, const hak_ra
 			len = hak_slab_units(&hak_class[hak_word_class(word)]);
 			continue;
 		}
-		len = s->len;
+		len = word == HAK_RUN_KEPT ? 1 : s->len; /* a heap may be making a slab of it */
 		hak_segment_t row = {.address = (uint64_t)(uintptr_t)s->base, .total_size = (uint64_t)len << HAK_UNIT_SHIFT,
 			.state = "free", .tier = "", .dirty_bytes = (uint64_t)hak_dirty_count(u, len) << HAK_UNIT_SHIFT};
 		if (word == HAK_RUN_HEAD) {
