@@ -11,6 +11,7 @@
     python bench.py python --python ~/.pyenv/versions/3.13.0/bin/python
     python bench.py phases              what each layer of thread caches brings, on blocks of every tier; two minutes
     python bench.py instructions        instructions a malloc+free pair takes, counted by valgrind
+    python bench.py scaling             1 to 32 threads, and the locks that they share; five minutes
     python bench.py peers               which allocators were found, and how to install more
     python bench.py --peer mi3=/opt/mi3/libmimalloc.so.3 --json rows.json
 
@@ -792,15 +793,15 @@ def phase_jobs(options: argparse.Namespace, threads: Sequence[int], only: Sequen
             yield workload("mixed", count, options.seconds, *keys, label=tier), allocators
 
 
-def pivot(title: str, rows: Sequence[Row], text: Callable[[Row], str]) -> str:
-    """Tiers and threads down, allocators across."""
+def pivot(title: str, rows: Sequence[Row], text: Callable[[Row], str], what: str = "tier") -> str:
+    """Tiers (or what the rows are) and threads down, allocators across."""
     names = list(dict.fromkeys(row.allocator for row in rows))
     failed = {(row.workload, row.threads, row.allocator) for row in rows if row.failure}
     lines = [
         [*map(str, case), *(text(own[n]) if n in own else "failed" if (*case, n) in failed else "-" for n in names)]
         for case, own in by_case(rows).items()
     ]
-    return f"{title}\n\n{tabulated(['tier', 'threads', *names], lines)}"
+    return f"{title}\n\n{tabulated([what, 'threads', *names], lines)}"
 
 
 def lock_cost(rows: Iterable[Row]) -> str:
@@ -837,6 +838,49 @@ def phase_tables(rows: Sequence[Row]) -> str:
         "\n".join(f"{case_name(r.workload, r.threads)}: {r.allocator}: {r.failure}" for r in rows if r.failure),
     ]
     return "\n\n".join(filter(None, tables))
+
+
+# ---- Scaling: more threads than processors
+
+SCALING = ("larson", "prodcons", "mixed")
+SCALING_THREADS = (1, 2, 4, 8, 16, 32)
+AGAINST = 4  # threads with which those of more are compared: as many processors stay busy
+
+
+def scaling_jobs(options: argparse.Namespace, allocators: Sequence[Allocator]) -> Iterator[Job]:
+    """larson, prodcons (from two threads on) and mixed."""
+    for label in SCALING:
+        for threads in options.threads:
+            if threads % TIMED[label].teams_of == 0:
+                yield workload(label, threads, options.seconds), allocators
+
+
+def scaling_tables(rows: Sequence[Row]) -> str:
+    base = {(r.workload, r.allocator): r.ns_per_op_runs for r in rows if r.threads == AGAINST}
+
+    def throughput(row: Row) -> str:
+        """Over that with four threads, round by round."""
+        four = base.get((row.workload, row.allocator), [])
+        return cell(middle(before / now for before, now in zip(four, row.ns_per_op_runs)), ".2f") or "-"
+
+    ours = [row for row in rows if row.allocator == HAKMEM and not row.failure]
+    events = {
+        "shared locks": [r.locks_per_mop for r in ours],
+        "of them waited for": [r.contended_per_mop for r in ours],
+        "claims": [r.claims_per_mop for r in ours],
+        "hit %": [(r.hit_rate or 0) * 100 for r in ours],
+    }
+    lines = [
+        [row.workload, str(row.threads), *(cell(column[i], ".2f") for column in events.values())]
+        for i, row in enumerate(ours)
+    ]
+    locks = f"hakmem's locks in a million operations\n\n{tabulated(['workload', 'threads', *events], lines)}"
+    tables = [
+        time_table(rows),
+        pivot(f"Operations a second / those with {AGAINST} threads", rows, throughput, "workload"),
+        locks if ours else "",
+    ]
+    return "\n\n".join(filter(None, [*tables, f"{means_table(rows)}{behind(rows)}{not_handed_on(rows)}"]))
 
 
 # ---- Instructions
@@ -976,6 +1020,12 @@ def phases(options: argparse.Namespace) -> Result:
     return Result(rows, phase_tables(rows), rows)
 
 
+def scaling(options: argparse.Namespace) -> Result:
+    """1 to 32 threads: throughput against that with four, and how often threads took locks that they share"""
+    rows = measure(scaling_jobs(options, choose_allocators(options)), options.runs)
+    return Result(rows, scaling_tables(rows), rows)
+
+
 NO_VALGRIND = "instructions are counted by valgrind: apt install valgrind | dnf install valgrind"
 
 
@@ -1049,6 +1099,7 @@ BENCHMARKS = {
         timed, "programs in Python under PYTHONMALLOC=malloc, beside pymalloc", {**RUNS, **PYTHON}, python_jobs
     ),
     "phases": Benchmark(phases, phases.__doc__ or "", {**PHASE_RUNS, "threads": PHASE_THREADS}),
+    "scaling": Benchmark(scaling, scaling.__doc__ or "", {**RUNS, "threads": SCALING_THREADS}),
     "instructions": Benchmark(instructions, instructions.__doc__ or "", OUTPUT),
     "peers": Benchmark(peers, peers.__doc__ or "", {"peer": []}),
 }

@@ -382,6 +382,21 @@ def test_all_is_the_sum_of_the_others(bench_rows, monkeypatch):
     assert list(dict.fromkeys(row["workload"] for row in rows)) == ["mid", "python-json", "tiny", *counted]
 
 
+def test_scaling_compares_with_four_threads_and_counts_locks(bench_rows):
+    status, rows = bench_rows("scaling", *TINY, "--threads", "1,4,5", "--only", "system,hakmem")
+    assert status == 0
+    cases = {(row["workload"], row["threads"]) for row in rows}
+    assert cases == {(name, n) for name in bench.SCALING for n in (1, 4, 5) if name != "prodcons" or n == 4}
+    text = bench.scaling_tables([bench.Row(**row) for row in rows])
+    against = text.split("those with 4 threads")[1].split("hakmem's locks")[0]
+    for workload in bench.SCALING:
+        assert re.search(rf"^{workload} +4 +1\.00 +1\.00$", against, re.MULTILINE)
+    four, five = ([row for row in rows if row["workload"] == "mixed" and row["threads"] == n] for n in (4, 5))
+    quotient = four[0]["ns_per_op"] / five[0]["ns_per_op"]
+    assert re.search(rf"^mixed +5 +{quotient:.2f} ", against, re.MULTILINE)
+    assert "shared locks" in text
+
+
 def test_instructions_are_counted_where_valgrind_is(bench_rows, monkeypatch):
     if shutil.which("valgrind") is None:
         pytest.skip("valgrind is not installed")
