@@ -620,7 +620,7 @@ enum {
 	HAK_OWNER_SHARED = 3, /* the heap that threads without one share */
 	HAK_OWNER_FIRST = 4,  /* the first thread's heap */
 };
-enum { HAK_RUN_HEAD = HAK_OWNER_RUN << 8, HAK_RUN_BODY, HAK_RUN_PURGING, HAK_RUN_KEPT /* by a heap, at hand */ };
+enum { HAK_RUN_HEAD = HAK_OWNER_RUN << 8, HAK_RUN_BODY, HAK_RUN_PURGING, HAK_RUN_AT_HAND /* of a heap */ };
 #define hak_word_owner(w) ((w) >> 8)
 #define hak_word_class(w) ((w)&255u)
 
@@ -2507,7 +2507,7 @@ static void hak_heap_release_locked(hak_heap_t *h, hak_slab_t *s)
 	hak_count(&b->slabs, -1ull);
 	hak_count(&h->count.slabs_released, 1u);
 	if (s->len == 1 && h->units < HAK_UNITS_AT_HAND && !hak_page_is_forbidden()) {
-		hak_words_set(s->unit, 1, HAK_RUN_KEPT);
+		hak_words_set(s->unit, 1, HAK_RUN_AT_HAND);
 		h->unit[h->units++] = s->unit;
 	} else {
 		hak_page_release(s->unit, s->len);
@@ -4499,7 +4499,7 @@ static HAK_COLD void hak_segment_add_runs_locked(hak_segments_t *t, const hak_ra
 			len = hak_slab_units(&hak_class[hak_word_class(word)]);
 			continue;
 		}
-		len = word == HAK_RUN_KEPT ? 1 : s->len; /* a heap may be making a slab of it */
+		len = word == HAK_RUN_AT_HAND ? 1 : s->len; /* a heap may be making a slab of it */
 		hak_segment_t row = {.address = (uint64_t)(uintptr_t)s->base, .total_size = (uint64_t)len << HAK_UNIT_SHIFT,
 			.state = "free", .tier = "", .dirty_bytes = (uint64_t)hak_dirty_count(u, len) << HAK_UNIT_SHIFT};
 		if (word == HAK_RUN_HEAD) {

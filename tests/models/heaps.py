@@ -15,7 +15,7 @@ from interleavings import Step, System, Thread, must
 CLOSED = "closed"  # HAK_CLOSED; an inbox may also be None, or a batch
 NONE, ORPHAN, SHARED, FIRST = 0, 2, 3, 4  # HAK_OWNER_...
 NOT, WAITING, UNUSED = "", "waiting", "unused"  # HAK_KEPT_...
-AT_HAND = 1  # HAK_RUN_KEPT, as the owner of a slab's unit
+AT_HAND = 1  # HAK_RUN_AT_HAND, as the owner of a slab's unit
 
 # What a mutation may take out: the C function and the expression that has it.
 PARTS = {
@@ -299,7 +299,7 @@ class Heaps(System):
     def hak_heap_release_locked(self, h: Any, s: Any) -> Thread:
         h.slabs = tuple(x for x in h.slabs if x is not s)
         if len(h.units) < self.hand:
-            yield "hak_words_set(s->unit, 1, HAK_RUN_KEPT);"
+            yield "hak_words_set(s->unit, 1, HAK_RUN_AT_HAND);"
             s.word = (AT_HAND, 0)
             h.units += (s,)
         else:
