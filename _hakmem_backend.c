@@ -2917,7 +2917,7 @@ static HAK_NOINLINE void hak_block_free_anywhere(void *p, bool received)
 		}
 		hak_heap_t *h = owner >= HAK_OWNER_SHARED ? hak_heap_by_id(owner) : NULL;
 		if (!h)
-			hak_die("free", p, owner == HAK_OWNER_NONE ? HAK_ERR_ALREADY_FREE : HAK_ERR_FOREIGN);
+			hak_die("free", p, HAK_ERR_ALREADY_FREE); /* its slab is gone */
 		hak_claim(h);
 		if (hak_word(u) == word) {
 			hak_count(received ? &h->bin[c].received : &h->bin[c].claimed, 1u);
@@ -4818,7 +4818,7 @@ again:
 		return HAK_ERR_OK;
 	}
 	if (hak_word_owner(word) == HAK_OWNER_RUN) {
-		int found = HAK_ERR_FOREIGN;
+		int found = HAK_ERR_ALREADY_FREE; /* in nobody's hands: at hand, or being purged */
 		hak_lock(&hak_page.lock);
 		while (hak_word(u) == HAK_RUN_BODY)
 			u--;
