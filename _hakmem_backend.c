@@ -642,7 +642,8 @@ typedef struct hak_entry {
 } hak_entry_t;
 
 typedef struct hak_entries { /* a table of them: never unmapped, as somebody may still read an old one */
-	size_t size; /* a power of two: constant */
+	size_t size;    /* a power of two: constant */
+	uint32_t shift; /* of the hash, so that as many of its bits are left: constant */
 	hak_entry_t at[];
 } hak_entries_t;
 
@@ -1322,8 +1323,8 @@ HAK_INLINE uint32_t hak_granule_size(size_t len) /* the least of which 16 are as
 
 HAK_INLINE size_t hak_granule_home(const hak_entries_t *t, uintptr_t granule, uint32_t size)
 {
-	uint64_t hash = ((uint64_t)granule << 3 | size) * 0x9E3779B97F4A7C15ull;
-	return (size_t)(hash >> 32) & (t->size - 1);
+	/* 2^64 by the golden ratio: neighbours come to lie far from one another, and evenly, in the upper bits. */
+	return (size_t)(((uint64_t)granule ^ (uint64_t)size << 60) * 0x9E3779B97F4A7C15ull >> t->shift);
 }
 
 HAK_INLINE size_t hak_entry_home(const hak_entries_t *t, const hak_entry_t *e)
@@ -1427,6 +1428,7 @@ static HAK_COLD bool hak_index_grow_locked(uint64_t n, bool registry)
 		return old && registry && hak_index.used + n <= old->size - old->size / 8; /* slower, but there */
 	}
 	t->size = size;
+	t->shift = 64u - (uint32_t)__builtin_ctzll(size);
 	for (size_t i = 0; old && i < old->size; i++)
 		if (registry && old->at[i].len)
 			hak_registry_put_locked(t, old->at[i].base, old->at[i].len);
@@ -2384,15 +2386,19 @@ static HAK_COLD size_t hak_slab_purge(hak_slab_t *s)
  * use_registry says; the checked ones, and what is said of a bad pointer, in the way that it says.  What is found was
  * so at some moment of the call: whoever needs it to be still so takes the lock of the segment and looks again. */
 
-/* A slab or a large run around p, which lies on unit u.  Takes no lock itself; a run can only be found with the page
- * heap's. */
-HAK_INLINE size_t hak_lookup_unit(uint32_t u, uint32_t word, uintptr_t *base)
+/* Whether unit u is, or was once, in use.  The 64 units below the first range are not, and whales may lie there. */
+HAK_INLINE bool hak_unit_is_committed(uint32_t u)
 {
-	const hak_super_t *super;
+	return u < HAK_UNITS_MAX && hak_load_acquire(&hak_super[u / HAK_SUPER_UNITS]) != NULL;
+}
+
+/* A slab or a large run around p, which lies on unit u.  For a slab no lock is needed, for a run the page heap's. */
+HAK_INLINE size_t hak_lookup_unit(const void *p, uint32_t u, uint32_t word, uintptr_t *base)
+{
 	if (hak_likely(hak_word_owner(word) >= HAK_OWNER_ORPHAN)) {
-		super = hak_load_acquire(&hak_super[u / HAK_SUPER_UNITS]);
-		u -= hak_load(&super->unit[u % HAK_SUPER_UNITS].back);
-		*base = (uintptr_t)hak_slab_of(u)->base;
+		const hak_super_t *super = hak_load_acquire(&hak_super[u / HAK_SUPER_UNITS]);
+		uintptr_t back = hak_load(&super->unit[u % HAK_SUPER_UNITS].back);
+		*base = ((uintptr_t)p & ~(HAK_UNIT - 1)) - (back << HAK_UNIT_SHIFT);
 		return (size_t)hak_slab_units(&hak_class[hak_word_class(word)]) << HAK_UNIT_SHIFT;
 	}
 	while (hak_word(u) == HAK_RUN_BODY)
@@ -2405,10 +2411,11 @@ HAK_INLINE size_t hak_lookup_unit(uint32_t u, uint32_t word, uintptr_t *base)
 
 static HAK_NOINLINE size_t hak_lookup_address_slow(const void *p, uint32_t u, uintptr_t *base) /* on no slab */
 {
-	hak_lock_t *lock = u < HAK_UNITS_MAX ? &hak_page.lock : &hak_whales.lock;
+	bool ours = hak_unit_is_committed(u);
+	hak_lock_t *lock = ours ? &hak_page.lock : &hak_whales.lock;
 	size_t len;
 	hak_lock(lock);
-	len = u < HAK_UNITS_MAX ? hak_lookup_unit(u, hak_word(u), base) : hak_whale_around_locked(p, base);
+	len = ours ? hak_lookup_unit(p, u, hak_word(u), base) : hak_whale_around_locked(p, base);
 	hak_unlock(lock);
 	return len;
 }
@@ -2418,20 +2425,21 @@ HAK_INLINE size_t hak_lookup_address(const void *p, uintptr_t *base)
 	uint32_t u = hak_unit_of(p), word = hak_word(u);
 	if (hak_unlikely(hak_word_owner(word) < HAK_OWNER_ORPHAN))
 		return hak_lookup_address_slow(p, u, base);
-	return hak_lookup_unit(u, word, base);
+	return hak_lookup_unit(p, u, word, base);
 }
 
 /* Debug: the index says what the address says.  Under the lock that keeps the segment of p as it is. */
 HAK_UNUSED static HAK_COLD void hak_lookup_check(const void *p, int64_t way)
 {
 	uint32_t u = hak_unit_of(p), word = hak_word(u), owner = hak_word_owner(word);
+	bool ours = hak_unit_is_committed(u);
 	hak_lock_t *lock = owner >= HAK_OWNER_SHARED ? &hak_load_acquire(&hak_heap[owner])->claim
-	                 : u < HAK_UNITS_MAX ? &hak_page.lock : &hak_whales.lock;
+	                 : ours ? &hak_page.lock : &hak_whales.lock;
 	uintptr_t base = 0, other = 0;
 
 	hak_lock_uncounted(lock);
 	if (hak_word(u) == word) {
-		size_t len = u < HAK_UNITS_MAX ? hak_lookup_unit(u, word, &base) : hak_whale_around_locked(p, &base);
+		size_t len = ours ? hak_lookup_unit(p, u, word, &base) : hak_whale_around_locked(p, &base);
 		size_t indexed = hak_index_find(p, &other, way);
 		hak_assert((indexed == len && (!len || other == base)) || (!indexed && hak_load(&hak_index.missing)));
 	}
@@ -3997,7 +4005,7 @@ static HAK_NOINLINE void *hak_malloc_slow(size_t n, size_t asked)
 static _Noreturn HAK_COLD void hak_free_bad(const void *p, const char *call)
 {
 	uint32_t u = hak_unit_of(p);
-	bool ours = u < HAK_UNITS_MAX && hak_load_acquire(&hak_super[u / HAK_SUPER_UNITS]);
+	bool ours = hak_unit_is_committed(u);
 	uintptr_t base;
 	hak_die(call, p, hak_lookup(p, &base) ? HAK_ERR_INTERIOR : ours ? HAK_ERR_ALREADY_FREE : HAK_ERR_FOREIGN);
 }
@@ -4942,10 +4950,8 @@ static HAK_COLD int hak_block_find(const void *p, hak_owner_t *out)
 	hak_boot_init();
 again:
 	*out = (hak_owner_t){.class = UINT32_MAX, .tier = hak_tier[HAK_TIER_whale].name, .state = "live"};
-	if (!(out->size = hak_lookup(p, &base))) {
-		u = hak_unit_of(p);
-		return u < HAK_UNITS_MAX && hak_load_acquire(&hak_super[u / HAK_SUPER_UNITS]) ? HAK_ERR_ALREADY_FREE : HAK_ERR_FOREIGN;
-	}
+	if (!(out->size = hak_lookup(p, &base)))
+		return hak_unit_is_committed(hak_unit_of(p)) ? HAK_ERR_ALREADY_FREE : HAK_ERR_FOREIGN;
 	out->base = base;
 	u = hak_unit_of((const void *)base);
 	word = hak_word(u);
@@ -4982,7 +4988,9 @@ again:
 					out->state = "cached";
 		return HAK_ERR_OK;
 	}
-	return word == HAK_RUN_HEAD || u == HAK_UNITS_MAX ? HAK_ERR_OK : HAK_ERR_ALREADY_FREE; /* freed since it was found */
+	if (word != HAK_RUN_HEAD && hak_unit_is_committed(u))
+		return HAK_ERR_ALREADY_FREE; /* since it was found */
+	return HAK_ERR_OK;
 }
 
 static HAK_COLD int hak_block_check(const void *p, hak_owner_t *o)
