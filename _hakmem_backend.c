@@ -155,7 +155,8 @@
 	X(metadata_bytes, "bytes", "pools committed", "memory mapped for heaps, slabs and batches")                       \
 	X(index_bytes, "bytes", "pools", "of these, those for the registry or the array to scan (use_registry)")          \
 	X(index_segments, "segments", "pools", "slabs, large runs and whales that stand there")                           \
-	X(index_refusals, "segments", "pools", "those that found no memory to stand there: addresses tell, as without it") \
+	X(index_missing, "segments", "pools", "those that do not, as there was no memory: their addresses tell")          \
+	X(index_refusals, "segments", "pools", "how often that was so, ever")                                             \
 	X(committed_bytes, "bytes", "summary pools", "address space that may be touched: the parts in the view pools")    \
 	X(peak_used_bytes, "bytes", "summary", "most bytes of live, cached and transit blocks at once, to an eighth at worst") \
 	X(in_use_bytes, "bytes", "summary pools", "units in slabs and runs, and whales in use")                           \
@@ -4812,6 +4813,7 @@ static HAK_COLD void hak_stats_fill(hak_stats_t *s, hak_class_row_t row[HAK_CLAS
 	hak_lock_uncounted(&hak_index.lock);
 	s->index_bytes = hak_index.bytes;
 	s->index_segments = hak_index.segments;
+	s->index_missing = hak_index.missing;
 	s->index_refusals = hak_index.refusals;
 	hak_unlock(&hak_index.lock);
 	/* Not the sum of its parts: that the two are the same is a law that the tests check. */

@@ -971,8 +971,8 @@ def lookup_tables(rows: Sequence[Row]) -> str:
             lines.append([str(slabs), *times, cell(ratios.get((access, slabs)), ".2g")])
         table = tabulated(["slabs", *names, "registry / scan"], lines)
         texts.append(f"Nanoseconds of a look-up, {access} access\n\n{table}")
-    if any(access in key for key in ratios for access in ACCESS):
-        texts.append("\n".join(crossover(ratios, access) for access in ACCESS if any(access in key for key in ratios)))
+    compared = dict.fromkeys(access for access, _ in ratios)
+    texts.append("\n".join(crossover(ratios, access) for access in compared))
     if all((access, slabs) in ratios for access in ACCESS for slabs in CLAIM[2]):
         texts.append(claim(ratios))
     texts.append("\n".join(f"{r.workload}: {r.allocator}: {r.failure}" for r in rows if r.failure))

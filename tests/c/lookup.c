@@ -46,7 +46,7 @@ static void index_is_whole(void)
           (unsigned long long)hak_stat("index_segments"), (unsigned long long)segments);
     CHECK(way ? hak_stat("index_bytes") >= 16 * segments : hak_stat("index_bytes") == 0);
     CHECK(hak_stat("metadata_bytes") >= hak_stat("index_bytes"));
-    CHECK(hak_stat("index_refusals") == 0);
+    CHECK(hak_stat("index_refusals") == 0 && hak_stat("index_missing") == 0);
 }
 
 static void nothing_is_at(const void *p)
@@ -319,6 +319,7 @@ static size_t take_units(char **blocks, size_t most)
 static size_t in_the_index(char **blocks, size_t count) /* all are found by who asks for their owner */
 {
     size_t n = 0;
+    CHECK(hak_stat("index_segments") + hak_stat("index_missing") == (way ? hak_stat("slabs") : 0));
     for (size_t i = 0; i < count; i++) {
         uintptr_t base = 0;
         if (!blocks[i]) continue;
@@ -355,6 +356,7 @@ static void no_memory_for_the_index(void)
     hak_trim();
     CHECK(take_units(blocks, MOST) == MOST); /* those that had no entry are gone: now each has one */
     CHECK(in_the_index(blocks, count) == count && hak_stat("index_refusals") == refused);
+    CHECK(hak_stat("index_missing") == 0);
     for (size_t i = 0; i < count; i++) hak_free(blocks[i]);
     CHECK(hak_stat("index_segments") == (way ? hak_stat("slabs") : 0));
     check_laws();
