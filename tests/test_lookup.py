@@ -49,6 +49,11 @@ def test_readers_find_what_stands_still_while_others_make_and_end_slabs(way: str
 
 
 @pytest.mark.parametrize("way", WAYS)
+def test_a_reader_never_misses_a_segment_whose_entry_moves(way: str) -> None:
+    lookup("a_segment_that_moves_is_never_lost", way, DEBUG)
+
+
+@pytest.mark.parametrize("way", WAYS)
 def test_readers_beside_makers_under_thread_sanitizer(way: str) -> None:
     lookup("readers_beside_makers", way, need_sanitizer("thread"))
 

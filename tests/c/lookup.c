@@ -241,6 +241,40 @@ static void *read_on(void *argument)
     return NULL;
 }
 
+/* A run stands last in the array; then the first one ends, and the last takes its place: whoever scans in between has
+ * passed there already, and must look again. */
+enum { FILLERS = 400, MOVES = 100 };
+static _Atomic(char *) last, seen[READERS];
+
+static void *look_for_the_last(void *argument)
+{
+    for (char *p; (p = atomic_load(&last)); atomic_store(&seen[(uintptr_t)argument], p)) {
+        uintptr_t base;
+        for (int i = 0; i < 20; i++) CHECK(ways[way](p + MIB, &base) > MIB && base == (uintptr_t)p, "it was lost");
+    }
+    return NULL;
+}
+
+static void a_segment_that_moves_is_never_lost(void)
+{
+    static char *fillers[FILLERS];
+    char *first = hak_malloc(2 * MIB), *next;
+    pthread_t readers[READERS];
+    for (size_t i = 0; i < FILLERS; i++) CHECK((fillers[i] = hak_malloc(2 * MIB)));
+    atomic_store(&last, hak_malloc(2 * MIB));
+    for (size_t i = 0; i < READERS; i++) CHECK(pthread_create(&readers[i], NULL, look_for_the_last, (void *)i) == 0);
+    for (int i = 0; i < MOVES; i++) {
+        for (size_t k = 0; k < READERS; k++)
+            while (atomic_load(&seen[k]) != atomic_load(&last)) sched_yield();
+        hak_free(first);
+        first = atomic_load(&last);
+        CHECK((next = hak_malloc(2 * MIB)));
+        atomic_store(&last, next);
+    }
+    atomic_store(&last, NULL);
+    for (size_t i = 0; i < READERS; i++) pthread_join(readers[i], NULL);
+}
+
 static pthread_t makers[MAKERS];
 
 static void start_makers(int how_long)
@@ -366,6 +400,7 @@ static void no_memory_for_the_index(void)
 static const struct test_case CASES[] = {
     CASE(a_random_program),
     CASE(readers_beside_makers),
+    CASE(a_segment_that_moves_is_never_lost),
     CASE(children_of_makers),
     CASE(free_in_the_middle_of_a_run),
     CASE(free_in_the_middle_of_a_whale),
