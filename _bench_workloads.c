@@ -13,7 +13,7 @@
  *
  * Sections: keys · small helpers · blocks · latencies · what is counted from the start of the clock · teams of
  * threads · pairs, calloc, burst · replacement (mixed, mid, large) · larson · requests (scenario-json and so on) ·
- * prodcons · churn · realloc · the table of workloads · the report · main. A new workload is a function that returns
+ * prodcons · churn · realloc · lookup · the table of workloads · the report · main. A new workload is a function that returns
  * what it did, and a row in the table.
  */
 #define _GNU_SOURCE
@@ -52,6 +52,8 @@
 	KEY(uint64_t, json,      0,       0,    1000, "share of json among the requests")                         \
 	KEY(uint64_t, mir,       0,       0,    1000, "share of mir among the requests")                          \
 	KEY(uint64_t, vm,        0,       0,    1000, "share of vm among the requests")                           \
+	KEY(uint64_t, slabs,     32,      1,    65536, "slabs of 64 KiB that pointers are looked up in")           \
+	KEY(uint64_t, repeat,    0,       0,    1,    "0: random pointers; 1: one pointer again and again")       \
 	KEY(uint64_t, seed,      12345,   0,    1e15, "of the random numbers")
 
 #define KEY(type, name, initial, low, high, help) type name;
@@ -809,6 +811,89 @@ static struct result run_realloc(void)
 	return run_team(append_until_one_is_full, append_until_stopped);
 }
 
+/* ---- lookup: from a pointer to its slab by hakmem's own functions, in the way that its option use_registry says ---- */
+
+enum { POINTERS = 1 << 16, LOOKUPS = 1 << 12 }; /* more pointers than a branch predictor remembers; looked up at a time */
+enum { SLAB = 1 << 16 };
+
+typedef size_t lookup_function(const void *p, uintptr_t *base);
+typedef int option_function(const char *name, int64_t *value);
+
+static void find_function(void *function, const char *name) /* as find_hak_stat */
+{
+	void *symbol = dlsym(RTLD_DEFAULT, name);
+	if (symbol == NULL)
+		die("%s is not in the process: lookup needs hakmem", name);
+	memcpy(function, &symbol, sizeof symbol);
+}
+
+static __attribute__((noinline)) size_t lookup_nothing(const void *p, uintptr_t *base)
+{
+	*base = (uintptr_t)p;
+	return SLAB;
+}
+
+/* Each waits for the one before it, so that what the loop itself takes can be taken off. */
+static uint64_t time_lookups(lookup_function *lookup, const char *const *pointers)
+{
+	uintptr_t base;
+	uint64_t start = now_ns();
+	for (size_t at = 0; at < LOOKUPS;) {
+		size_t length = lookup(pointers[at], &base);
+		__asm__ volatile("" : "+r"(length));
+		at += length != 0;
+		if (length == 0)
+			die("a slab was lost");
+	}
+	return now_ns() - start;
+}
+
+static char **make_slabs(lookup_function *lookup) /* each block fills one */
+{
+	char **slabs = map(key.slabs * sizeof *slabs);
+	for (size_t i = 0; i < key.slabs; i++) {
+		uintptr_t base = 0;
+		slabs[i] = checked(malloc(SLAB));
+		if (lookup(slabs[i] + SLAB - 1, &base) != SLAB || base != (uintptr_t)slabs[i])
+			die("the block at %p is not a slab that is looked up so", (void *)slabs[i]);
+	}
+	return slabs;
+}
+
+static struct result run_lookup(void)
+{
+	static const char *const ways[] = { "hak_lookup_by_address", "hak_lookup_by_registry", "hak_lookup_by_scan" };
+	uint64_t random = random_seed(0), ops = 0, best = UINT64_MAX, loop = UINT64_MAX;
+	const char **pointers = map(POINTERS * sizeof *pointers);
+	option_function *option_get;
+	lookup_function *lookup;
+	int64_t way = 0;
+
+	find_function(&option_get, "hak_option_get");
+	if (option_get("use_registry", &way) != 0)
+		die("this hakmem has no option use_registry");
+	find_function(&lookup, ways[way]);
+	char **slabs = make_slabs(lookup);
+	for (size_t i = 0; i < POINTERS; i++) { /* the one pointer: half way through a scan */
+		uint64_t bits = random_next(&random);
+		size_t slab = key.repeat ? key.slabs / 2 : random_below((uint32_t)(bits >> 32), key.slabs);
+		pointers[i] = slabs[slab] + (key.repeat ? 0 : random_below((uint32_t)bits, SLAB));
+	}
+	time_lookups(lookup, pointers);
+	count(at_start);
+	for (uint64_t start = now_ns(); ops == 0 || seconds_since(start) < key.seconds; ops += LOOKUPS) {
+		const char **from = pointers + ops % POINTERS;
+		uint64_t took = time_lookups(lookup, from), nothing = time_lookups(lookup_nothing, from);
+		best = took < best ? took : best;
+		loop = nothing < loop ? nothing : loop;
+	}
+	if (best <= loop)
+		die("%llu ns for %d look-ups, %llu for the loop alone: too short to tell", (unsigned long long)best, LOOKUPS,
+		    (unsigned long long)loop);
+	return (struct result){ .ops = ops, .seconds = (double)(best - loop) * 1e-9 / LOOKUPS * (double)ops,
+		.handovers = UNKNOWN };
+}
+
 /* ---- The table of workloads ---- */
 
 #define TEAM   "threads seconds seed "
@@ -852,6 +937,9 @@ static const struct workload {
 	  "small buffers grow by appending; stresses growth in place and copying; an op is one realloc" },
 	{ "realloc-large", run_realloc, TEAM "min max slots step", "min=4096 max=67108864 step=65536 slots=1",
 	  "one buffer grows to 64 MiB, again and again; stresses growth by remapping; an op is one realloc" },
+	{ "lookup", run_lookup, "seconds seed slabs repeat", "",
+	  "from a pointer to its slab, as HAKMEM_USE_REGISTRY says; an op is one look-up, its time that of the quickest 4,096 "
+	  "in a row, without the loop" },
 	{ "pairs", run_pairs, LOOP, "", "malloc, free: the fast path and nothing else" },
 	{ "calloc", run_calloc, LOOP, "", "calloc, free" },
 	{ "burst", run_burst, LOOP, "", "64 mallocs, then 64 frees" },

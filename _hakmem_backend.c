@@ -24,7 +24,7 @@
  * Terms.  Block: what the caller gets.  Slab: one or more units that hold blocks of one class.  Unit: 64 KiB.
  * Superslab: 64 units, aligned.  Run: consecutive units, free or one large block.  Heap: one thread's stacks and
  * slabs.  Class: a block size.  Tier: tiny, l2, l25, whale.  Claim: the lock of one heap's slabs.  Orphan: a slab
- * whose thread has died.
+ * whose thread has died.  Segment: what a pointer can be looked up to, a slab, a large run or a whale.
  *
  * Invariants.
  *  1. Only the holder of a heap's claim changes that heap's slabs (bitmaps, lists).  The owner holds it in its slow
@@ -42,12 +42,12 @@
  *  6. No metadata lies in or next to blocks.  (Hardened: a seal ends each, and only tells whether it is whole.)
  *  7. free never needs memory, and preserves errno.
  *
- * Order of locks: heaps list, claim, purge, page heap, batch pool, whales, metadata.
+ * Order of locks: heaps list, claim, purge, page heap, batch pool, whales, index, metadata.
  *
  * Sections: tables; compiler and platform; atomics and locks; types; state; OS; messages; options; size classes;
- * metadata; gauges; page heap; whales; slabs; hardening; heaps; remote frees and orphans; refill and flush; thread
- * start and end; large runs; slow paths; HOT PATHS (start reading there); derived calls; introspection; lifecycle; libc
- * and C++.
+ * metadata; gauges; index of segments; page heap; whales; slabs; owner look-up; hardening; heaps; remote frees and
+ * orphans; refill and flush; thread start and end; large runs; slow paths; HOT PATHS (start reading there); derived
+ * calls; introspection; lifecycle; libc and C++.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE 1
@@ -99,6 +99,8 @@
 	  "0 to compare; it costs address space")                                                            \
 	X(reserve, bytes, "bytes", 0, 0, 1ll << 40, start, "address range reserved at a time; 0: twice the memory, at least 64 GiB", \
 	  "smaller where a tool judges by virtual size, larger where a program uses swap beyond that")       \
+	X(use_registry, int, "", 0, 0, 2, start, "how the checked calls find the slab of a pointer: 0 by its address, 1 by a hash registry, 2 by a scan", \
+	  "1 where many blocks above 64 MiB are asked about; 2 to compare")                                  \
 	X(purge_ms, int, "ms", 1000, 0, 3600000, any, "age at which free memory goes back to the system",    \
 	  "smaller where RSS is paid for, larger where load comes in waves")                                 \
 	X(retain, bytes, "bytes", 24ll << 20, 0, 1ll << 40, any, "free memory kept whatever is live; above it, as much as is in use", \
@@ -151,6 +153,10 @@
 	X(free_clean_bytes, "bytes", "pools committed", "free units without memory behind them")                          \
 	X(kept_whale_bytes, "bytes", "pools committed", "freed mappings kept for reuse")                                  \
 	X(metadata_bytes, "bytes", "pools committed", "memory mapped for heaps, slabs and batches")                       \
+	X(index_bytes, "bytes", "pools", "of these, those for the registry or the array to scan (use_registry)")          \
+	X(index_segments, "segments", "pools", "slabs, large runs and whales that stand there")                           \
+	X(index_missing, "segments", "pools", "those that do not, as there was no memory: their addresses tell")          \
+	X(index_refusals, "segments", "pools", "how often that was so, ever")                                             \
 	X(committed_bytes, "bytes", "summary pools", "address space that may be touched: the parts in the view pools")    \
 	X(peak_used_bytes, "bytes", "summary", "most bytes of live, cached and transit blocks at once, to an eighth at worst") \
 	X(in_use_bytes, "bytes", "summary pools", "units in slabs and runs, and whales in use")                           \
@@ -199,6 +205,7 @@
 	X(page_heap, hak_page.lock, "runs of units, orphaned slabs")         \
 	X(batch_pool, hak_pool.lock, "empty batches")                        \
 	X(whales, hak_whales.lock, "mappings of their own")                  \
+	X(index, hak_index.lock, "where segments lie, with use_registry")    \
 	X(metadata, hak_meta.lock, "memory for heaps, slabs and batches")
 
 /* Environment names with the prefix that are read by hakmem.py and not here. */
@@ -234,6 +241,7 @@ enum {
 	HAK_STALE_MS = 100,               /* remote frees that have been on their way for so long are helped along */
 	HAK_SETTLE_LEAST = 1 << 20,       /* a heap whose live bytes never rose above this is not looked through */
 	HAK_KEPT_WHALES = 64,             /* freed mappings kept at most */
+	HAK_INDEX_FIRST = 1024,           /* entries of the index at first: 16 KiB */
 	HAK_NOTES = 8192 + 272,           /* notes of a slab: 64 KiB in blocks of 8 bytes, and not in the same cache sets as the next */
 	HAK_GUARD = 64 << 10,             /* bytes that nobody may touch before and behind tables: any OS page */
 	HAK_REFUSALS = 8,                 /* mappings that the system does not unmap before no more are tried */
@@ -312,7 +320,9 @@ _Static_assert(sizeof(void *) == 8, "hakmem needs 64-bit addresses");
 #define hak_hg_before(p) ({ ANNOTATE_HAPPENS_BEFORE(p); (void)0; })
 #define hak_hg_after(p, loaded) ({ __typeof__(*(p)) loaded_ = (loaded); ANNOTATE_HAPPENS_AFTER(p); loaded_; })
 typedef struct hak_lock_word { pthread_mutex_t mutex; } hak_lock_word_t;
+#define HAK_PEEKS 0 /* it cannot know that what is read while somebody writes is thrown away: readers take the lock */
 #else
+#define HAK_PEEKS 1
 #define hak_hg_before(p) ((void)0)
 #define hak_hg_after(p, loaded) (loaded)
 typedef uint32_t hak_lock_word_t; /* 0 free, 1 held, 2 held and somebody may sleep, 3 kept by a thread that ends the process */
@@ -640,6 +650,18 @@ typedef struct hak_whale {
 	uint64_t stamp;         /* ms when it was freed */
 } hak_whale_t;
 
+/* An entry of the index.  Lock of the index; readers without it throw away what they read while somebody writes. */
+typedef struct hak_entry {
+	uintptr_t base; /* of the segment, a multiple of an OS page; registry: and which of its granules, in the low bits */
+	size_t len;     /* bytes of the segment; 0: no entry */
+} hak_entry_t;
+
+typedef struct hak_entries { /* a table of them: never unmapped, as somebody may still read an old one */
+	size_t size;    /* a power of two: constant */
+	uint32_t shift; /* of the hash, so that as many of its bits are left: constant */
+	hak_entry_t at[];
+} hak_entries_t;
+
 /* The free runs by length: exact below 64 units, four bins to a doubling above. */
 enum { HAK_RUN_BINS = 64 + 4 * 20, HAK_RUN_WORDS = (HAK_RUN_BINS + 63) / 64, HAK_WHALE_BUCKETS = 4096 };
 enum { HAK_CLEAN, HAK_DIRTY };
@@ -754,6 +776,20 @@ static struct { /* lock: whales */
 	uint64_t kept_bytes, live, bytes, allocs, frees, hits;
 	uint64_t alloc_bytes, freed_bytes; /* ever */
 } hak_whales;
+
+enum { HAK_BY_ADDRESS, HAK_BY_REGISTRY, HAK_BY_SCAN }; /* the option use_registry */
+enum { HAK_GRANULE_STEP = 4, HAK_GRANULE_SIZES = 8, HAK_GRANULE_BITS = 31 };
+
+static struct { /* lock: index; turn, table, used, sizes and missing are read without it, too */
+	hak_lock_t lock HAK_LINE;
+	uint64_t turn;           /* odd while somebody writes */
+	hak_entries_t *table;
+	uint64_t used;           /* entries in it */
+	uint32_t sizes;          /* registry: bit set for each size of granules that a segment has */
+	uint64_t missing;        /* segments that are in no entry, as there was no memory */
+	uint64_t of_size[HAK_GRANULE_SIZES]; /* registry: segments by size of granules */
+	uint64_t segments, refusals, bytes;
+} hak_index;
 
 static struct { /* lock: metadata */
 	hak_lock_t lock HAK_LINE;
@@ -1279,6 +1315,242 @@ HAK_INLINE void hak_gauge_watch_locked(hak_heap_t *h, int t)
 		hak_gauge_tell_locked(h, t);
 }
 
+/* =============================================== index of segments ============================================= */
+
+/* With use_registry: where each segment lies.  Whoever makes or ends one writes it down, under the lock that guards the
+ * segment's words (whales: their bucket) and then that of the index, so that what the index says is what they say.  A
+ * reader takes no lock: it reads `turn` before and after, and if somebody wrote in between it looks again under the lock.
+ *
+ * Registry: a table of entries by the hash of a granule of addresses, open addressing, at most half full.  A segment has
+ * an entry for each granule that it touches, and the longer it is the larger are its granules (64 KiB for up to 1 MiB,
+ * 1 MiB for up to 16 MiB, and so on), so that there are 17 of them at most and a slab of one unit has one.  An address is
+ * looked for in its granule of each size that is in use: one probe for slabs, eight at the very most.
+ *
+ * Scan: a dense array in the order in which segments came; the last takes the place of one that ends.
+ *
+ * Memory may be refused: then a segment has no entry, `missing` says so, and who finds nothing asks the words. */
+
+HAK_INLINE uint32_t hak_granule_shift(uint32_t size) { return HAK_UNIT_SHIFT + HAK_GRANULE_STEP * size; }
+
+HAK_INLINE uint32_t hak_granule_size(size_t len) /* the least of which 16 are as long */
+{
+	uint32_t bits = 64u - (uint32_t)__builtin_clzll(len | 1) - ((len & (len - 1)) == 0), least = hak_granule_shift(1);
+	return bits <= least ? 0 : (bits - least + HAK_GRANULE_STEP - 1) / HAK_GRANULE_STEP;
+}
+
+HAK_INLINE size_t hak_granule_home(const hak_entries_t *t, uintptr_t granule, uint32_t size)
+{
+	/* 2^64 by the golden ratio: neighbours come to lie far from one another, and evenly, in the upper bits. */
+	return (size_t)(((uint64_t)granule ^ (uint64_t)size << 60) * 0x9E3779B97F4A7C15ull >> t->shift);
+}
+
+HAK_INLINE size_t hak_entry_home(const hak_entries_t *t, const hak_entry_t *e)
+{
+	uint32_t size = hak_granule_size(e->len);
+	return hak_granule_home(t, (e->base >> hak_granule_shift(size)) + (e->base & HAK_GRANULE_BITS), size);
+}
+
+HAK_INLINE void hak_entry_write_locked(hak_entry_t *e, uintptr_t base, size_t len) /* release: not before turn is odd */
+{
+	hak_store_release(&e->base, base);
+	hak_store_release(&e->len, len);
+}
+
+/* The segment around p.  0: there is none, or somebody writes. */
+HAK_INLINE size_t hak_registry_find(const void *p, uintptr_t *base)
+{
+	uint32_t sizes = hak_load_acquire(&hak_index.sizes); /* first: where one is in use there is a table */
+	const hak_entries_t *t = hak_load_acquire(&hak_index.table);
+	for (; sizes; sizes &= sizes - 1) {
+		uint32_t size = (uint32_t)__builtin_ctz(sizes);
+		size_t i = hak_granule_home(t, (uintptr_t)p >> hak_granule_shift(size), size);
+		for (size_t left = t->size, len; left && (len = hak_load_acquire(&t->at[i].len)); left--, i = (i + 1) & (t->size - 1)) {
+			*base = hak_load_acquire(&t->at[i].base) & ~(uintptr_t)HAK_GRANULE_BITS;
+			if ((uintptr_t)p - *base < len)
+				return len;
+		}
+	}
+	return 0;
+}
+
+HAK_INLINE size_t hak_scan_find(const void *p, uintptr_t *base)
+{
+	const hak_entries_t *t = hak_load_acquire(&hak_index.table);
+	uint64_t used = hak_load_acquire(&hak_index.used);
+	if (!t || used > t->size) /* the table is not yet the new one */
+		return 0;
+	for (uint64_t i = 0; i < used; i++) {
+		size_t len = hak_load_acquire(&t->at[i].len);
+		*base = hak_load_acquire(&t->at[i].base);
+		if ((uintptr_t)p - *base < len)
+			return len;
+	}
+	return 0;
+}
+
+HAK_INLINE size_t hak_index_find_locked(const void *p, uintptr_t *base, int64_t way)
+{
+	return way == HAK_BY_SCAN ? hak_scan_find(p, base) : hak_registry_find(p, base);
+}
+
+/* The segment around p as the index knows it.  0: there is none. */
+HAK_INLINE size_t hak_index_find(const void *p, uintptr_t *base, int64_t way)
+{
+	uint64_t turn = hak_load_acquire(&hak_index.turn);
+	size_t len;
+	if (hak_likely(HAK_PEEKS && !(turn & 1))) {
+		len = hak_index_find_locked(p, base, way);
+		if (hak_likely(hak_load(&hak_index.turn) == turn))
+			return len;
+	}
+	hak_lock_uncounted(&hak_index.lock);
+	len = hak_index_find_locked(p, base, way);
+	hak_unlock(&hak_index.lock);
+	return len;
+}
+
+static void hak_registry_put_locked(hak_entries_t *t, uintptr_t base, size_t len) /* base: with its granule */
+{
+	hak_entry_t e = {base, len};
+	size_t i = hak_entry_home(t, &e);
+	while (t->at[i].len)
+		i = (i + 1) & (t->size - 1);
+	hak_entry_write_locked(&t->at[i], base, len);
+}
+
+/* Entries behind the one that leaves move up, so that none is cut off from its home by an empty one. */
+static void hak_registry_take_locked(hak_entries_t *t, uintptr_t base, size_t len)
+{
+	hak_entry_t e = {base, len};
+	size_t mask = t->size - 1, i = hak_entry_home(t, &e), next;
+	while (t->at[i].base != base)
+		i = (i + 1) & mask;
+	for (next = (i + 1) & mask; t->at[next].len; next = (next + 1) & mask)
+		if (((next - hak_entry_home(t, &t->at[next])) & mask) >= ((next - i) & mask)) {
+			hak_entry_write_locked(&t->at[i], t->at[next].base, t->at[next].len);
+			i = next;
+		}
+	hak_entry_write_locked(&t->at[i], 0, 0);
+}
+
+/* Room for n more entries.  False: no memory. */
+static HAK_COLD bool hak_index_grow_locked(uint64_t n, bool registry)
+{
+	hak_entries_t *old = hak_index.table, *t;
+	size_t size = old ? old->size * 2 : HAK_INDEX_FIRST, bytes = sizeof *t + size * sizeof *t->at;
+	int saved = errno;
+
+	if (!(t = hak_meta_alloc(bytes))) {
+		errno = saved;
+		return old && registry && hak_index.used + n <= old->size - old->size / 8; /* slower, but there */
+	}
+	t->size = size;
+	t->shift = 64u - (uint32_t)__builtin_ctzll(size);
+	for (size_t i = 0; old && i < old->size; i++)
+		if (registry && old->at[i].len)
+			hak_registry_put_locked(t, old->at[i].base, old->at[i].len);
+		else if (!registry)
+			hak_entry_write_locked(&t->at[i], old->at[i].base, old->at[i].len);
+	hak_index.bytes += bytes;
+	hak_store_release(&hak_index.table, t);
+	return true;
+}
+
+static void hak_index_count_locked(uint32_t size, uint64_t n) /* registry: n segments more of that size of granules */
+{
+	uint32_t bit = 1u << size;
+	hak_index.of_size[size] += n;
+	hak_store_release(&hak_index.sizes, (hak_index.sizes & ~bit) | (hak_index.of_size[size] ? bit : 0));
+}
+
+static void hak_index_enter_locked(uintptr_t base, size_t len, bool registry)
+{
+	uint32_t size = hak_granule_size(len), shift = hak_granule_shift(size);
+	uint64_t n = registry ? ((base + len - 1) >> shift) - (base >> shift) + 1 : 1;
+	hak_entries_t *t = hak_index.table;
+
+	if (!t || (hak_index.used + n) << registry > t->size) {
+		if (!hak_index_grow_locked(n, registry)) {
+			hak_index.refusals++;
+			hak_store(&hak_index.missing, hak_index.missing + 1);
+			return;
+		}
+		t = hak_index.table;
+	}
+	for (uint64_t i = 0; registry && i < n; i++)
+		hak_registry_put_locked(t, base + i, len);
+	if (registry)
+		hak_index_count_locked(size, 1);
+	else
+		hak_entry_write_locked(&t->at[hak_index.used], base, len);
+	hak_store_release(&hak_index.used, hak_index.used + n);
+	hak_index.segments++;
+}
+
+static void hak_index_leave_locked(uintptr_t base, bool registry)
+{
+	hak_entries_t *t = hak_index.table;
+	uintptr_t start = 0;
+	uint64_t n = 1, i = 0;
+	size_t len = 0;
+
+	if (!registry) {
+		while (i < hak_index.used && t->at[i].base != base)
+			i++;
+		len = i < hak_index.used ? t->at[i].len : 0;
+	} else if (t) {
+		len = hak_registry_find((const void *)base, &start);
+		hak_assert(!len || start == base);
+	}
+	if (!len) { /* it has never been there */
+		hak_assert(hak_index.missing);
+		hak_store(&hak_index.missing, hak_index.missing - 1);
+		return;
+	}
+	if (registry) {
+		uint32_t size = hak_granule_size(len), shift = hak_granule_shift(size);
+		n = ((base + len - 1) >> shift) - (base >> shift) + 1;
+		for (i = 0; i < n; i++)
+			hak_registry_take_locked(t, base + i, len);
+		hak_index_count_locked(size, -1ull);
+	} else {
+		const hak_entry_t *last = &t->at[hak_index.used - 1];
+		hak_entry_write_locked(&t->at[i], last->base, last->len);
+		hak_entry_write_locked(&t->at[hak_index.used - 1], 0, 0);
+	}
+	hak_store_release(&hak_index.used, hak_index.used - n);
+	hak_index.segments--;
+}
+
+/* The segment at base ends, if `ends`; and where it is, one of `len` bytes begins and behind it one of `rest` (0: none). */
+static HAK_NOINLINE void hak_index_change_slow(const void *base, bool ends, size_t len, size_t rest)
+{
+	bool registry = hak_option.use_registry == HAK_BY_REGISTRY;
+	uintptr_t at = (uintptr_t)base;
+
+	hak_lock(&hak_index.lock);
+	hak_store(&hak_index.turn, hak_index.turn + 1);
+	if (ends)
+		hak_index_leave_locked(at, registry);
+	if (len)
+		hak_index_enter_locked(at, len, registry);
+	if (rest)
+		hak_index_enter_locked(at + len, rest, registry);
+	hak_store_release(&hak_index.turn, hak_index.turn + 1);
+	hak_unlock(&hak_index.lock);
+}
+
+HAK_INLINE void hak_index_change(const void *base, bool ends, size_t len, size_t rest)
+{
+	if (hak_unlikely(hak_option.use_registry != HAK_BY_ADDRESS))
+		hak_index_change_slow(base, ends, len, rest);
+}
+
+HAK_INLINE void hak_index_enter(const void *base, size_t len) { hak_index_change(base, false, len, 0); }
+HAK_INLINE void hak_index_leave(const void *base) { hak_index_change(base, true, 0, 0); }
+HAK_INLINE void hak_index_resize(const void *base, size_t len) { hak_index_change(base, true, len, 0); }
+HAK_INLINE void hak_index_cut(const void *base, size_t len, size_t rest) { hak_index_change(base, true, len, rest); }
+
 /* =================================================== page heap ================================================= */
 
 HAK_INLINE hak_super_t *hak_super_of(uint32_t u) { return hak_super[u / HAK_SUPER_UNITS]; }
@@ -1660,6 +1932,7 @@ static uint32_t hak_run_alloc_locked(uint32_t units, uint32_t align, bool *zero,
 		hak_run_insert_locked(u + units, len - units, dirty, stamp, older);
 	}
 	hak_dirty_set(u, units, true); /* what is handed out counts as touched */
+	hak_index_enter(hak_slab_of(u)->base, (size_t)units << HAK_UNIT_SHIFT);
 	hak_page.used_units += units;
 	hak_page_peak_locked();
 	return u;
@@ -1668,6 +1941,7 @@ static uint32_t hak_run_alloc_locked(uint32_t units, uint32_t align, bool *zero,
 /* A used run goes back.  Returns whether more than the allowance is kept now. */
 static bool hak_run_release_locked(uint32_t u, uint32_t units, uint64_t now)
 {
+	hak_index_leave(hak_slab_of(u)->base);
 	if (hak_page_is_forbidden() && !hak_page_is_split_locked())
 		hak_os_forbid(hak_slab_of(u)->base, (size_t)units << HAK_UNIT_SHIFT);
 	hak_page.used_units -= units;
@@ -1792,6 +2066,7 @@ static void hak_whale_enter_locked(hak_whale_t *w)
 	hak_whale_t **at = hak_whale_place_locked(w->base);
 	w->next = *at;
 	*at = w;
+	hak_index_enter(w->base, w->len);
 	hak_whales.live++;
 	hak_store(&hak_whales.bytes, hak_whales.bytes + w->len);
 }
@@ -1801,6 +2076,7 @@ static hak_whale_t *hak_whale_leave_locked(const void *p) /* NULL: not a whale *
 	hak_whale_t **at = hak_whale_place_locked(p), *w = *at;
 	if (w) {
 		*at = w->next;
+		hak_index_leave(p);
 		hak_whales.live--;
 		hak_store(&hak_whales.bytes, hak_whales.bytes - w->len);
 	}
@@ -1973,18 +2249,15 @@ static size_t hak_whale_ask(const void *p, size_t n)
 }
 
 /* The whale around p, which need not be its start, for messages and questions.  0: there is none. */
-static HAK_COLD size_t hak_whale_around(const void *p, char **base)
+static HAK_COLD size_t hak_whale_around_locked(const void *p, uintptr_t *base)
 {
-	size_t len = 0;
-	hak_lock(&hak_whales.lock);
-	for (uint32_t i = 0; i < HAK_WHALE_BUCKETS && !len; i++)
-		for (hak_whale_t *w = hak_whales.bucket[i]; w && !len; w = w->next)
+	for (uint32_t i = 0; i < HAK_WHALE_BUCKETS; i++)
+		for (hak_whale_t *w = hak_whales.bucket[i]; w; w = w->next)
 			if ((uintptr_t)p - (uintptr_t)w->base < w->len) {
-				*base = w->base;
-				len = w->len;
+				*base = (uintptr_t)w->base;
+				return w->len;
 			}
-	hak_unlock(&hak_whales.lock);
-	return len;
+	return 0;
 }
 
 /* Grows or shrinks a mapping, which may move it.  NULL: the system will not, and the block is as it was.  That need not
@@ -2045,7 +2318,7 @@ static void hak_slab_init(uint32_t u, uint32_t units, uint32_t c)
 	hak_slab_t *s = hak_slab_of(u);
 
 	for (uint32_t i = 0; i < units; i++)
-		hak_slab_of(u + i)->back = (uint8_t)i;
+		hak_store(&hak_slab_of(u + i)->back, (uint8_t)i);
 	s->map = k->blocks <= HAK_INLINE_BITS ? s->bits : hak_super_of(u)->map[u % HAK_SUPER_UNITS];
 	memset(s->map, 0, (k->blocks + 63) / 64 * 8);
 	for (uint32_t i = 0; HAK_HARDENED && i < s->carved; i++) /* of the slab that was here before */
@@ -2130,6 +2403,101 @@ static HAK_COLD size_t hak_slab_purge(hak_slab_t *s)
 	}
 	s->purged = !refused;
 	return sum;
+}
+
+/* ================================================= owner look-up =============================================== */
+
+/* From a pointer to the segment around it, in three ways: by its address alone (the unit words; whales, which lie
+ * anywhere, are walked through), by the registry and by the scan.  The plain calls find slabs by address whatever
+ * use_registry says; the checked ones, and what is said of a bad pointer, in the way that it says.  What is found was
+ * so at some moment of the call: whoever needs it to be still so takes the lock of the segment and looks again. */
+
+/* Whether unit u is, or was once, in use.  The 64 units below the first range are not, and whales may lie there. */
+HAK_INLINE bool hak_unit_is_committed(uint32_t u)
+{
+	return u < HAK_UNITS_MAX && hak_load_acquire(&hak_super[u / HAK_SUPER_UNITS]) != NULL;
+}
+
+/* A slab or a large run around p, which lies on unit u.  For a slab no lock is needed, for a run the page heap's. */
+HAK_INLINE size_t hak_lookup_unit(const void *p, uint32_t u, uint32_t word, uintptr_t *base)
+{
+	if (hak_likely(hak_word_owner(word) >= HAK_OWNER_ORPHAN)) {
+		const hak_super_t *super = hak_load_acquire(&hak_super[u / HAK_SUPER_UNITS]);
+		uintptr_t back = hak_load(&super->unit[u % HAK_SUPER_UNITS].back);
+		*base = ((uintptr_t)p & ~(HAK_UNIT - 1)) - (back << HAK_UNIT_SHIFT);
+		return (size_t)hak_slab_units(&hak_class[hak_word_class(word)]) << HAK_UNIT_SHIFT;
+	}
+	while (hak_word(u) == HAK_RUN_BODY)
+		u--;
+	if (hak_word(u) != HAK_RUN_HEAD)
+		return 0;
+	*base = (uintptr_t)hak_slab_of(u)->base;
+	return (size_t)hak_slab_of(u)->len << HAK_UNIT_SHIFT;
+}
+
+static HAK_NOINLINE size_t hak_lookup_address_slow(const void *p, uint32_t u, uintptr_t *base) /* on no slab */
+{
+	bool ours = hak_unit_is_committed(u);
+	hak_lock_t *lock = ours ? &hak_page.lock : &hak_whales.lock;
+	size_t len;
+	hak_lock(lock);
+	len = ours ? hak_lookup_unit(p, u, hak_word(u), base) : hak_whale_around_locked(p, base);
+	hak_unlock(lock);
+	return len;
+}
+
+HAK_INLINE size_t hak_lookup_address(const void *p, uintptr_t *base)
+{
+	uint32_t u = hak_unit_of(p), word = hak_word(u);
+	if (hak_unlikely(hak_word_owner(word) < HAK_OWNER_ORPHAN))
+		return hak_lookup_address_slow(p, u, base);
+	return hak_lookup_unit(p, u, word, base);
+}
+
+/* Debug: the index says what the address says.  Under the lock that keeps the segment of p as it is. */
+HAK_UNUSED static HAK_COLD void hak_lookup_check(const void *p, int64_t way)
+{
+	uint32_t u = hak_unit_of(p), word = hak_word(u), owner = hak_word_owner(word);
+	bool ours = hak_unit_is_committed(u);
+	hak_lock_t *lock = owner >= HAK_OWNER_SHARED ? &hak_load_acquire(&hak_heap[owner])->claim
+	                 : ours ? &hak_page.lock : &hak_whales.lock;
+	uintptr_t base = 0, other = 0;
+
+	hak_lock_uncounted(lock);
+	if (hak_word(u) == word) {
+		size_t len = ours ? hak_lookup_unit(p, u, word, &base) : hak_whale_around_locked(p, &base);
+		size_t indexed = hak_index_find(p, &other, way);
+		hak_assert((indexed == len && (!len || other == base)) || (!indexed && hak_load(&hak_index.missing)));
+	}
+	hak_unlock(lock);
+}
+
+/* The segment around p, found in the way that use_registry says.  0: there is none.  No claim, no lock. */
+static HAK_COLD size_t hak_lookup(const void *p, uintptr_t *base)
+{
+	int64_t way = hak_option.use_registry;
+	size_t len;
+
+	if (way == HAK_BY_ADDRESS)
+		return hak_lookup_address(p, base);
+	if (HAK_DEBUG)
+		hak_lookup_check(p, way);
+	len = hak_index_find(p, base, way);
+	return len || !hak_load(&hak_index.missing) ? len : hak_lookup_address(p, base);
+}
+
+/* The three ways one by one, for the benchmark that compares them: bytes of the segment around p, and where it begins.
+ * 0: it is in none, or use_registry is not that way. */
+HAK_EXPORT size_t hak_lookup_by_address(const void *p, uintptr_t *base) { return hak_lookup_address(p, base); }
+
+HAK_EXPORT size_t hak_lookup_by_registry(const void *p, uintptr_t *base)
+{
+	return hak_option.use_registry == HAK_BY_REGISTRY ? hak_index_find(p, base, HAK_BY_REGISTRY) : 0;
+}
+
+HAK_EXPORT size_t hak_lookup_by_scan(const void *p, uintptr_t *base)
+{
+	return hak_option.use_registry == HAK_BY_SCAN ? hak_index_find(p, base, HAK_BY_SCAN) : 0;
 }
 
 /* =================================================== hardening ================================================= */
@@ -2506,7 +2874,7 @@ static void hak_heap_release_locked(hak_heap_t *h, hak_slab_t *s)
 	hak_heap_delist_locked(h, s);
 	hak_count(&b->slabs, -1ull);
 	hak_count(&h->count.slabs_released, 1u);
-	if (s->len == 1 && h->units < HAK_UNITS_AT_HAND && !hak_page_is_forbidden()) {
+	if (s->len == 1 && h->units < HAK_UNITS_AT_HAND && !hak_page_is_forbidden() && !hak_option.use_registry) {
 		hak_words_set(s->unit, 1, HAK_RUN_AT_HAND);
 		h->unit[h->units++] = s->unit;
 	} else {
@@ -3714,6 +4082,7 @@ static HAK_COLD bool hak_large_resize(uint32_t u, uint32_t units)
 	len = r->len;
 	if (units < len) {
 		r->len = units;
+		hak_index_cut(r->base, (size_t)units << HAK_UNIT_SHIFT, (size_t)(len - units) << HAK_UNIT_SHIFT);
 		hak_large_count_locked(-(int64_t)(len - units));
 		over = hak_run_release_locked(u + units, len - units, now);
 	} else if (units > len) {
@@ -3730,6 +4099,7 @@ static HAK_COLD bool hak_large_resize(uint32_t u, uint32_t units)
 			hak_dirty_set(u + len, more, true);
 			hak_words_set(u + len, more, HAK_RUN_BODY);
 			r->len = units;
+			hak_index_resize(r->base, (size_t)units << HAK_UNIT_SHIFT);
 			hak_large_count_locked((int64_t)more);
 			hak_page.used_units += more;
 			hak_page_peak_locked();
@@ -3830,11 +4200,9 @@ static HAK_NOINLINE void *hak_malloc_slow(size_t n, size_t asked)
 static _Noreturn HAK_COLD void hak_free_bad(const void *p, const char *call)
 {
 	uint32_t u = hak_unit_of(p);
-	bool ours = u < HAK_UNITS_MAX && hak_load_acquire(&hak_super[u / HAK_SUPER_UNITS]);
-	char *base;
-	int error = hak_word(u) == HAK_RUN_BODY || hak_whale_around(p, &base) ? HAK_ERR_INTERIOR
-	          : ours ? HAK_ERR_ALREADY_FREE : HAK_ERR_FOREIGN;
-	hak_die(call, p, error);
+	bool ours = hak_unit_is_committed(u);
+	uintptr_t base;
+	hak_die(call, p, hak_lookup(p, &base) ? HAK_ERR_INTERIOR : ours ? HAK_ERR_ALREADY_FREE : HAK_ERR_FOREIGN);
 }
 
 static _Noreturn HAK_COLD void hak_free_twice(const void *p)
@@ -4647,6 +5015,12 @@ static HAK_COLD void hak_stats_fill(hak_stats_t *s, hak_class_row_t row[HAK_CLAS
 	hak_lock_uncounted(&hak_meta.lock);
 	s->metadata_bytes = hak_meta.bytes;
 	hak_unlock(&hak_meta.lock);
+	hak_lock_uncounted(&hak_index.lock);
+	s->index_bytes = hak_index.bytes;
+	s->index_segments = hak_index.segments;
+	s->index_missing = hak_index.missing;
+	s->index_refusals = hak_index.refusals;
+	hak_unlock(&hak_index.lock);
 	/* Not the sum of its parts: that the two are the same is a law that the tests check. */
 	s->committed_bytes = s->superslabs * HAK_SUPER + s->whale_bytes + s->kept_whale_bytes + s->metadata_bytes;
 	hak_lock_rows(lock);
@@ -4778,30 +5152,34 @@ HAK_EXPORT HAK_COLD int hak_option_set(const char *name, int64_t value)
 static HAK_COLD int hak_block_find(const void *p, hak_owner_t *out)
 {
 	uint32_t u, word, c, index;
+	uintptr_t base = 0;
 
 	hak_boot_init();
-	*out = (hak_owner_t){.class = UINT32_MAX, .tier = hak_tier[HAK_TIER_whale].name, .state = "live"};
 again:
-	u = hak_unit_of(p);
+	*out = (hak_owner_t){.class = UINT32_MAX, .tier = hak_tier[HAK_TIER_whale].name, .state = "live"};
+	if (!(out->size = hak_lookup(p, &base)))
+		return hak_unit_is_committed(hak_unit_of(p)) ? HAK_ERR_ALREADY_FREE : HAK_ERR_FOREIGN;
+	out->base = base;
+	u = hak_unit_of((const void *)base);
 	word = hak_word(u);
 	c = hak_word_class(word);
 	if (hak_word_owner(word) >= HAK_OWNER_ORPHAN) {
 		const hak_class_t *k = &hak_class[c];
 		hak_heap_t *h = hak_word_owner(word) == HAK_OWNER_ORPHAN ? NULL : hak_heap_by_id(hak_word_owner(word));
 		hak_lock_t *lock = h ? &h->claim : &hak_page.lock;
+		const hak_slab_t *s = hak_slab_of(u);
 		hak_lock(lock);
-		if (hak_word(u) != word) {
-			hak_unlock(lock);
+		if (hak_word(u) != word || s->back || (uintptr_t)p - base >= (size_t)s->len << HAK_UNIT_SHIFT) {
+			hak_unlock(lock); /* another slab lies here now */
 			goto again;
 		}
-		const hak_slab_t *s = hak_slab_head(u);
-		index = (uint32_t)(((uint64_t)((const char *)p - s->base) * k->reciprocal) >> 40);
+		index = (uint32_t)(((uint64_t)((uintptr_t)p - base) * k->reciprocal) >> 40);
 		bool never = index >= s->carved, isfree = never || ((s->map[index / 64] >> (index % 64)) & 1);
-		out->base = (uint64_t)(uintptr_t)(s->base + (size_t)index * k->size);
+		out->base = base + (size_t)index * k->size;
 		hak_unlock(lock);
 		if (HAK_HARDENED) {
 			bool start;
-			isfree |= hak_note_state(hak_load(hak_note_of(p, u, k, &start))) != HAK_NOTE_LIVE;
+			isfree |= hak_note_state(hak_load(hak_note_of(p, hak_unit_of(p), k, &start))) != HAK_NOTE_LIVE;
 		}
 		out->size = k->size;
 		out->class = c;
@@ -4817,25 +5195,9 @@ again:
 					out->state = "cached";
 		return HAK_ERR_OK;
 	}
-	if (hak_word_owner(word) == HAK_OWNER_RUN) {
-		int found = HAK_ERR_ALREADY_FREE; /* in nobody's hands: at hand, or being purged */
-		hak_lock(&hak_page.lock);
-		while (hak_word(u) == HAK_RUN_BODY)
-			u--;
-		if (hak_word(u) == HAK_RUN_HEAD) {
-			out->base = (uint64_t)(uintptr_t)hak_slab_of(u)->base;
-			out->size = (uint64_t)hak_slab_of(u)->len << HAK_UNIT_SHIFT;
-			found = HAK_ERR_OK;
-		}
-		hak_unlock(&hak_page.lock);
-		return found;
-	}
-	char *base = NULL;
-	out->size = hak_whale_around(p, &base);
-	out->base = (uint64_t)(uintptr_t)base;
-	if (out->size)
-		return HAK_ERR_OK;
-	return u < HAK_UNITS_MAX && hak_load_acquire(&hak_super[u / HAK_SUPER_UNITS]) ? HAK_ERR_ALREADY_FREE : HAK_ERR_FOREIGN;
+	if (word != HAK_RUN_HEAD && hak_unit_is_committed(u))
+		return HAK_ERR_ALREADY_FREE; /* since it was found */
+	return HAK_ERR_OK;
 }
 
 static HAK_COLD int hak_block_check(const void *p, hak_owner_t *o)
@@ -5004,6 +5366,8 @@ static void hak_hg_declare(void)
 	hak_hg_relaxed(hak_option.retain);
 	hak_hg_relaxed(hak_fork_thread);        /* hak_unlock, to know whether this thread is in fork */
 	hak_hg_relaxed(hak_page.dirty_units);   /* hak_heap_tick_slow, to see whether a purge is worth while */
+	hak_hg_relaxed(hak_index.missing);      /* hak_lookup, which found nothing */
+	hak_hg_relaxed(hak_index.turn);         /* hak_index_find */
 	hak_hg_relaxed(hak_whales.kept_bytes);
 	hak_hg_relaxed(hak_whales.bytes);       /* hak_page_peak_locked, under another lock */
 	hak_hg_relaxed(h->count);               /* hak_stats_collect */

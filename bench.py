@@ -12,6 +12,7 @@
     python bench.py phases              what each layer of thread caches brings, on blocks of every tier; two minutes
     python bench.py instructions        instructions a malloc+free pair takes, counted by valgrind
     python bench.py scaling             1 to 32 threads, and the locks that they share; five minutes
+    python bench.py lookup              from a pointer to its slab: by address, hash registry, scan; half a minute
     python bench.py peers               which allocators were found, and how to install more
     python bench.py --peer mi3=/opt/mi3/libmimalloc.so.3 --json rows.json
 
@@ -941,6 +942,87 @@ def instruction_table(rows: Sequence[Row]) -> str:
     return "\n".join([tabulated(["allocator", *LOOPS], lines), *failures])
 
 
+# ---- Owner look-up
+
+REGISTRY = "HAKMEM_USE_REGISTRY"
+WAYS = {"arithmetic": "0", "registry": "1", "scan": "2"}  # from a pointer to its slab: what REGISTRY is then
+ACCESS = {"random": "0", "repeated": "1"}
+LOOKUP_SECONDS = 0.05
+SLABS = (8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
+CLAIM = (2.9, 13.7, (8, 16, 32))  # the original's: scanning is so many times faster than hashing for so many slabs
+
+
+def lookup_case(slabs: int, access: str) -> str:
+    return f"{slabs} slabs, {access}"
+
+
+def lookup_jobs(options: argparse.Namespace, only: Sequence[str] | None) -> Iterator[Job]:
+    library, names = hakmem_library(), choose(list(WAYS), only)
+    variables = [{**dict(options.env), REGISTRY: WAYS[name]} for name in names]
+    ways = [Allocator(name, library, own, is_hakmem=True) for name, own in zip(names, variables)]
+    for access, repeat in ACCESS.items():
+        for slabs in SLABS:
+            keys = (f"seconds={options.seconds}", "seed={seed}", f"slabs={slabs}", f"repeat={repeat}")
+            command = (workloads(), "lookup", *keys)
+            yield Case(lookup_case(slabs, access), command, timeout=10 + 10 * options.seconds), ways
+
+
+def hash_over_scan(rows: Iterable[Row]) -> dict[tuple[str, int], float]:
+    """How many times faster scanning is than hashing: the median of the rounds' ratios, by access and slabs."""
+    cases, ratios = by_case(rows), {}
+    for access in ACCESS:
+        for slabs in SLABS:
+            own = cases.get((lookup_case(slabs, access), 1), {})
+            if "registry" in own and "scan" in own:
+                pairs = zip(own["registry"].ns_per_op_runs, own["scan"].ns_per_op_runs)
+                ratios[access, slabs] = median(hashed / scanned for hashed, scanned in pairs)
+    return ratios
+
+
+def crossover(ratios: dict[tuple[str, int], float], access: str) -> str:
+    """From where on the scan is the slower one, at every larger number of slabs measured."""
+    own = sorted((slabs, ratio) for (of, slabs), ratio in ratios.items() if of == access)
+    faster = [slabs for slabs, ratio in own if ratio >= 1]
+    slower = [slabs for slabs, _ in own if not faster or slabs > faster[-1]]
+    if not slower:
+        return f"{access}: the scan is never slower than the registry, up to {own[-1][0]} slabs"
+    fewer = "" if faster else ", the fewest measured,"
+    return f"{access}: the scan is slower than the registry from {slower[0]} slabs{fewer} on"
+
+
+def claim(ratios: dict[tuple[str, int], float]) -> str:
+    """Whether what the original says of scan and hash is so here."""
+    low, high, where = CLAIM
+    found = {of: [ratios[of, slabs] for slabs in where if (of, slabs) in ratios] for of in ACCESS}
+    told = [ratio for own in found.values() for ratio in own]
+    holds = "holds" if min(told) >= low else "does not hold" if max(told) < low else "holds in part"
+    texts = [f"{of} {', '.join(cell(ratio, '.2g') for ratio in own)}" for of, own in found.items()]
+    return (
+        f"The original's claim, that scanning is {low}-{high} times faster than hashing for {where[0]}-{where[-1]} "
+        f"slabs, {holds} here: at {', '.join(map(str, where))} slabs it is so many times faster: {'; '.join(texts)}."
+    )
+
+
+def lookup_tables(rows: Sequence[Row]) -> str:
+    """Nanoseconds of a look-up, where scan and registry cross, and what is left of the claim."""
+    names, cases, ratios = list(dict.fromkeys(row.allocator for row in rows)), by_case(rows), hash_over_scan(rows)
+    texts = []
+    for access in ACCESS:
+        lines = []
+        for slabs in SLABS:
+            own = cases.get((lookup_case(slabs, access), 1), {})
+            times = [cell(own[name].ns_per_op, ".2f") if name in own else "failed" for name in names]
+            lines.append([str(slabs), *times, cell(ratios.get((access, slabs)), ".2g")])
+        table = tabulated(["slabs", *names, "registry / scan"], lines)
+        texts.append(f"Nanoseconds of a look-up, {access} access\n\n{table}")
+    compared = dict.fromkeys(access for access, _ in ratios)
+    texts.append("\n".join(crossover(ratios, access) for access in compared))
+    if all((access, slabs) in ratios for access in ACCESS for slabs in CLAIM[2]):
+        texts.append(claim(ratios))
+    texts.append("\n".join(f"{r.workload}: {r.allocator}: {r.failure}" for r in rows if r.failure))
+    return "\n\n".join(filter(None, texts))
+
+
 # ---- The picture
 
 COLOURS = {HAKMEM: "#d62728", "mimalloc": "#1f77b4", "jemalloc": "#2ca02c", "tcmalloc": "#ff9f0e"}
@@ -1046,6 +1128,12 @@ def instructions(options: argparse.Namespace) -> Result:
     return Result(rows, instruction_table(rows))
 
 
+def lookup(options: argparse.Namespace) -> Result:
+    """nanoseconds from a pointer to its slab, by arithmetic, hash registry and scan"""
+    rows = measure(lookup_jobs(options, options.only), options.runs)
+    return Result(rows, lookup_tables(rows))
+
+
 def everything(options: argparse.Namespace) -> Result:
     """all of the others, one after the other; some fifteen minutes"""
     allocators = choose_allocators(options)
@@ -1055,11 +1143,14 @@ def everything(options: argparse.Namespace) -> Result:
     phase = list(phase_jobs(options, PHASE_THREADS, only=None)) if ours else []  # built before the first run
     rows = measure(jobs, options.runs)
     layers = measure(phase, options.runs) if phase else []
+    short = argparse.Namespace(**{**vars(options), "seconds": min(options.seconds, LOOKUP_SECONDS)})
+    owners = measure(lookup_jobs(short, None), options.runs) if ours else []
     if shutil.which("valgrind"):
         counts, text, _ = instructions(options)
     else:
         counts, text = [], f"left out: {NO_VALGRIND}"
-    return Result([*rows, *layers, *counts], "\n\n".join(filter(None, [times(rows), phase_tables(layers), text])), rows)
+    texts = [times(rows), phase_tables(layers), lookup_tables(owners) if owners else "", text]
+    return Result([*rows, *layers, *owners, *counts], "\n\n".join(filter(None, texts)), rows)
 
 
 def peers(options: argparse.Namespace) -> Result:
@@ -1088,6 +1179,8 @@ RUNS: dict[str, Any] = {**OUTPUT, "runs": 3, "seconds": 1.0, "plot": None}
 PYTHON: dict[str, Any] = {"python": sys.executable}
 PHASE_RUNS: dict[str, Any] = {**{name: value for name, value in RUNS.items() if name != "peer"}, "seconds": 0.5}
 
+LOOKUP_RUNS: dict[str, Any] = {name: value for name, value in RUNS.items() if name not in ("peer", "plot")}
+
 BENCHMARKS = {
     "quick": Benchmark(timed, quick_jobs.__doc__ or "", {**RUNS, **PYTHON, "seconds": 0.2}, quick_jobs),
     "all": Benchmark(everything, everything.__doc__ or "", {**RUNS, **PYTHON}),
@@ -1100,6 +1193,7 @@ BENCHMARKS = {
     ),
     "phases": Benchmark(phases, phases.__doc__ or "", {**PHASE_RUNS, "threads": PHASE_THREADS}),
     "scaling": Benchmark(scaling, scaling.__doc__ or "", {**RUNS, "threads": SCALING_THREADS}),
+    "lookup": Benchmark(lookup, lookup.__doc__ or "", {**LOOKUP_RUNS, "runs": 5, "seconds": LOOKUP_SECONDS}),
     "instructions": Benchmark(instructions, instructions.__doc__ or "", OUTPUT),
     "peers": Benchmark(peers, peers.__doc__ or "", {"peer": []}),
 }
@@ -1171,9 +1265,9 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     helps = "; ".join(f"{name}: {benchmark.help}" for name, benchmark in BENCHMARKS.items())
     add("benchmark", nargs="?", choices=BENCHMARKS, default="quick", help=helps)
-    add("-n", dest="runs", type=int, help="runs of everything (default 3)")
+    add("-n", dest="runs", type=int, help="runs of everything (default 3, lookup 5)")
     add("--threads", type=numbers, metavar="N,N", help="in place of the benchmark's own")
-    add("--seconds", type=float, help="length of a run (default 1, quick 0.2, phases 0.5)")
+    add("--seconds", type=float, help="length of a run (default 1, quick 0.2, phases 0.5, lookup 0.05)")
     add("--only", type=listed, metavar="NAME,NAME", help="no other allocators than these")
     add("--peer", type=pair, action="append", metavar="NAME=PATH", help="one more allocator")
     add("--env", type=pair, action="append", metavar="NAME=VALUE", help="set this variable in every run")
@@ -1197,7 +1291,8 @@ def objections(options: argparse.Namespace) -> Iterator[str]:
     if any(count % team for count in given.get("threads", ())):
         yield f"{options.benchmark} runs teams of {team} threads: --threads must be multiples of {team}"
     for variable, _ in given.get("env", ()):
-        if variable.startswith(RESERVED) or (options.benchmark == "phases" and variable in SWITCHES):
+        chosen = {"phases": SWITCHES, "lookup": (REGISTRY,)}.get(options.benchmark, ())
+        if variable.startswith(RESERVED) or variable in chosen:
             yield f"--env {variable}: the rows say what it is"
     paths = {name: given[name] for name in ("json", "csv", "plot") if given.get(name)}
     for name, path in paths.items():

@@ -124,6 +124,7 @@ def usage():
 def test_every_workload_is_reached_by_some_subcommand(usage):
     reached = {name for table in bench.TIMED.values() for name in table.workloads}
     reached |= {keys[0] for keys, _ in bench.LOOPS.values()}
+    reached |= {case.command[1] for case, _ in bench.lookup_jobs(bench.parse(["lookup"]), None)}
     assert sorted(reached) == sorted(keys_of(usage, "workloads"))
     assert {name for name, *_ in bench.QUICK} <= reached
 
@@ -153,6 +154,7 @@ def test_every_key_refuses_what_it_cannot_be(usage):
         (["scenario-json", "json=0"], "set a share"),
         (["pairs", "threads=4"], "pairs has no key threads; its keys: n size"),
         (["realloc", "touch=1"], "realloc has no key touch"),
+        (["lookup", "slabs=8"], "hak_option_get is not in the process: lookup needs hakmem"),
         ([], "usage:"),
     ],
 )
@@ -369,6 +371,7 @@ def test_all_is_the_sum_of_the_others(bench_rows, monkeypatch):
     monkeypatch.setattr(bench, "PHASE_THREADS", [1])
     monkeypatch.setattr(bench, "TIERS", {"tiny": bench.TIERS["tiny"]})
     monkeypatch.setattr(bench, "LOOPS", {"64 B": bench.LOOPS["64 B"]})
+    monkeypatch.setattr(bench, "SLABS", [8])
     status, rows = bench_rows("all", *TINY, "--only", "system")
     assert status == 0
     counted = ["64 B"] if shutil.which("valgrind") else []
@@ -379,7 +382,81 @@ def test_all_is_the_sum_of_the_others(bench_rows, monkeypatch):
     ]  # no phases: hakmem's
     status, rows = bench_rows("all", *TINY, "--only", "hakmem")
     assert status == 0
-    assert list(dict.fromkeys(row["workload"] for row in rows)) == ["mid", "python-json", "tiny", *counted]
+    owners = ["8 slabs, random", "8 slabs, repeated"]
+    assert list(dict.fromkeys(row["workload"] for row in rows)) == ["mid", "python-json", "tiny", *owners, *counted]
+
+
+def test_lookup_times_the_three_ways_on_the_same_slabs(bench_rows, monkeypatch):
+    monkeypatch.setattr(bench, "SLABS", [8, 256])
+    status, rows = bench_rows("lookup", "-n", "2", "--seconds", "0.005")
+    assert (status, [row["failure"] for row in rows]) == (0, [None] * 12)
+    assert [(row["workload"], row["allocator"]) for row in rows] == [
+        (f"{slabs} slabs, {access}", way)
+        for access in ("random", "repeated")
+        for slabs in (8, 256)
+        for way in ("arithmetic", "registry", "scan")
+    ]
+    for row in rows:
+        assert row["ns_per_op"] > 0
+        assert row["runs"] == len(row["ns_per_op_runs"]) == 2
+        assert "hakmem" in row["library"]
+    time = {(row["workload"], row["allocator"]): row["ns_per_op"] for row in rows}
+    for access in ("random", "repeated"):  # 32 times as many steps: no clock is so wrong
+        assert time[f"256 slabs, {access}", "scan"] > 3 * time[f"8 slabs, {access}", "scan"]
+
+
+def test_lookup_of_one_way_alone_makes_no_claim(capsys, monkeypatch):
+    monkeypatch.setattr(bench, "SLABS", [8, 16, 32])
+    assert bench.main(["lookup", "-n", "1", "--seconds", "0.005", "--only", "scan"]) == 0
+    table = capsys.readouterr().out
+    assert re.search(r"^ +32 +\d+\.\d\d$", table, re.MULTILINE)
+    assert "claim" not in table
+    assert "slower" not in table
+
+
+def lookup_rows(times):
+    """Rows of one round: nanoseconds by access, slabs and way."""
+    return [
+        bench.Row(bench.lookup_case(slabs, access), 1, way, ns_per_op=ns, runs=1, ns_per_op_runs=[ns])
+        for (access, slabs), own in times.items()
+        for way, ns in own.items()
+    ]
+
+
+def hash_and_scan(*ratios):
+    """Random and repeated access at 8, 16, 32 and 64 slabs, where scanning is so many times faster."""
+    return lookup_rows(
+        {
+            (access, slabs): {"arithmetic": 1, "registry": 4, "scan": 4 / ratio}
+            for access in bench.ACCESS
+            for slabs, ratio in zip((8, 16, 32, 64), ratios)
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("ratios", "claim", "crossing"),
+    [
+        ((13, 5, 2.9, 2), "holds here", "random: the scan is never slower than the registry, up to 64 slabs"),
+        ((4, 1, 0.5, 0.2), "holds in part here", "repeated: the scan is slower than the registry from 32 slabs on"),
+        ((2.8, 0.9, 1.1, 0.2), "does not hold here", "random: the scan is slower than the registry from 64 slabs on"),
+        ((0.9, 0.5, 0.3, 0.1), "does not hold here", "from 8 slabs, the fewest measured, on"),
+    ],
+)
+def test_the_crossover_and_what_is_left_of_the_claim(ratios, claim, crossing):
+    text = bench.lookup_tables(hash_and_scan(*ratios))
+    assert claim in text
+    assert crossing in text
+    assert f"repeated {', '.join(format(ratio, '.2g') for ratio in ratios[:3])}." in text
+    assert len([line for line in text.splitlines() if line.startswith("The original's claim")]) == 1
+
+
+def test_a_way_that_failed_is_a_row_that_says_so():
+    rows = hash_and_scan(2, 1, 1, 1)
+    rows[1].failure = "run 1: SIGSEGV"
+    text = bench.lookup_tables(rows)
+    assert "8 slabs, random: registry: run 1: SIGSEGV" in text
+    assert "claim" not in text
 
 
 def test_scaling_compares_with_four_threads_and_counts_locks(bench_rows):
@@ -711,6 +788,8 @@ def test_hakmem_that_is_not_in_the_process_is_no_result(twin):
         ("larson --env LD_PRELOAD=x", "--env LD_PRELOAD: the rows say"),
         ("python --env PYTHONMALLOC=debug", "--env PYTHONMALLOC: the rows say"),
         ("phases --env HAKMEM_ENABLE_TLS=0", "--env HAKMEM_ENABLE_TLS: the rows say"),
+        ("lookup --env HAKMEM_USE_REGISTRY=0", "--env HAKMEM_USE_REGISTRY: the rows say"),
+        ("lookup --threads 2", "lookup has no --threads"),
         ("larson --json - --csv -", "over one another"),
         ("larson --json /tmp/x.png --plot /tmp/../tmp/x.png", "over one another"),
         ("larson --csv /tmp", "cannot be written"),

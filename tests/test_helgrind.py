@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from functools import cache
 from pathlib import Path
+from typing import Optional
 
 import pytest
 from _helpers import ROOT, cc, need, program, run, scratch, text
@@ -23,11 +24,13 @@ def threads(*more: str) -> Path:
     return program("helgrind.c", *FLAGS, *more, also=ROOT / "_hakmem_backend.c")
 
 
-def helgrind(program_: Path, rounds: int) -> subprocess.CompletedProcess[bytes]:
+def helgrind(
+    program_: Path, rounds: int, changes: Optional[dict[str, str]] = None
+) -> subprocess.CompletedProcess[bytes]:
     # no suppression but valgrind's own, which are for the C library's insides
     tool = ["valgrind", "-q", "--tool=helgrind", "--history-level=approx", "--error-exitcode=66", "--error-limit=no"]
     # threads' stacks that the C library keeps and hands on, with what stands in them, look like races to helgrind
-    env = {"HAKMEM_ENABLE_TLS": "0", "GLIBC_TUNABLES": "glibc.pthread.stack_cache_size=0"}
+    env = {"HAKMEM_ENABLE_TLS": "0", "GLIBC_TUNABLES": "glibc.pthread.stack_cache_size=0", **(changes or {})}
     return run([*tool, program_, rounds], preload=False, env=env, timeout=300)
 
 

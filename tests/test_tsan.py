@@ -18,13 +18,19 @@ OPTIONS = {
 
 
 @cache
-def stress(sanitizer: str, *more: str) -> Path:
+def need_sanitizer(sanitizer: str) -> str:
     flag = f"-fsanitize={sanitizer}"
     empty = scratch() / "empty.c"
     empty.write_text("int main(void) { return 0; }\n")
     command = [*cc(), flag, str(empty), "-o", str(scratch() / "empty")]
     if subprocess.run(command, capture_output=True, check=False).returncode:
         pytest.skip(f"the compiler's runtime for {flag} is not installed")
+    return flag
+
+
+@cache
+def stress(sanitizer: str, *more: str) -> Path:
+    flag = need_sanitizer(sanitizer)
     if sanitizer == "undefined":
         more += ("-fno-sanitize-recover=all",)
     define = ["-DHAK_NO_OVERRIDE=1", f'-DHAK_VARIANT="{sanitizer}"']
