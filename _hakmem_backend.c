@@ -111,7 +111,7 @@
 	  "1 to see why a program's caches hold what they hold")                                             \
 	X(cache_first, int, "blocks", 0, 0, HAK_STACK_MAX, start, "capacity of a cache at first; 0: 64 blocks, at most 64 KiB", \
 	  "larger where threads are few and bursts of one size long, smaller with thousands of threads; with adaptive_sizing=0 for good") \
-	X(cache_limit, bytes, "bytes", 256ll << 20, 0, 1ll << 40, any, "capacity of all threads' caches together; above it a new one gets 16 blocks, at most 16 KiB", \
+	X(cache_limit, bytes, "bytes", 512ll << 20, 0, 1ll << 40, any, "capacity of all threads' caches together; above it a new one gets 16 blocks, at most 16 KiB", \
 	  "smaller in a tight cgroup with many threads, larger where hundreds of threads are all busy")      \
 	X(prewarm_tls, int, "", 0, 0, 2, any, "a new thread's caches of blocks up to 32 KiB are filled at its first call; 2: and touched", \
 	  "1 or 2 where a thread's first requests must be quick, and it can make a first call before them")  \
@@ -3421,7 +3421,7 @@ static HAK_NOINLINE void *hak_heap_refill(hak_heap_t *h, uint32_t c)
 	hak_adapt_begin_locked(h, c);
 	stray = hak_heap_drain_locked(h, true, h, NULL);
 	b->refills++;
-	if (hak_likely(!h->lost)) /* else its stacks may not be flushed now */
+	if (hak_likely(!h->lost)) /* else its stacks may not be flushed: the next overflow, or a second, changes that */
 		adapted = hak_adapt_maybe_locked(h, c);
 	capacity = hak_heap_capacity(h, c);
 	at = (uint32_t)(h->v[c] & 0xFFFF);
