@@ -578,8 +578,8 @@ typedef struct hak_bin {
 	uint64_t since;      /* owner: v when the period began, at whose end the capacity is thought about */
 	uint32_t grows;      /* owner: times that the capacity was doubled */
 	uint32_t shrinks;    /* owner: and halved */
-	uint16_t refills;    /* owner: in this period */
-	uint16_t flushes;    /* owner: likewise */
+	uint32_t refills;    /* owner: in this period */
+	uint32_t flushes;    /* owner: likewise */
 	uint16_t mark;       /* owner: highest level in the last period */
 	bool young;          /* owner: the period began after the last look at the clock */
 } hak_bin_t;
@@ -3123,12 +3123,14 @@ static void hak_claim_own(hak_heap_t *h)
  * then on its capacity is thought about at the end of each period, by usage = mark / capacity, where the mark is the
  * highest level in the period:
  *
- *    above 0.8    it doubles, if there was a refill: a class that only frees has no use for a large stack
+ *    above 0.8    it doubles; without a refill it halves: a class that only frees has no use for a large stack
  *    below 0.2    it halves
  *    not in use   it halves, and in the end the stack goes out of use
  *
- * A period is ten refills, eight flushes without a refill, or a second; but time passes for a thread only on its slow
- * paths, so an idle one keeps what it has.  Malloc and free do nothing for the mark: when a period begins the slots
+ * A period is ten refills, eight flushes without a refill, or a second.  After ten refills it only ends with a mark
+ * above 0.8, else it goes on: a program that allocates much and then frees as much refills often before the mark can
+ * rise, and to halve at once what has a low mark would gain nothing, as it holds little.  Time passes for a thread only
+ * on its slow paths, so an idle one keeps what it has.  Malloc and free do nothing for the mark: when a period begins the slots
  * above the level are NULL, and what is pushed stays there after it is popped.  So the slots that were reached are
  * those before the first NULL; they are cleared when the period ends, which is paid for by the pushes.
  *
@@ -3187,8 +3189,8 @@ static uint32_t hak_adapt_mark(const hak_heap_t *h, uint32_t c)
 	return low;
 }
 
-/* The capacity that the stack should have, by what the period was like. */
-static uint32_t hak_adapt_target(const hak_heap_t *h, uint32_t c, uint32_t mark)
+/* The capacity that the stack should have, by what the period was like.  `aged`: it lasted a second. */
+static uint32_t hak_adapt_target(const hak_heap_t *h, uint32_t c, uint32_t mark, bool aged)
 {
 	const hak_class_t *k = &hak_class[c];
 	const hak_bin_t *b = &h->bin[c];
@@ -3198,7 +3200,7 @@ static uint32_t hak_adapt_target(const hak_heap_t *h, uint32_t c, uint32_t mark)
 
 	if (unused && capacity <= k->least)
 		return 0;
-	if (unused || over || mark * 5 < capacity)
+	if (unused || over || (aged && mark * 5 < capacity))
 		return hak_min32(capacity, hak_max32(capacity / 2, k->least));
 	if (mark * 5 <= capacity * 4)
 		return capacity;
@@ -3207,14 +3209,16 @@ static uint32_t hak_adapt_target(const hak_heap_t *h, uint32_t c, uint32_t mark)
 	return hak_min32(capacity * 2, k->most);
 }
 
-/* Ends the period of a stack in use, whose blocks may be flushed, and begins another. */
-static HAK_NOINLINE hak_adapted_t hak_adapt_locked(hak_heap_t *h, uint32_t c)
+/* Ends the period of a stack in use, whose blocks may be flushed, and begins another; or lets it go on. */
+static HAK_NOINLINE hak_adapted_t hak_adapt_locked(hak_heap_t *h, uint32_t c, bool aged)
 {
 	const hak_class_t *k = &hak_class[c];
 	hak_bin_t *b = &h->bin[c];
-	uint32_t from = hak_heap_capacity(h, c), mark = hak_adapt_mark(h, c), to = hak_adapt_target(h, c, mark);
+	uint32_t from = hak_heap_capacity(h, c), mark = hak_adapt_mark(h, c), to = hak_adapt_target(h, c, mark, aged);
 	uint32_t level = hak_heap_level(h, c);
 
+	if (to == from && !aged && mark * 5 <= from * 4)
+		return (hak_adapted_t){.class = c};
 	b->mark = (uint16_t)mark;
 	b->young = true;
 	if (to > from && !hak_cache_charge((uint64_t)(to - from) * k->size, false)) {
@@ -3244,14 +3248,12 @@ static HAK_NOINLINE hak_adapted_t hak_adapt_locked(hak_heap_t *h, uint32_t c)
 	return (hak_adapted_t){c, from, to, b->shrinks};
 }
 
-/* The same where a refill or a flush has ended the period. */
-HAK_INLINE hak_adapted_t hak_adapt_maybe_locked(hak_heap_t *h, uint32_t c)
+/* The same after a refill or a flush, if it is time. */
+HAK_INLINE hak_adapted_t hak_adapt_maybe_locked(hak_heap_t *h, uint32_t c, bool due)
 {
-	const hak_bin_t *b = &h->bin[c];
-	bool due = b->refills >= HAK_PERIOD_REFILLS || (b->flushes >= HAK_PERIOD_FLUSHES && !b->refills);
 	if (hak_likely(!due) || !hak_heap_capacity(h, c) || !hak_load(&hak_option.adaptive_sizing))
 		return (hak_adapted_t){.class = c};
-	return hak_adapt_locked(h, c);
+	return hak_adapt_locked(h, c, false);
 }
 
 /* Ends the periods that are a second old.  Owner, no claim. */
@@ -3263,7 +3265,7 @@ static HAK_COLD void hak_adapt_all(hak_heap_t *h)
 			continue;
 		if (!h->bin[c].young) {
 			hak_claim_own(h);
-			a = hak_adapt_locked(h, c);
+			a = hak_adapt_locked(h, c, true);
 			hak_unclaim(h);
 			hak_adapt_log(a);
 		}
@@ -3422,7 +3424,7 @@ static HAK_NOINLINE void *hak_heap_refill(hak_heap_t *h, uint32_t c)
 	stray = hak_heap_drain_locked(h, true, h, NULL);
 	b->refills++;
 	if (hak_likely(!h->lost)) /* else its stacks may not be flushed: the next overflow, or a second, changes that */
-		adapted = hak_adapt_maybe_locked(h, c);
+		adapted = hak_adapt_maybe_locked(h, c, b->refills % HAK_PERIOD_REFILLS == 0);
 	capacity = hak_heap_capacity(h, c);
 	at = (uint32_t)(h->v[c] & 0xFFFF);
 	p = h->slot[at];
@@ -3481,7 +3483,7 @@ static HAK_NOINLINE void hak_heap_overflow(hak_heap_t *h, uint32_t c, void *p)
 			hak_heap_flush_locked(h, c, (capacity + 1) / 2);
 			hak_count(&h->count.flushes, 1u);
 			b->flushes++;
-			adapted = hak_adapt_maybe_locked(h, c);
+			adapted = hak_adapt_maybe_locked(h, c, !b->refills && b->flushes >= HAK_PERIOD_FLUSHES);
 		}
 		hak_heap_push(h, c, p);
 	}

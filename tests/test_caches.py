@@ -37,7 +37,7 @@ def test_a_fixed_capacity_never_changes(first: int) -> None:
 
 @pytest.mark.parametrize("limit", ["0", "1M", "8M"])
 def test_64_threads_keep_within_the_limit_generation_after_generation(limit: str) -> None:
-    case("limit", "-O2", HAKMEM_CACHE_LIMIT=limit)
+    case("limit", "-DHAK_DEBUG=1", HAKMEM_CACHE_LIMIT=limit)
 
 
 def test_without_thread_caches_there_are_no_capacities() -> None:

@@ -55,7 +55,7 @@ PARTS = {
     "the lost flag": ("hak_heap_disown_locked", "h->lost = 1;"),
     "the second look at the lost flag": ("hak_claim_own", "for (;; hak_heap_sort_out(h))"),
     "the sorting out before a flush": ("hak_heap_abandon", "hak_claim_own(h);"),
-    "the sorting out before a capacity falls": ("hak_adapt_all", "hak_claim_own(h); a = hak_adapt_locked(h, c);"),
+    "the sorting out before a capacity falls": ("hak_adapt_all", "hak_claim_own(h); a = hak_adapt_locked(h, c, true);"),
     "the second look at a block's owner in an overflow": (
         "hak_heap_overflow",
         "if (hak_unlikely(hak_word(hak_unit_of(p)) != (h->tag | c)))",
