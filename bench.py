@@ -904,11 +904,11 @@ def instruction_table(rows: Sequence[Row]) -> str:
 
 # ---- Adaptive sizes of thread caches, and caches filled before first use
 
-ADAPTIVE, FIXED, FIXED_256 = "adaptive", "fixed 64", "fixed 256"
-SIZINGS = {  # column: what hakmem is told
-    ADAPTIVE: {"HAKMEM_ADAPTIVE_SIZING": "1", "HAKMEM_CACHE_FIRST": "0"},
-    FIXED: {"HAKMEM_ADAPTIVE_SIZING": "0", "HAKMEM_CACHE_FIRST": "0"},
-    FIXED_256: {"HAKMEM_ADAPTIVE_SIZING": "0", "HAKMEM_CACHE_FIRST": "256"},
+SIZINGS = {  # setting: what hakmem is told
+    "adaptive": {"HAKMEM_ADAPTIVE_SIZING": "1", "HAKMEM_CACHE_FIRST": "0"},
+    "fixed 64": {"HAKMEM_ADAPTIVE_SIZING": "0", "HAKMEM_CACHE_FIRST": "0"},
+    "fixed 256": {"HAKMEM_ADAPTIVE_SIZING": "0", "HAKMEM_CACHE_FIRST": "256"},
+    "limit 16M": {"HAKMEM_ADAPTIVE_SIZING": "1", "HAKMEM_CACHE_FIRST": "0", "HAKMEM_CACHE_LIMIT": "16M"},
 }
 WARMTHS = {f"prewarm={level}": {"HAKMEM_PREWARM_TLS": str(level)} for level in (0, 1, 2)}
 SETTINGS = {"adaptive": SIZINGS, "prewarm": WARMTHS}  # of one library; the first is what the others are compared with

@@ -177,6 +177,12 @@ static void out_of_use(void)
     }
     CHECK(of(SIZE, "capacity") == 0 && of(SIZE, "stacks") == 0 && of(SIZE, "cached_blocks") == 0);
     CHECK(of(1024, "capacity") > 0);
+    hak_free(hak_malloc(SIZE - 1)); /* a refill of 32 and this one: what the slots held before is forgotten */
+    a_second(1024);
+    a_second(1024);
+    CHECK(of(SIZE, "capacity") == FIRST && of(SIZE, "mark_most") == FIRST / 2 + 1);
+    for (int i = 0; i < 6; i++) a_second(1024);
+    CHECK(of(SIZE, "capacity") == 0);
     uint64_t misses = of(SIZE, "misses");
     bursts(10, 16, SIZE);
     CHECK(of(SIZE, "capacity") == FIRST && of(SIZE, "misses") == misses + 1);
@@ -318,7 +324,9 @@ static void prewarm(void) /* "misses of mallocs" in the first of each class */
 }
 
 #if HAK_DEBUG
-static void *warmed_without_memory(void *argument)
+static pthread_barrier_t made;
+
+static void *warmed_without_memory(void *argument) /* one thread at a time, and all live to the end */
 {
     (void)argument;
     hak_debug_fail(1 | 2 | 16, 1, UINT64_MAX);
@@ -330,6 +338,8 @@ static void *warmed_without_memory(void *argument)
         memset(p, 1, size);
         hak_free(p);
     }
+    pthread_barrier_wait(&made);
+    pthread_barrier_wait(&team.meet);
     return NULL;
 }
 #endif
@@ -337,8 +347,16 @@ static void *warmed_without_memory(void *argument)
 static void prewarm_out_of_memory(void)
 {
 #if HAK_DEBUG
-    pthread_t thread[THREADS]; /* more than there is memory for at first */
-    for (int i = 0; i < THREADS; i++) CHECK(pthread_create(&thread[i], NULL, warmed_without_memory, NULL) == 0);
+    pthread_t thread[THREADS];
+    pthread_barrier_init(&made, NULL, 2);
+    pthread_barrier_init(&team.meet, NULL, THREADS + 1);
+    for (int i = 0; i < THREADS; i++) {
+        CHECK(pthread_create(&thread[i], NULL, warmed_without_memory, NULL) == 0);
+        pthread_barrier_wait(&made);
+    }
+    check_sums();
+    CHECK(hak_stat("prewarm_blocks") > 0);
+    pthread_barrier_wait(&team.meet);
     for (int i = 0; i < THREADS; i++) CHECK(pthread_join(thread[i], NULL) == 0);
     check_sums();
 #else
