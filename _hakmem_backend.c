@@ -3130,9 +3130,11 @@ static void hak_claim_own(hak_heap_t *h)
  * A period is ten refills, eight flushes without a refill, or a second.  After ten refills it only ends with a mark
  * above 0.8, else it goes on: a program that allocates much and then frees as much refills often before the mark can
  * rise, and to halve at once what has a low mark would gain nothing, as it holds little.  Time passes for a thread only
- * on its slow paths, so an idle one keeps what it has.  Malloc and free do nothing for the mark: when a period begins the slots
- * above the level are NULL, and what is pushed stays there after it is popped.  So the slots that were reached are
- * those before the first NULL; they are cleared when the period ends, which is paid for by the pushes.
+ * on its slow paths, so an idle one keeps what it has.
+ *
+ * Malloc and free do nothing for the mark: when a period begins the slots above the level are NULL, and what is pushed
+ * stays in its slot after it is popped.  So the slots that were reached are those before the first NULL; they are
+ * cleared when the period ends, which is paid for by the pushes.
  *
  * All capacities together are bounded by the option cache_limit, but for the `tight` ones that a stack gets above it:
  * 16 blocks, at most 16 KiB, none of larger blocks.  Owner, claim. */
@@ -3493,8 +3495,8 @@ static HAK_NOINLINE void hak_heap_overflow(hak_heap_t *h, uint32_t c, void *p)
 	hak_heap_tick(h);
 }
 
-/* Fills the stacks of tiny and l2 classes as a refill would, before their first use.  The memory is touched only on
- * demand.  What cannot be had is left out.  Owner, no claim. */
+/* Fills the stacks of tiny and l2 classes as a refill would, before their first use.  `touch`: the memory has its OS
+ * pages then, too.  What cannot be had is left out.  Owner, no claim. */
 static HAK_COLD void hak_heap_warm(hak_heap_t *h, bool touch)
 {
 	void *block[HAK_BATCH_MOST];
@@ -4215,7 +4217,7 @@ HAK_EXPORT HAK_COLD size_t hak_trim(void)
 	X(Q, remote_frees, "blocks", "frees", "blocks put into batches for their owner (ss_remote)")          \
 	X(Q, flushed_blocks, "blocks", "frees", "blocks that slow paths took out of stacks")                  \
 	X(Q, live_blocks, "blocks", "classes", "blocks that callers hold")                                    \
-	X(Q, cached_blocks, "blocks", "classes caches", "blocks in stacks")                                          \
+	X(Q, cached_blocks, "blocks", "classes caches", "blocks in stacks")                                   \
 	X(Q, transit_blocks, "blocks", "frees", "blocks in outgoing batches and inboxes")                     \
 	X(Q, used_blocks, "blocks", "pools", "blocks out of their slabs: live, cached and in transit")        \
 	X(Q, free_blocks, "blocks", "pools", "free blocks in slabs")                                          \

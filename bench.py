@@ -11,7 +11,7 @@
     python bench.py python --python ~/.pyenv/versions/3.13.0/bin/python
     python bench.py phases              what each layer of thread caches brings, on blocks of every tier; two minutes
     python bench.py instructions        instructions a malloc+free pair takes, counted by valgrind
-    python bench.py adaptive            thread caches that adapt their size, beside fixed ones; two minutes
+    python bench.py adaptive            thread caches that adapt their size, beside fixed ones; three minutes
     python bench.py prewarm             a thread's first calls, with and without caches filled beforehand
     python bench.py peers               which allocators were found, and how to install more
     python bench.py --peer mi3=/opt/mi3/libmimalloc.so.3 --json rows.json
