@@ -3127,9 +3127,9 @@ static void hak_claim_own(hak_heap_t *h)
  *    below 0.2    it halves
  *    not in use   it halves, and in the end the stack goes out of use
  *
- * A period is ten refills, eight flushes without a refill, or a second.  After ten refills it only ends with a mark
- * above 0.8, else it goes on: a program that allocates much and then frees as much refills often before the mark can
- * rise, and to halve at once what has a low mark would gain nothing, as it holds little.  Time passes for a thread only
+ * A period is ten refills, eight flushes without a refill, or a second.  After ten refills it only ends if the capacity
+ * doubles, else it goes on: a program that allocates much and then frees as much refills often before the mark can rise,
+ * and to halve at once what has a low mark would gain nothing, as it holds little.  Time passes for a thread only
  * on its slow paths, so an idle one keeps what it has.
  *
  * Malloc and free do nothing for the mark: when a period begins the slots above the level are NULL, and what is pushed
@@ -3219,14 +3219,14 @@ static HAK_NOINLINE hak_adapted_t hak_adapt_locked(hak_heap_t *h, uint32_t c, bo
 	uint32_t from = hak_heap_capacity(h, c), mark = hak_adapt_mark(h, c), to = hak_adapt_target(h, c, mark, aged);
 	uint32_t level = hak_heap_level(h, c);
 
-	if (to == from && !aged && mark * 5 <= from * 4)
-		return (hak_adapted_t){.class = c};
-	b->mark = (uint16_t)mark;
-	b->young = true;
 	if (to > from && !hak_cache_charge((uint64_t)(to - from) * k->size, false)) {
 		hak_count(&h->count.cache_refusals, 1u);
 		to = from;
 	}
+	if (to == from && !aged)
+		return (hak_adapted_t){.class = c};
+	b->mark = (uint16_t)mark;
+	b->young = true;
 	if (to == from) {
 		memset(&h->slot[h->floor[c] + level + 1], 0, (mark - level) * sizeof(void *));
 		b->refills = b->flushes = 0;
