@@ -4208,9 +4208,9 @@ HAK_EXPORT HAK_COLD size_t hak_trim(void)
 	X(Q, mark_most, "blocks", "caches", "highest level that one of them reached in its last period")      \
 	X(Q, grows, "changes", "caches", "capacities doubled, ever")                                          \
 	X(Q, shrinks, "changes", "caches", "capacities halved or taken away, ever")                           \
-	X(Q, allocs, "blocks", "classes refills", "blocks handed out, ever")                                  \
+	X(Q, allocs, "blocks", "classes refills caches", "blocks handed out, ever")                           \
 	X(Q, frees, "blocks", "classes frees", "blocks taken back, ever")                                     \
-	X(Q, misses, "blocks", "refills", "of the blocks handed out, those from the slow path")               \
+	X(Q, misses, "blocks", "refills caches", "of the blocks handed out, those from the slow path")        \
 	X(Q, filled_blocks, "blocks", "refills", "blocks that slow paths put into stacks")                    \
 	X(Q, stack_frees, "blocks", "frees", "blocks freed into the thread's own stack (tls_sll)")            \
 	X(Q, slab_frees, "blocks", "frees", "blocks freed into a slab past the stacks (ss_local)")            \
