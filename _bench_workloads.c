@@ -13,7 +13,8 @@
  *
  * Sections: keys · small helpers · blocks · latencies · what is counted from the start of the clock · teams of
  * threads · pairs, calloc, burst · replacement (mixed, mid, large) · larson · requests (scenario-json and so on) ·
- * prodcons · churn · realloc · lookup · the table of workloads · the report · main. A new workload is a function that returns
+ * prodcons · churn · realloc · lookup · caches (hot-class and so on) · first calls · the table of workloads ·
+ * the report · main. A new workload is a function that returns
  * what it did, and a row in the table.
  */
 #define _GNU_SOURCE
@@ -87,6 +88,7 @@ struct result {
 	double seconds;
 	uint64_t p50, p95, p99; /* nanoseconds of an op; 0 where ops are not timed one by one */
 	uint64_t handovers;     /* larson: threads that another went on for; else UNKNOWN */
+	uint64_t cached_bytes;  /* caches: mean of what stood in hakmem's thread caches; else UNKNOWN */
 };
 
 __attribute__((format(printf, 1, 2))) _Noreturn static void die(const char *format, ...)
@@ -299,6 +301,7 @@ struct worker { /* belongs to its thread while that runs */
 
 static struct {
 	atomic_bool stop; /* main sets it; the threads only read */
+	bool watched;     /* the caches are looked at while the threads run */
 	void (*prepare)(struct worker *); /* may be NULL */
 	void (*work)(struct worker *);
 	pthread_barrier_t meet; /* of every thread and main: when all have prepared, and when main has counted */
@@ -334,9 +337,25 @@ static struct worker *make_workers(void)
 	return workers;
 }
 
+static uint64_t watch_caches(double seconds) /* the mean of a look every 10 ms; UNKNOWN without hakmem */
+{
+	stat_function *hak_stat = find_hak_stat();
+	uint64_t start = now_ns(), sum = 0, looks = 0;
+	if (hak_stat == NULL) {
+		sleep_seconds(seconds);
+		return UNKNOWN;
+	}
+	do {
+		sleep_seconds(0.01);
+		sum += hak_stat("cached_bytes");
+		looks++;
+	} while (seconds_since(start) < seconds);
+	return sum / looks;
+}
+
 static struct result sum_up(const struct worker *workers, double seconds)
 {
-	struct result result = { .seconds = seconds, .handovers = UNKNOWN };
+	struct result result = { .seconds = seconds, .handovers = UNKNOWN, .cached_bytes = UNKNOWN };
 	uint64_t *latencies = map(BUCKETS * sizeof *latencies), timed = 0;
 	for (size_t t = 0; t < key.threads; t++) {
 		result.ops += workers[t].ops;
@@ -364,14 +383,20 @@ static struct result run_team(void (*prepare)(struct worker *), void (*work)(str
 	pthread_barrier_wait(&team.meet);
 	count(at_start);
 	pthread_barrier_wait(&team.meet);
-	sleep_seconds(key.seconds);
+	uint64_t cached = UNKNOWN;
+	if (team.watched)
+		cached = watch_caches(key.seconds);
+	else
+		sleep_seconds(key.seconds);
 	atomic_store(&team.stop, true);
 	uint64_t start = UINT64_MAX; /* of the first: where cores are few, this thread may be the last to wake up */
 	for (size_t i = 0; i < key.threads; i++) {
 		pthread_join(workers[i].thread, NULL);
 		start = workers[i].start_ns < start ? workers[i].start_ns : start;
 	}
-	return sum_up(workers, seconds_since(start));
+	struct result result = sum_up(workers, seconds_since(start));
+	result.cached_bytes = cached;
+	return result;
 }
 
 /* ---- pairs, calloc, burst: loops whose instructions are counted, so nothing is in them that could be left out ---- */
@@ -413,7 +438,8 @@ static struct result time_loop(void (*loop)(uint64_t, size_t), uint64_t times, u
 	count(at_start);
 	uint64_t start = now_ns();
 	loop(times, key.size);
-	return (struct result){ .ops = times * pairs_each, .seconds = seconds_since(start), .handovers = UNKNOWN };
+	return (struct result){ .ops = times * pairs_each, .seconds = seconds_since(start), .handovers = UNKNOWN,
+		.cached_bytes = UNKNOWN };
 }
 
 static struct result run_pairs(void)
@@ -894,6 +920,143 @@ static struct result run_lookup(void)
 		.handovers = UNKNOWN };
 }
 
+/* ---- caches: bursts of `slots` blocks of one size, which the size of a thread cache matters for ---- */
+
+enum { PHASES = 4 };
+
+static atomic_uint_least64_t first_began, last_ended; /* idle-threads: ns of the bursts */
+
+static void burst(struct worker *worker, size_t size)
+{
+	for (uint64_t i = 0; i < key.slots; i++)
+		worker->blocks[i] = block_make(size, (unsigned char)i);
+	for (uint64_t i = 0; i < key.slots; i++)
+		block_free(&worker->blocks[i]);
+	worker->ops += key.slots;
+}
+
+static void burst_a_little(struct worker *worker)
+{
+	for (int i = 0; i < 100; i++)
+		burst(worker, key.min);
+}
+
+static void burst_until_stopped(struct worker *worker)
+{
+	do
+		burst(worker, key.min);
+	while (!stopped());
+}
+
+static void burst_in_phases(struct worker *worker) /* one size is hot for a quarter of the time, then its double */
+{
+	do {
+		unsigned phase = (unsigned)(seconds_since(worker->start_ns) / key.seconds * PHASES);
+		burst(worker, key.min << (phase < PHASES ? phase : PHASES - 1));
+	} while (!stopped());
+}
+
+static void burst_and_sleep(struct worker *worker) /* of all doublings from min to max, `rounds` times */
+{
+	uint64_t began = worker->start_ns, seen = atomic_load(&first_began);
+	while ((seen == 0 || began < seen) && !atomic_compare_exchange_weak(&first_began, &seen, began)) {}
+	for (uint64_t i = 0; i < key.rounds; i++)
+		for (size_t size = key.min; size <= key.max; size *= 2)
+			burst(worker, size);
+	uint64_t ended = now_ns();
+	seen = atomic_load(&last_ended);
+	while (ended > seen && !atomic_compare_exchange_weak(&last_ended, &seen, ended)) {}
+	while (!stopped())
+		sleep_seconds(0.05);
+}
+
+static struct result run_hot_class(void)
+{
+	team.watched = true;
+	return run_team(burst_a_little, burst_until_stopped);
+}
+
+static struct result run_phases(void)
+{
+	team.watched = true;
+	return run_team(NULL, burst_in_phases);
+}
+
+static struct result run_idle_threads(void)
+{
+	team.watched = true;
+	struct result result = run_team(NULL, burst_and_sleep);
+	result.seconds = (double)(last_ended - first_began) * 1e-9; /* without the sleep */
+	return result;
+}
+
+/* ---- first calls of threads: each begins when the one before has made its calls, and lives to the end, so that none
+ * gets memory that another has warmed. A call is a malloc and the first write to the block ---- */
+
+enum first { FIRST_CALL, FIRST_OF_CLASS, FIRST_THOUSAND };
+
+static struct {
+	enum first which;
+	uint64_t *latencies, calls, ns;
+	pthread_barrier_t made; /* the newcomer and main */
+	pthread_mutex_t leave;  /* held by main until all may end */
+} newcomers = { .leave = PTHREAD_MUTEX_INITIALIZER };
+
+static void time_call(size_t size)
+{
+	uint64_t start = now_ns();
+	volatile unsigned char *p = checked(malloc(size));
+	*p = 1;
+	uint64_t ns = now_ns() - start;
+	newcomers.latencies[bucket_of(ns)]++;
+	newcomers.ns += ns;
+	newcomers.calls++;
+}
+
+static void *newcomer(void *argument)
+{
+	uint64_t random = random_seed((uintptr_t)argument);
+	if (newcomers.which != FIRST_CALL)
+		free(checked(malloc(1)));
+	if (newcomers.which == FIRST_CALL)
+		time_call(64);
+	else if (newcomers.which == FIRST_OF_CLASS)
+		for (size_t size = 8; size <= 32768; size += size < 128 ? 16 : size / 8)
+			time_call(size);
+	else
+		for (int i = 0; i < 1000; i++)
+			time_call(random_size(random_next(&random)));
+	pthread_barrier_wait(&newcomers.made);
+	pthread_mutex_lock(&newcomers.leave);
+	pthread_mutex_unlock(&newcomers.leave);
+	return NULL;
+}
+
+static struct result run_newcomers(enum first which)
+{
+	pthread_t *threads = map(key.threads * sizeof *threads);
+	newcomers.which = which;
+	newcomers.latencies = map(BUCKETS * sizeof *newcomers.latencies);
+	pthread_barrier_init(&newcomers.made, NULL, 2);
+	pthread_mutex_lock(&newcomers.leave);
+	count(at_start);
+	for (uintptr_t i = 0; i < key.threads; i++) {
+		threads[i] = start_thread(newcomer, (void *)i);
+		pthread_barrier_wait(&newcomers.made);
+	}
+	pthread_mutex_unlock(&newcomers.leave);
+	for (uint64_t i = 0; i < key.threads; i++)
+		pthread_join(threads[i], NULL);
+	return (struct result){ .ops = newcomers.calls, .seconds = (double)newcomers.ns * 1e-9, .handovers = UNKNOWN,
+		.p50 = percentile(newcomers.latencies, newcomers.calls, 50), .cached_bytes = UNKNOWN,
+		.p95 = percentile(newcomers.latencies, newcomers.calls, 95),
+		.p99 = percentile(newcomers.latencies, newcomers.calls, 99) };
+}
+
+static struct result run_first_call(void) { return run_newcomers(FIRST_CALL); }
+static struct result run_first_of_class(void) { return run_newcomers(FIRST_OF_CLASS); }
+static struct result run_first_thousand(void) { return run_newcomers(FIRST_THOUSAND); }
+
 /* ---- The table of workloads ---- */
 
 #define TEAM   "threads seconds seed "
@@ -940,6 +1103,18 @@ static const struct workload {
 	{ "lookup", run_lookup, "seconds seed slabs repeat", "",
 	  "from a pointer to its slab, as HAKMEM_USE_REGISTRY says; an op is one look-up, its time that of the quickest 4,096 "
 	  "in a row, without the loop" },
+	{ "hot-class", run_hot_class, TEAM "min slots touch", "min=64 slots=300",
+	  "bursts of one size; stresses a thread cache smaller than a burst" },
+	{ "phase-change", run_phases, TEAM "min slots touch", "min=64 slots=300",
+	  "bursts of one size, then of its double, four in all; stresses what caches keep of the last phase" },
+	{ "idle-threads", run_idle_threads, BLOCKS "rounds", "threads=64 min=16 max=1024 slots=300 rounds=30",
+	  "bursts of all doublings from min to max, then every thread sleeps; stresses what idle threads keep" },
+	{ "first-call", run_first_call, "threads seconds seed", "threads=200",
+	  "the first malloc of each of so many threads, one after the other; an op is a malloc and a write" },
+	{ "first-of-class", run_first_of_class, "threads seconds seed", "threads=100",
+	  "the first malloc of each size up to 32 KiB in each thread, after another malloc; likewise" },
+	{ "first-thousand", run_first_thousand, "threads seconds seed min max", "threads=100 min=16 max=1024",
+	  "the first 1,000 mallocs of each thread, after another malloc; likewise" },
 	{ "pairs", run_pairs, LOOP, "", "malloc, free: the fast path and nothing else" },
 	{ "calloc", run_calloc, LOOP, "", "calloc, free" },
 	{ "burst", run_burst, LOOP, "", "64 mallocs, then 64 frees" },
@@ -1000,6 +1175,7 @@ static void report(const struct workload *workload, struct result result)
 	print_field("p95_ns", result.p95 != 0 ? result.p95 : UNKNOWN);
 	print_field("p99_ns", result.p99 != 0 ? result.p99 : UNKNOWN);
 	print_field("handovers", result.handovers);
+	print_field("cached_bytes", result.cached_bytes);
 	print_field("peak_rss_bytes", rss);
 	for (size_t i = 0; i < COUNTS; i++)
 		print_field(COUNTED[i], counts[i] != UNKNOWN ? counts[i] - at_start[i] : UNKNOWN);

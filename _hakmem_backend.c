@@ -46,8 +46,8 @@
  *
  * Sections: tables; compiler and platform; atomics and locks; types; state; OS; messages; options; size classes;
  * metadata; gauges; index of segments; page heap; whales; slabs; owner look-up; hardening; heaps; remote frees and
- * orphans; refill and flush; thread start and end; large runs; slow paths; HOT PATHS (start reading there); derived
- * calls; introspection; lifecycle; libc and C++.
+ * orphans; adaptive sizing; refill and flush; thread start and end; large runs; slow paths; HOT PATHS (start reading
+ * there); derived calls; introspection; lifecycle; libc and C++.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE 1
@@ -107,6 +107,16 @@
 	  "0 in a tight cgroup, larger where a program frees nearly everything between two bursts")          \
 	X(huge_pages, bool, "", 0, 0, 1, start, "transparent huge pages in the range (they cost resident memory)", \
 	  "1 for large tables that live long and are read at random")                                        \
+	X(adaptive_sizing, bool, "", 1, 0, 1, any, "each thread's cache of a class grows and shrinks with what goes through it", \
+	  "0 to compare, or where the capacities are to be those of cache_first")                            \
+	X(adaptive_log, bool, "", 0, 0, 1, any, "a line on stderr for each such change",                     \
+	  "1 to see why a program's caches hold what they hold")                                             \
+	X(cache_first, int, "blocks", 0, 0, HAK_STACK_MAX, start, "capacity of a cache at first; 0: 64 blocks, at most 64 KiB", \
+	  "larger where threads are few and bursts of one size long, smaller with thousands of threads; with adaptive_sizing=0 for good") \
+	X(cache_limit, bytes, "bytes", 512ll << 20, 0, 1ll << 40, any, "capacity of all threads' caches together; above it a new one gets 16 blocks, at most 16 KiB", \
+	  "smaller in a tight cgroup with many threads, larger where hundreds of threads are all busy")      \
+	X(prewarm_tls, int, "", 0, 0, 2, any, "a new thread's caches of blocks up to 32 KiB are filled at its first call; 2: and touched", \
+	  "1 or 2 where a thread's first requests must be quick, and it can make a first call before them")  \
 	X(hardened, int, "", HAK_HARDENED, HAK_HARDENED, 2 * HAK_HARDENED, start,                            \
 	  "hardened library: 1 checks each pointer and each block's end, 2 also for use after free",         \
 	  "1 in tests and where input is hostile, 2 to find a bug")
@@ -130,8 +140,10 @@
 	X(slabs_adopted, "slabs", "refills threads", "slabs of dead threads taken over")                      \
 	X(slabs_new, "slabs", "refills", "slabs made of free units")                                          \
 	X(slabs_released, "slabs", "frees", "empty slabs given back to the page heap")                        \
-	X(cache_grows, "changes", "refills", "stack capacities doubled")                                      \
-	X(cache_shrinks, "changes", "refills", "stack capacities halved")                                     \
+	X(cache_grows, "changes", "refills caches", "stack capacities doubled")                               \
+	X(cache_shrinks, "changes", "refills caches", "stack capacities halved, or taken away when out of use") \
+	X(cache_refusals, "refusals", "refills caches", "capacities not given, or not doubled, for the sake of cache_limit") \
+	X(prewarm_blocks, "blocks", "refills caches", "blocks put into stacks before the thread asked for any") \
 	X(settles, "passes", "frees", "passes over a heap whose live bytes had halved")                       \
 	X(slab_purged_bytes, "bytes", "pools", "OS pages without a used block given back from partly used slabs")
 
@@ -146,6 +158,8 @@
 	X(live_blocks, "blocks", "summary", "blocks that callers hold")                                                   \
 	X(live_bytes, "bytes", "summary pools committed", "bytes of blocks that callers hold, rounded up to their class") \
 	X(cached_bytes, "bytes", "pools committed", "blocks in the threads' stacks")                                      \
+	X(capacity_bytes, "bytes", "caches", "blocks that the threads' stacks may hold: what cache_limit limits")         \
+	X(peak_capacity_bytes, "bytes", "caches", "the most that capacity_bytes has been")                                \
 	X(transit_bytes, "bytes", "pools committed", "blocks in outgoing batches and inboxes")                            \
 	X(slab_free_bytes, "bytes", "pools committed", "free blocks of slabs in use, blocks never used among them")       \
 	X(slab_tail_bytes, "bytes", "pools committed", "ends of slabs too short for a block")                             \
@@ -222,6 +236,11 @@ enum {
 	HAK_STACK_BYTES = 512 << 10,      /* most bytes in a stack, but two blocks at least */
 	HAK_STACK_FIRST = 64,             /* blocks that a stack may hold at first */
 	HAK_STACK_FIRST_BYTES = 64 << 10, /* most bytes in a stack at first, but four blocks if it may ever hold them */
+	HAK_STACK_SHRINK = 4,             /* adaptive sizing: so many times smaller at least, */
+	HAK_STACK_TIGHT_BYTES = 16 << 10, /* ... and a stack above the limit, with no more bytes than these: it may have none */
+	HAK_PERIOD_REFILLS = 10,          /* a stack's capacity is thought about after so many refills, ... */
+	HAK_PERIOD_FLUSHES = 8,           /* ... so many flushes without a refill, ... */
+	HAK_PERIOD_MS = 1000,             /* ... or this time */
 	HAK_BATCH_MOST = 64,              /* blocks of a refill: 64 of the smallest falling to 16 ... */
 	HAK_BATCH_BYTES = 16 << 10,       /* ... at this many bytes, and fewer of larger ones */
 	HAK_REMOTE_BLOCKS = 126,          /* pointers in a batch of remote frees: the struct is 1 KiB */
@@ -535,6 +554,8 @@ typedef struct hak_class {
 	uint32_t blocks;      /* in a slab */
 	uint16_t units;       /* of a slab */
 	uint16_t first, most; /* capacity of a stack: at first, and at most */
+	uint16_t least, tight;/* likewise: least while it is in use, and above the limit (tight: 0 for large blocks) */
+	uint16_t room;        /* slots of its small region */
 	uint16_t small, large;/* where the two regions of slots begin (their NULL slot) */
 	uint16_t batch;       /* blocks of a refill at most */
 	uint8_t tier;
@@ -569,8 +590,13 @@ typedef struct hak_bin {
 	uint64_t sent;       /* owner: blocks freed into batches */
 	uint64_t strayed;    /* owner: blocks put into batches that were freed into the stack before their slab was lost */
 	uint64_t folded;     /* owner: allocations counted before the count in v was last cut */
-	uint16_t refills;    /* owner: since the capacity was last thought about */
-	uint16_t flushes;    /* owner: likewise */
+	uint64_t since;      /* owner: v when the period began, at whose end the capacity is thought about */
+	uint32_t grows;      /* owner: times that the capacity was doubled */
+	uint32_t shrinks;    /* owner: and halved */
+	uint32_t refills;    /* owner: in this period */
+	uint32_t flushes;    /* owner: likewise */
+	uint16_t mark;       /* owner: highest level in the last period */
+	bool young;          /* owner: the period began after the last look at the clock */
 } hak_bin_t;
 
 #define HAK_DECLARE_COUNTER(name, unit, view, help) uint64_t name;
@@ -582,7 +608,7 @@ typedef struct hak_heap {
 	uint32_t tag;                       /* id << 8; a unit word less this is the class if the heap owns the unit */
 	uint32_t id;
 	uint64_t v[HAK_CLASSES];            /* owner: 16 bits stack index, 48 bits count of allocations */
-	uint16_t top[HAK_CLASSES];          /* owner: index at which the stack is full */
+	uint16_t top[HAK_CLASSES];          /* owner: index at which the stack is full; 0: not in use, as floor and index */
 	uint16_t floor[HAK_CLASSES];        /* owner: index of the NULL below the stack */
 	uint32_t tick;                      /* owner: slow paths until the clock is looked at */
 	uint32_t spares;                    /* owner: batches in spare */
@@ -590,6 +616,7 @@ typedef struct hak_heap {
 	hak_batch_t *out[HAK_OUT_SLOTS];    /* owner: batches being filled */
 	uint32_t out_owner[HAK_OUT_SLOTS];  /* owner: for which heap */
 	uint64_t out_stamp;                 /* owner: ms when what is pending was last posted */
+	uint64_t period_stamp;              /* owner: ms when periods were last ended for their age */
 	uint32_t helped;                    /* owner: heaps looked at for a stale inbox, in turn */
 	uint32_t thread;                    /* owner: its thread's id for the system, 0 without one */
 	bool running;                       /* a thread has it: heaps lock */
@@ -761,6 +788,11 @@ static struct { /* anybody: atomic */
 	uint64_t peak[HAK_TIER_COUNT]; /* most of these since the peaks were reset */
 	uint64_t peak_all;             /* most of their sum */
 } hak_gauge HAK_LINE;
+
+static struct { /* anybody: atomic.  Written under the claim of the heap whose capacity changes */
+	uint64_t bytes; /* sum over all stacks of capacity * size of a block */
+	uint64_t peak;  /* most of that since the peaks were reset */
+} hak_cache HAK_LINE;
 
 static struct { /* lock: batch pool */
 	hak_lock_t lock HAK_LINE;
@@ -1181,10 +1213,13 @@ static HAK_COLD void hak_class_init(void)
 			k->cached = tier_on[t] != 0;
 			k->plain = k->units == 1 && hak_option.hardened < 2;
 			k->most = (uint16_t)hak_max32(hak_min32(HAK_STACK_BYTES / size, HAK_STACK_MAX), 2);
-			k->first = (uint16_t)hak_min32(hak_max32(hak_min32(HAK_STACK_FIRST_BYTES / size, HAK_STACK_FIRST), 4), k->most);
+			k->room = (uint16_t)hak_min32(hak_max32(hak_min32(HAK_STACK_FIRST_BYTES / size, HAK_STACK_FIRST), 4), k->most);
+			k->first = hak_option.cache_first ? (uint16_t)hak_min32((uint32_t)hak_option.cache_first, k->most) : k->room;
+			k->least = (uint16_t)hak_min32(hak_max32(k->room / HAK_STACK_SHRINK, 1), k->first);
+			k->tight = (uint16_t)hak_min32(HAK_STACK_TIGHT_BYTES / size, k->least);
 			k->batch = (uint16_t)hak_max32(hak_min32(HAK_BATCH_BYTES / size, HAK_BATCH_MOST), 1);
 			k->small = (uint16_t)slot;
-			slot += k->first + 1u;
+			slot += k->room + 1u;
 			size += size < 16 ? 8 : hak_max32(octave / tier->steps, 16);
 		}
 	}
@@ -1192,7 +1227,7 @@ static HAK_COLD void hak_class_init(void)
 	/* The large regions come last: a page of them is touched only by a class that has outgrown its small one. */
 	for (c = 0; c < HAK_CLASSES; c++) {
 		hak_class[c].large = hak_class[c].small;
-		if (hak_class[c].most > hak_class[c].first) {
+		if (hak_class[c].most > hak_class[c].room) {
 			hak_class[c].large = (uint16_t)slot;
 			slot += hak_class[c].most + 1u;
 		}
@@ -2924,34 +2959,57 @@ static hak_heap_t *hak_heap_by_id(uint32_t id)
 	return id < HAK_HEAPS_MAX ? hak_load_acquire(&hak_heap[id]) : NULL;
 }
 
-/* Stacks at their first capacity, in the small regions.  Owner, stacks empty. */
-static void hak_heap_stack_reset(hak_heap_t *h, uint32_t c)
-{
-	const hak_class_t *k = &hak_class[c];
-	h->floor[c] = k->small;
-	h->top[c] = (uint16_t)(k->small + (k->cached ? k->first : 0));
-	hak_store(&h->v[c], (h->v[c] & ~0xFFFFull) | k->small);
-	h->bin[c].refills = h->bin[c].flushes = 0;
-}
-
 HAK_INLINE uint32_t hak_heap_level(const hak_heap_t *h, uint32_t c)
 {
 	return (uint32_t)(hak_load(&h->v[c]) & 0xFFFF) - h->floor[c];
 }
 
-/* Sets the capacity; the level fits already.  Owner. */
+HAK_INLINE uint32_t hak_heap_capacity(const hak_heap_t *h, uint32_t c) { return (uint32_t)(h->top[c] - h->floor[c]); }
+
+/* Room for so many bytes more in all stacks together, or false.  `must`: also above the limit. */
+static bool hak_cache_charge(uint64_t bytes, bool must)
+{
+	uint64_t limit = must ? UINT64_MAX : (uint64_t)hak_load(&hak_option.cache_limit);
+	uint64_t seen = hak_load(&hak_cache.bytes);
+	do
+		if (bytes > limit || seen > limit - bytes)
+			return false;
+	while (!hak_cas(&hak_cache.bytes, &seen, seen + bytes));
+	hak_gauge_raise(&hak_cache.peak, seen + bytes);
+	return true;
+}
+
+/* A stack is not in use any more: its index is that of slot[0], which is NULL, and full.  So malloc and free find
+ * their slow paths, and those give it a capacity again.  Owner, claim; the stack is empty. */
+static void hak_heap_stack_reset(hak_heap_t *h, uint32_t c)
+{
+	uint64_t bytes = (uint64_t)hak_heap_capacity(h, c) * hak_class[c].size;
+	if (bytes)
+		hak_sub_shared(&hak_cache.bytes, bytes);
+	h->floor[c] = h->top[c] = 0;
+	hak_store(&h->v[c], h->v[c] & ~0xFFFFull);
+	h->bin[c].refills = h->bin[c].flushes = 0;
+}
+
+/* Sets the capacity, for which a larger one has been charged; the level fits already.  A period begins: above the level
+ * all slots are NULL.  Owner, claim. */
 static void hak_heap_stack_resize(hak_heap_t *h, uint32_t c, uint32_t capacity)
 {
 	const hak_class_t *k = &hak_class[c];
-	uint16_t to = capacity > k->first ? k->large : k->small;
-	uint32_t level = hak_heap_level(h, c);
+	uint16_t to = capacity > k->room ? k->large : k->small;
+	uint32_t level = hak_heap_level(h, c), was = hak_heap_capacity(h, c);
 
+	if (was > capacity)
+		hak_sub_shared(&hak_cache.bytes, (uint64_t)(was - capacity) * k->size);
 	if (to != h->floor[c]) {
 		memcpy(&h->slot[to + 1], &h->slot[h->floor[c] + 1], level * sizeof(void *));
 		hak_store(&h->v[c], (h->v[c] & ~0xFFFFull) | (to + level));
 		h->floor[c] = to;
 	}
 	h->top[c] = (uint16_t)(to + capacity);
+	memset(&h->slot[to + level + 1], 0, (capacity - level) * sizeof(void *));
+	h->bin[c].refills = h->bin[c].flushes = 0;
+	h->bin[c].since = h->v[c];
 }
 
 /* Puts a block into a stack that has room.  Owner, slow paths. */
@@ -2989,7 +3047,7 @@ static void hak_heap_flush_locked(hak_heap_t *h, uint32_t c, uint32_t n)
 	hak_count(&h->count.flush_blocks, n);
 }
 
-/* All of them, down to nothing and to their first capacity.  Owner. */
+/* All of them, down to nothing, and out of use.  Owner. */
 static HAK_COLD void hak_heap_flush_all_locked(hak_heap_t *h)
 {
 	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
@@ -3524,6 +3582,164 @@ static void hak_claim_own(hak_heap_t *h)
 	}
 }
 
+/* ================================================ adaptive sizing ============================================== */
+
+/* How many blocks each stack may hold.  A stack has no capacity until a slow path of its class has need of one.  From
+ * then on its capacity is thought about at the end of each period, by usage = mark / capacity, where the mark is the
+ * highest level in the period:
+ *
+ *    above 0.8    it doubles; without a refill it halves: a class that only frees has no use for a large stack
+ *    below 0.2    it halves
+ *    not in use   it halves, and in the end the stack goes out of use
+ *
+ * A period is ten refills, eight flushes without a refill, or a second.  After ten refills it only ends if the capacity
+ * doubles, else it goes on: a program that allocates much and then frees as much refills often before the mark can rise,
+ * and to halve at once what has a low mark would gain nothing, as it holds little.  Time passes for a thread only
+ * on its slow paths, so an idle one keeps what it has.
+ *
+ * Malloc and free do nothing for the mark: when a period begins the slots above the level are NULL, and what is pushed
+ * stays in its slot after it is popped.  So the slots that were reached are those before the first NULL; they are
+ * cleared when the period ends, which is paid for by the pushes.
+ *
+ * All capacities together are bounded by the option cache_limit, but for the `tight` ones that a stack gets above it:
+ * 16 blocks, at most 16 KiB, none of larger blocks.  Owner, claim. */
+
+typedef struct hak_adapted { /* what was done to a stack, to be said when the claim is gone */
+	uint32_t class, from, to, count;
+} hak_adapted_t;
+
+static HAK_COLD void hak_adapt_say(hak_adapted_t a)
+{
+	bool grow = a.to > a.from;
+	hak_sayf("[TLS_CACHE] %s class %u: %u -> %u slots (%s_count=%u)\n", grow ? "Grow" : "Shrink", a.class, a.from, a.to,
+	         grow ? "grow" : "shrink", a.count);
+}
+
+HAK_INLINE void hak_adapt_log(hak_adapted_t a) /* no claim: stderr may be slow */
+{
+	if (hak_unlikely(a.from != a.to) && hak_load(&hak_option.adaptive_log))
+		hak_adapt_say(a);
+}
+
+/* The capacity of a stack that a slow path is about to use; 0: blocks of its class are not cached, or the limit is
+ * reached. */
+HAK_INLINE uint32_t hak_adapt_begin_locked(hak_heap_t *h, uint32_t c)
+{
+	const hak_class_t *k = &hak_class[c];
+	uint32_t capacity = hak_heap_capacity(h, c);
+
+	if (hak_likely(capacity) || !k->cached)
+		return capacity;
+	capacity = k->first;
+	if (!hak_cache_charge((uint64_t)capacity * k->size, false)) {
+		hak_count(&h->count.cache_refusals, 1u);
+		if (!(capacity = k->tight))
+			return 0;
+		hak_cache_charge((uint64_t)capacity * k->size, true);
+	}
+	h->bin[c].young = true;
+	hak_heap_stack_resize(h, c, capacity);
+	return capacity;
+}
+
+/* The highest level in this period. */
+static uint32_t hak_adapt_mark(const hak_heap_t *h, uint32_t c)
+{
+	uint32_t low = hak_heap_level(h, c), high = hak_heap_capacity(h, c);
+	while (low < high) {
+		uint32_t middle = (low + high + 1) / 2;
+		if (h->slot[h->floor[c] + middle])
+			low = middle;
+		else
+			high = middle - 1;
+	}
+	return low;
+}
+
+/* The capacity that the stack should have, by what the period was like.  `aged`: it lasted a second. */
+static uint32_t hak_adapt_target(const hak_heap_t *h, uint32_t c, uint32_t mark, bool aged)
+{
+	const hak_class_t *k = &hak_class[c];
+	const hak_bin_t *b = &h->bin[c];
+	uint32_t capacity = hak_heap_capacity(h, c);
+	bool unused = !b->refills && !b->flushes && b->since == h->v[c];
+	bool over = hak_load(&hak_cache.bytes) > (uint64_t)hak_load(&hak_option.cache_limit); /* it has been lowered */
+
+	if (unused && capacity <= k->least)
+		return 0;
+	if (unused || over || (aged && mark * 5 < capacity))
+		return hak_min32(capacity, hak_max32(capacity / 2, k->least));
+	if (mark * 5 <= capacity * 4)
+		return capacity;
+	if (!b->refills)
+		return hak_min32(capacity, hak_max32(capacity / 2, k->first));
+	return hak_min32(capacity * 2, k->most);
+}
+
+/* Ends the period of a stack in use, whose blocks may be flushed, and begins another; or lets it go on. */
+static HAK_NOINLINE hak_adapted_t hak_adapt_locked(hak_heap_t *h, uint32_t c, bool aged)
+{
+	const hak_class_t *k = &hak_class[c];
+	hak_bin_t *b = &h->bin[c];
+	uint32_t from = hak_heap_capacity(h, c), mark = hak_adapt_mark(h, c), to = hak_adapt_target(h, c, mark, aged);
+	uint32_t level = hak_heap_level(h, c);
+
+	if (to > from && !hak_cache_charge((uint64_t)(to - from) * k->size, false)) {
+		hak_count(&h->count.cache_refusals, 1u);
+		to = from;
+	}
+	if (to == from && !aged)
+		return (hak_adapted_t){.class = c};
+	b->mark = (uint16_t)mark;
+	b->young = true;
+	if (to == from) {
+		memset(&h->slot[h->floor[c] + level + 1], 0, (mark - level) * sizeof(void *));
+		b->refills = b->flushes = 0;
+		b->since = h->v[c];
+		return (hak_adapted_t){.class = c};
+	}
+	if (to > from) {
+		hak_heap_stack_resize(h, c, to);
+		hak_count(&b->grows, 1u);
+		hak_count(&h->count.cache_grows, 1u);
+		return (hak_adapted_t){c, from, to, b->grows};
+	}
+	if (level > to / 2) /* there is to be room for some frees */
+		hak_heap_flush_locked(h, c, level - to / 2);
+	if (to)
+		hak_heap_stack_resize(h, c, to);
+	else
+		hak_heap_stack_reset(h, c);
+	hak_count(&b->shrinks, 1u);
+	hak_count(&h->count.cache_shrinks, 1u);
+	return (hak_adapted_t){c, from, to, b->shrinks};
+}
+
+/* The same after a refill or a flush, if it is time. */
+HAK_INLINE hak_adapted_t hak_adapt_maybe_locked(hak_heap_t *h, uint32_t c, bool due)
+{
+	if (hak_likely(!due) || !hak_heap_capacity(h, c) || !hak_load(&hak_option.adaptive_sizing))
+		return (hak_adapted_t){.class = c};
+	return hak_adapt_locked(h, c, false);
+}
+
+/* Ends the periods that are a second old.  Owner, no claim. */
+static HAK_COLD void hak_adapt_all(hak_heap_t *h)
+{
+	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
+		hak_adapted_t a = {.class = c};
+		if (!hak_heap_capacity(h, c))
+			continue;
+		if (!h->bin[c].young) {
+			hak_claim_own(h);
+			a = hak_adapt_locked(h, c, true);
+			hak_unclaim(h);
+			hak_adapt_log(a);
+		}
+		h->bin[c].young = false;
+	}
+}
+
 /* ================================================ refill and flush ============================================= */
 
 /* Takes over an orphan of class c that has room, if there is one.  Claim of h, and lock of the page heap. */
@@ -3683,6 +3899,10 @@ static HAK_COLD void hak_heap_tick_slow(hak_heap_t *h)
 		hak_heap_post_all(h);
 	}
 	hak_heap_help(h, now);
+	if (now - h->period_stamp >= HAK_PERIOD_MS && hak_load(&hak_option.adaptive_sizing)) {
+		h->period_stamp = now;
+		hak_adapt_all(h);
+	}
 	if (hak_load(&hak_page.dirty_units) && now > age && hak_page_is_due(now, age))
 		hak_page_purge(now - age, false);
 	if (hak_load(&hak_whales.kept_bytes) && now > age)
@@ -3702,20 +3922,18 @@ static HAK_NOINLINE void *hak_heap_refill(hak_heap_t *h, uint32_t c)
 	hak_bin_t *b = &h->bin[c];
 	void *block[HAK_BATCH_MOST + 1], *p;
 	hak_batch_t *stray;
-	uint32_t n, got, at, capacity = (uint32_t)(h->top[c] - h->floor[c]);
+	hak_adapted_t adapted = {.class = c};
+	uint32_t n, got, at, capacity;
 
 	hak_claim(h);
 	h->left_alone = 0;
 	hak_store(&h->kept, (uint32_t)HAK_KEPT_NOT); /* it was not HAK_KEPT_WAITING: there is a thread */
+	hak_adapt_begin_locked(h, c);
 	stray = hak_heap_drain_locked(h, true, h, NULL);
-	if (++b->refills >= 10) { /* ten refills with a flush among them: the stack is too small for what goes on */
-		if (b->flushes && capacity && capacity < k->most) {
-			capacity = hak_min32(capacity * 2, k->most);
-			hak_heap_stack_resize(h, c, capacity);
-			hak_count(&h->count.cache_grows, 1u);
-		}
-		b->refills = b->flushes = 0;
-	}
+	b->refills++;
+	if (hak_likely(!h->lost)) /* else its stacks may not be flushed: the next overflow, or a second, changes that */
+		adapted = hak_adapt_maybe_locked(h, c, b->refills % HAK_PERIOD_REFILLS == 0);
+	capacity = hak_heap_capacity(h, c);
 	at = (uint32_t)(h->v[c] & 0xFFFF);
 	p = h->slot[at];
 	if (p) { /* the inbox had some */
@@ -3745,6 +3963,7 @@ static HAK_NOINLINE void *hak_heap_refill(hak_heap_t *h, uint32_t c)
 	hak_unclaim(h);
 	if (hak_unlikely(stray != NULL))
 		hak_batch_reroute(h, stray);
+	hak_adapt_log(adapted);
 	hak_heap_tick(h);
 	return p;
 }
@@ -3754,7 +3973,8 @@ static HAK_NOINLINE void hak_heap_overflow(hak_heap_t *h, uint32_t c, void *p)
 {
 	const hak_class_t *k = &hak_class[c];
 	hak_bin_t *b = &h->bin[c];
-	uint32_t capacity = (uint32_t)(h->top[c] - h->floor[c]);
+	hak_adapted_t adapted = {.class = c};
+	uint32_t capacity;
 
 	hak_claim_own(h);
 	if (hak_unlikely(hak_word(hak_unit_of(p)) != (h->tag | c))) { /* disowned since we looked */
@@ -3762,25 +3982,52 @@ static HAK_NOINLINE void hak_heap_overflow(hak_heap_t *h, uint32_t c, void *p)
 		hak_remote_free(h, p, hak_word(hak_unit_of(p)));
 		return;
 	}
+	capacity = hak_adapt_begin_locked(h, c);
 	if (capacity == 0) {
 		hak_count(&b->direct, 1u);
 		hak_heap_put_locked(h, hak_slab_head(hak_unit_of(p)), k, p, true);
 	} else {
-		hak_heap_flush_locked(h, c, hak_min32((capacity + 1) / 2, hak_heap_level(h, c)));
-		hak_count(&h->count.flushes, 1u);
-		if (++b->flushes >= 8 && b->refills == 0 && capacity > k->first) {
-			/* Only frees for long: what stands here is of no use to anybody. */
-			capacity = hak_max32(capacity / 2, k->first);
-			hak_heap_flush_locked(h, c, hak_heap_level(h, c) - hak_min32(hak_heap_level(h, c), capacity / 2));
-			hak_heap_stack_resize(h, c, capacity);
-			hak_count(&h->count.cache_shrinks, 1u);
-			b->flushes = 0;
+		if (hak_heap_level(h, c) == capacity) {
+			hak_heap_flush_locked(h, c, (capacity + 1) / 2);
+			hak_count(&h->count.flushes, 1u);
+			b->flushes++;
+			adapted = hak_adapt_maybe_locked(h, c, !b->refills && b->flushes >= HAK_PERIOD_FLUSHES);
 		}
 		hak_heap_push(h, c, p);
 	}
 	hak_heap_settle_maybe_locked(h, true);
 	hak_unclaim(h);
+	hak_adapt_log(adapted);
 	hak_heap_tick(h);
+}
+
+/* Fills the stacks of tiny and l2 classes as a refill would, before their first use.  `touch`: the memory has its OS
+ * pages then, too.  What cannot be had is left out.  Owner, no claim. */
+static HAK_COLD void hak_heap_warm(hak_heap_t *h, bool touch)
+{
+	void *block[HAK_BATCH_MOST];
+	int saved = errno;
+
+	for (uint32_t c = 0, n, got = 1; got && c < HAK_CLASSES && hak_class[c].tier != HAK_TIER_l25; c++) {
+		const hak_class_t *k = &hak_class[c];
+		if (!k->cached)
+			continue;
+		hak_claim(h);
+		n = hak_adapt_begin_locked(h, c) - hak_heap_level(h, c);
+		n = hak_min32(k->batch, (n + 1) / 2);
+		got = n ? hak_heap_take_locked(h, c, block, n) : 1;
+		for (uint32_t i = n ? got : 0; i-- > 0;)
+			hak_heap_push(h, c, block[i]);
+		hak_count(&h->bin[c].filled, n ? got : 0);
+		hak_count(&h->count.prewarm_blocks, n ? got : 0);
+		hak_unclaim(h);
+		for (uint32_t i = 0; touch && n && i < got; i++)
+			for (size_t at = 0; at < k->size; at += hak_boot.os_page) {
+				volatile char *byte = (volatile char *)block[i] + at;
+				*byte = *byte; /* a free block's content may be looked at: it stays */
+			}
+	}
+	errno = saved;
 }
 
 /* ============================================ thread start and end ============================================= */
@@ -3795,8 +4042,6 @@ static HAK_COLD hak_heap_t *hak_heap_make_locked(uint32_t id) /* lock: heaps.  N
 	h->inbox = HAK_CLOSED;
 	if (hak_fork_is_here())
 		hak_lock_grab(&h->claim); /* in fork this thread holds every claim, and gives all of them back */
-	for (uint32_t c = 0; c < HAK_CLASSES; c++)
-		hak_heap_stack_reset(h, c);
 	hak_store_release(&hak_heap[id], h);
 	return h;
 }
@@ -3961,6 +4206,8 @@ static HAK_NOINLINE hak_heap_t *hak_heap_attach(void)
 		hak_heap_retire(h, true);
 		return NULL;
 	}
+	if (hak_unlikely(hak_load(&hak_option.prewarm_tls)) && !hak_fork_is_here())
+		hak_heap_warm(h, hak_load(&hak_option.prewarm_tls) > 1);
 	return h;
 }
 
@@ -4518,16 +4765,24 @@ HAK_EXPORT HAK_COLD size_t hak_trim(void)
 	X(Q, slab_bytes, "bytes", "classes", "size of a slab")                                                \
 	X(Q, blocks_per_slab, "blocks", "classes", "blocks in a slab")                                        \
 	X(Q, max_cached, "blocks", "classes", "most blocks in a thread's stack; 0: its tier is switched off") \
-	X(Q, allocs, "blocks", "classes refills", "blocks handed out, ever")                                  \
+	X(Q, stacks, "stacks", "caches", "threads' stacks in use")                                            \
+	X(Q, capacity, "blocks", "caches", "blocks that they may hold together now")                          \
+	X(Q, capacity_least, "blocks", "caches", "the smallest of them")                                      \
+	X(Q, capacity_most, "blocks", "caches", "the largest of them")                                        \
+	X(Q, capacity_bytes, "bytes", "caches", "bytes that they may hold together")                          \
+	X(Q, mark_most, "blocks", "caches", "highest level that one of them reached in its last period")      \
+	X(Q, grows, "changes", "caches", "capacities doubled, ever")                                          \
+	X(Q, shrinks, "changes", "caches", "capacities halved or taken away, ever")                           \
+	X(Q, allocs, "blocks", "classes refills caches", "blocks handed out, ever")                           \
 	X(Q, frees, "blocks", "classes frees", "blocks taken back, ever")                                     \
-	X(Q, misses, "blocks", "refills", "of the blocks handed out, those from the slow path")               \
+	X(Q, misses, "blocks", "refills caches", "of the blocks handed out, those from the slow path")        \
 	X(Q, filled_blocks, "blocks", "refills", "blocks that slow paths put into stacks")                    \
 	X(Q, stack_frees, "blocks", "frees", "blocks freed into the thread's own stack (tls_sll)")            \
 	X(Q, slab_frees, "blocks", "frees", "blocks freed into a slab past the stacks (ss_local)")            \
 	X(Q, remote_frees, "blocks", "frees", "blocks put into batches for their owner (ss_remote)")          \
 	X(Q, flushed_blocks, "blocks", "frees", "blocks that slow paths took out of stacks")                  \
 	X(Q, live_blocks, "blocks", "classes", "blocks that callers hold")                                    \
-	X(Q, cached_blocks, "blocks", "classes", "blocks in stacks")                                          \
+	X(Q, cached_blocks, "blocks", "classes caches", "blocks in stacks")                                   \
 	X(Q, transit_blocks, "blocks", "frees", "blocks in outgoing batches and inboxes")                     \
 	X(Q, used_blocks, "blocks", "pools", "blocks out of their slabs: live, cached and in transit")        \
 	X(Q, free_blocks, "blocks", "pools", "free blocks in slabs")                                          \
@@ -4720,6 +4975,17 @@ static HAK_COLD uint64_t hak_stats_collect(hak_class_row_t row[HAK_CLASSES], hak
 			row[c].filled_blocks += b->filled;
 			row[c].flushed_blocks += b->flushed;
 			received[c] += b->received;
+			uint64_t capacity = hak_heap_capacity(h, c);
+			if (capacity) {
+				row[c].capacity_least = row[c].stacks && row[c].capacity_least < capacity ? row[c].capacity_least : capacity;
+				row[c].capacity_most = hak_max32((uint32_t)row[c].capacity_most, (uint32_t)capacity);
+				row[c].mark_most = hak_max32((uint32_t)row[c].mark_most, b->mark);
+				row[c].capacity += capacity;
+				row[c].capacity_bytes += capacity * hak_class[c].size;
+				row[c].stacks++;
+			}
+			row[c].grows += b->grows;
+			row[c].shrinks += b->shrinks;
 			/* What went into the stack came from slow paths or from frees; what went out, to callers or to slow paths. */
 			row[c].stack_frees += level + (allocs - b->misses) + b->flushed - b->filled;
 			row[c].slab_frees += hak_load(&b->direct) + b->claimed;
@@ -4928,6 +5194,7 @@ HAK_EXPORT HAK_COLD void hak_reset_peaks(void)
 	for (int t = 0; t < HAK_TIER_COUNT; t++)
 		hak_store(&hak_gauge.peak[t], hak_load(&hak_gauge.used[t]));
 	hak_store(&hak_gauge.peak_all, hak_gauge_sum());
+	hak_store(&hak_cache.peak, hak_load(&hak_cache.bytes));
 	hak_lock(&hak_page.lock);
 	hak_page.peak_shown = 0;
 	hak_page_peak_locked();
@@ -5007,6 +5274,8 @@ static HAK_COLD void hak_stats_fill(hak_stats_t *s, hak_class_row_t row[HAK_CLAS
 	s->live_blocks += s->large_blocks + s->whale_blocks;
 	s->live_bytes += s->large_bytes + s->whale_bytes;
 	s->peak_used_bytes = hak_load(&hak_gauge.peak_all);
+	s->capacity_bytes = hak_load(&hak_cache.bytes);
+	s->peak_capacity_bytes = hak_load(&hak_cache.peak);
 	hak_lock_uncounted(&hak_heaps.lock);
 	s->heaps = hak_heaps.running + (hak_heap_by_id(HAK_OWNER_SHARED) ? 1 : 0);
 	s->heaps_made = hak_heaps.made;

@@ -13,6 +13,8 @@
     python bench.py instructions        instructions a malloc+free pair takes, counted by valgrind
     python bench.py scaling             1 to 32 threads, and the locks that they share; five minutes
     python bench.py lookup              from a pointer to its slab: by address, hash registry, scan; half a minute
+    python bench.py adaptive            thread caches that adapt their size, beside fixed ones; three minutes
+    python bench.py prewarm             a thread's first calls, with and without caches filled beforehand
     python bench.py peers               which allocators were found, and how to install more
     python bench.py --peer mi3=/opt/mi3/libmimalloc.so.3 --json rows.json
 
@@ -253,6 +255,7 @@ class Sample:
     shared_locks: int | None
     shared_locks_contended: int | None
     claims: int | None
+    cached_bytes: int | None = None  # in hakmem's thread caches, on average; of `adaptive` alone
 
     @property
     def hit_rate(self) -> float | None:
@@ -380,6 +383,7 @@ class Row:
     is_peer: bool = False
     best_peer: str | None = None
     handovers: float | None = None
+    cached_bytes: float | None = None
     library: str | None = None  # whose malloc it was
     ns_per_op_runs: list[float] = field(default_factory=list)  # by round
     failure: str | None = None
@@ -462,6 +466,7 @@ def summarise(
             "faults_per_kop",
             "hit_rate",
             "handovers",
+            "cached_bytes",
         ):
             setattr(row, same, middle(getattr(s, same) for s in own))
         row.locks_per_mop = middle(s.per_mop(s.shared_locks) for s in own)
@@ -524,7 +529,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
 def tabulated(headings: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     from tabulate import tabulate
 
-    to_the_left = ("workload", "tier", "allocator", "failure", "library", "install")
+    to_the_left = ("workload", "tier", "allocator", "setting", "failure", "library", "install")
     align = ["left" if heading in to_the_left else "right" for heading in headings]
     return tabulate(lines, headings, disable_numparse=True, colalign=align)
 
@@ -1023,6 +1028,52 @@ def lookup_tables(rows: Sequence[Row]) -> str:
     return "\n\n".join(filter(None, texts))
 
 
+# ---- Adaptive sizes of thread caches, and caches filled before first use
+
+SIZINGS = {  # setting: what hakmem is told
+    "adaptive": {"HAKMEM_ADAPTIVE_SIZING": "1", "HAKMEM_CACHE_FIRST": "0"},
+    "fixed 64": {"HAKMEM_ADAPTIVE_SIZING": "0", "HAKMEM_CACHE_FIRST": "0"},
+    "fixed 256": {"HAKMEM_ADAPTIVE_SIZING": "0", "HAKMEM_CACHE_FIRST": "256"},
+    "limit 16M": {"HAKMEM_ADAPTIVE_SIZING": "1", "HAKMEM_CACHE_FIRST": "0", "HAKMEM_CACHE_LIMIT": "16M"},
+}
+WARMTHS = {f"prewarm={level}": {"HAKMEM_PREWARM_TLS": str(level)} for level in (0, 1, 2)}
+SETTINGS = {"adaptive": SIZINGS, "prewarm": WARMTHS}  # of one library; the first is what the others are compared with
+SETTINGS_CASES = {
+    "adaptive": (("hot-class", 1), ("phase-change", 1), ("phase-change", 4), ("idle-threads", 64)),
+    "prewarm": (("first-call", 200), ("first-of-class", 100), ("first-thousand", 100)),
+}
+
+
+def settings_jobs(options: argparse.Namespace) -> Iterator[Job]:
+    """The subcommand's cases under each of its settings."""
+    settings = SETTINGS[options.benchmark]
+    library, given = hakmem_library(), dict(options.env)
+    names = choose(list(settings), options.only)
+    allocators = [Allocator(name, library, {**given, **settings[name]}, is_hakmem=True) for name in names]
+    for label, threads in SETTINGS_CASES[options.benchmark]:
+        yield workload(label, threads, options.seconds), allocators
+
+
+def settings_table(rows: Sequence[Row]) -> str:
+    """Time and claims beside memory; ratios to the first setting, round by round."""
+    base = {(row.workload, row.threads): row for row in reversed(rows)}
+    columns: dict[str, Callable[[Row], str]] = {
+        **{name: COLUMNS[name] for name in ("workload", "threads")},
+        "setting": lambda r: r.allocator,
+        "time/op": COLUMNS["time/op"],
+        "/ first": lambda r: cell(
+            middle(a / b for a, b in zip(r.ns_per_op_runs, base[r.workload, r.threads].ns_per_op_runs)), ".2f"
+        ),
+        **{name: COLUMNS[name] for name in ("p50", "p99", "hit %")},
+        "claims/Mop": lambda r: scaled(r.claims_per_mop, RATE),
+        "cached KB": lambda r: cell(r.cached_bytes, ",.0f", 1e-3),
+        **{name: COLUMNS[name] for name in ("RSS MB", "faults/kop", "failure")},
+    }
+    texts = {heading: [text(row) for row in rows] for heading, text in columns.items()}
+    shown = {heading: column for heading, column in texts.items() if any(column)}
+    return tabulated(list(shown), list(zip(*shown.values())))
+
+
 # ---- The picture
 
 COLOURS = {HAKMEM: "#d62728", "mimalloc": "#1f77b4", "jemalloc": "#2ca02c", "tcmalloc": "#ff9f0e"}
@@ -1108,6 +1159,18 @@ def scaling(options: argparse.Namespace) -> Result:
     return Result(rows, scaling_tables(rows), rows)
 
 
+def adaptive(options: argparse.Namespace) -> Result:
+    """hakmem's thread caches of adaptive size beside fixed ones of 64 and of 256 blocks: time and memory"""
+    rows = measure(settings_jobs(options), options.runs)
+    return Result(rows, settings_table(rows))
+
+
+def prewarm(options: argparse.Namespace) -> Result:
+    """the first calls of new threads, with hakmem's thread caches empty, filled, and filled and touched"""
+    rows = measure(settings_jobs(options), options.runs)
+    return Result(rows, settings_table(rows))
+
+
 NO_VALGRIND = "instructions are counted by valgrind: apt install valgrind | dnf install valgrind"
 
 
@@ -1177,6 +1240,7 @@ class Benchmark:
 OUTPUT: dict[str, Any] = {"only": None, "peer": [], "env": [], "json": None, "csv": None}
 RUNS: dict[str, Any] = {**OUTPUT, "runs": 3, "seconds": 1.0, "plot": None}
 PYTHON: dict[str, Any] = {"python": sys.executable}
+SETTING_RUNS: dict[str, Any] = {name: value for name, value in RUNS.items() if name not in ("peer", "plot")}
 PHASE_RUNS: dict[str, Any] = {**{name: value for name, value in RUNS.items() if name != "peer"}, "seconds": 0.5}
 
 LOOKUP_RUNS: dict[str, Any] = {name: value for name, value in RUNS.items() if name not in ("peer", "plot")}
@@ -1194,6 +1258,8 @@ BENCHMARKS = {
     "phases": Benchmark(phases, phases.__doc__ or "", {**PHASE_RUNS, "threads": PHASE_THREADS}),
     "scaling": Benchmark(scaling, scaling.__doc__ or "", {**RUNS, "threads": SCALING_THREADS}),
     "lookup": Benchmark(lookup, lookup.__doc__ or "", {**LOOKUP_RUNS, "runs": 5, "seconds": LOOKUP_SECONDS}),
+    "adaptive": Benchmark(adaptive, adaptive.__doc__ or "", {**SETTING_RUNS, "seconds": 4.0}),
+    "prewarm": Benchmark(prewarm, prewarm.__doc__ or "", SETTING_RUNS),
     "instructions": Benchmark(instructions, instructions.__doc__ or "", OUTPUT),
     "peers": Benchmark(peers, peers.__doc__ or "", {"peer": []}),
 }
@@ -1267,7 +1333,7 @@ def parser() -> argparse.ArgumentParser:
     add("benchmark", nargs="?", choices=BENCHMARKS, default="quick", help=helps)
     add("-n", dest="runs", type=int, help="runs of everything (default 3, lookup 5)")
     add("--threads", type=numbers, metavar="N,N", help="in place of the benchmark's own")
-    add("--seconds", type=float, help="length of a run (default 1, quick 0.2, phases 0.5, lookup 0.05)")
+    add("--seconds", type=float, help="length of a run (default 1, quick 0.2, phases 0.5, lookup 0.05, adaptive 4)")
     add("--only", type=listed, metavar="NAME,NAME", help="no other allocators than these")
     add("--peer", type=pair, action="append", metavar="NAME=PATH", help="one more allocator")
     add("--env", type=pair, action="append", metavar="NAME=VALUE", help="set this variable in every run")
@@ -1293,6 +1359,8 @@ def objections(options: argparse.Namespace) -> Iterator[str]:
     for variable, _ in given.get("env", ()):
         chosen = {"phases": SWITCHES, "lookup": (REGISTRY,)}.get(options.benchmark, ())
         if variable.startswith(RESERVED) or variable in chosen:
+            yield f"--env {variable}: the rows say what it is"
+        if any(variable in variables for variables in SETTINGS.get(options.benchmark, {}).values()):
             yield f"--env {variable}: the rows say what it is"
     paths = {name: given[name] for name in ("json", "csv", "plot") if given.get(name)}
     for name, path in paths.items():

@@ -810,6 +810,14 @@ def _classes(view: str) -> _Table:
     return table if view == "classes" else table._replace(rows=busy)
 
 
+def _caches() -> list[_Table]:
+    """What the stacks of each class may hold, and the bound on all together."""
+    counters = _counters("caches")
+    limit = config.options["cache_limit"]
+    counters.rows.append({"counter": limit.name, "value": limit.value, "unit": limit.unit, "meaning": limit.help})
+    return [_classes("caches"), counters]
+
+
 def _summary() -> list[_Table]:
     counters = _counters("summary")
     meaning = "resident memory of the whole process, whoever allocated it"
@@ -865,6 +873,7 @@ _VIEWS: dict[str, Callable[[], list[_Table]]] = {
     "threads": _threads,
     "frees": lambda: [_classes("frees"), _counters("frees")],
     "refills": lambda: [_classes("refills"), _counters("refills")],
+    "caches": _caches,
     "locks": lambda: [_record_table("locks", _LOCK, lock_table(), "locks"), _counters("locks")],
     "config": _options,
 }
@@ -906,7 +915,8 @@ def report(view: str = "summary", fmt: str = "simple") -> str:
 
     "summary": each tier, and the main counters. "pools": where every committed byte is. "classes": the size classes.
     "threads": what each thread's heap holds. "refills", "frees": where blocks came from and went to, by class.
-    "locks": how often each was taken and waited for. "config": the options. Bytes are shown in KiB, MiB, ...
+    "caches": what the threads' caches may hold, by class, and how often that was changed. "locks": how often each was
+    taken and waited for. "config": the options. Bytes are shown in KiB, MiB, ...
 
     fmt="json" has the same rows with plain numbers: {"mode": {...}, "view": ..., "tables": {title: [row, ...]}}.
     ValueError for a view or format that there is not.

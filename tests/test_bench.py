@@ -123,6 +123,7 @@ def usage():
 
 def test_every_workload_is_reached_by_some_subcommand(usage):
     reached = {name for table in bench.TIMED.values() for name in table.workloads}
+    reached |= {name for cases in bench.SETTINGS_CASES.values() for name, _ in cases}
     reached |= {keys[0] for keys, _ in bench.LOOPS.values()}
     reached |= {case.command[1] for case, _ in bench.lookup_jobs(bench.parse(["lookup"]), None)}
     assert sorted(reached) == sorted(keys_of(usage, "workloads"))
@@ -363,6 +364,32 @@ def test_every_phase_sets_every_switch():
     for _, allocators in bench.phase_jobs(options, [1], None):
         for allocator in allocators[1:]:
             assert set(bench.SWITCHES) <= allocator.variables.keys()
+
+
+@pytest.mark.parametrize("name", ["adaptive", "prewarm"])
+def test_the_settings_of_one_library_are_compared(name, bench_rows, capsys):
+    status, rows = bench_rows(name, *TINY)
+    assert status == 0
+    found = {(row["workload"], row["threads"], row["allocator"]): row for row in rows}
+    assert list(found) == [(*case, setting) for case in bench.SETTINGS_CASES[name] for setting in bench.SETTINGS[name]]
+    for (workload, _, _), row in found.items():
+        assert row["failure"] is None
+        assert row["hit_rate"] is not None
+        assert (row["cached_bytes"] is not None) == (name == "adaptive"), workload
+        assert (row["p99_ns"] is not None) == (name == "prewarm"), workload
+    if name == "adaptive":
+        assert found["hot-class", 1, "adaptive"]["hit_rate"] > found["hot-class", 1, "fixed 64"]["hit_rate"]
+        assert found["idle-threads", 64, "adaptive"]["hit_rate"] > found["idle-threads", 64, "limit 16M"]["hit_rate"]
+    else:
+        cold, warm = (found["first-of-class", 100, f"prewarm={level}"]["hit_rate"] for level in (0, 1))
+        assert warm > 0.9 > cold
+
+
+def test_a_setting_is_what_the_row_says(capsys):
+    with pytest.raises(SystemExit):
+        bench.parse(["adaptive", "--env", "HAKMEM_CACHE_FIRST=5"])
+    assert "--env HAKMEM_CACHE_FIRST: the rows say" in capsys.readouterr().err
+    bench.parse(["prewarm", "--env", "HAKMEM_CACHE_FIRST=5"])
 
 
 def test_all_is_the_sum_of_the_others(bench_rows, monkeypatch):

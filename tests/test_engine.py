@@ -18,6 +18,10 @@ SWITCHES = {
     "one slab a superslab": {"HAKMEM_TINY_USE_SUPERSLAB": "0"},
     "reserve of 64 MiB": {"HAKMEM_RESERVE": str(64 << 20)},
     "reserve of a byte": {"HAKMEM_RESERVE": "1"},
+    "caches of fixed size": {"HAKMEM_ADAPTIVE_SIZING": "0", "HAKMEM_CACHE_FIRST": "256"},
+    "caches of one block": {"HAKMEM_ADAPTIVE_SIZING": "0", "HAKMEM_CACHE_FIRST": "1"},
+    "no room for caches": {"HAKMEM_CACHE_LIMIT": "0"},
+    "caches filled beforehand": {"HAKMEM_PREWARM_TLS": "2"},
     "nothing kept": {"HAKMEM_PURGE_MS": "0", "HAKMEM_RETAIN": "0"},
 }
 
@@ -67,7 +71,13 @@ def test_a_switch_changes_no_contents(switch: str) -> None:
     assert succeed([program("model.c", "-O2"), 1, 30000, 200], env=SWITCHES[switch]) == model_by_default(1)
 
 
-@pytest.mark.parametrize("switch", ["no thread caches", "no l2 caches", "one slab a superslab", "reserve of 64 MiB"])
+@pytest.mark.parametrize(
+    "switch",
+    [
+        *("no thread caches", "no l2 caches", "one slab a superslab", "reserve of 64 MiB"),
+        *("caches of one block", "no room for caches", "caches filled beforehand"),
+    ],
+)
 def test_counts_are_exact_under_a_switch(switch: str) -> None:
     succeed([program("model.c", "-O2"), 13, 10000, 100, "exact"], env=SWITCHES[switch])
 

@@ -345,6 +345,8 @@ static void operate(unsigned op)
     case 13:
         CHECK(hak_option_set("purge_ms", ages[how % 4]) == 0);
         CHECK(hak_option_set("retain", retains[how / 4 % 4]) == 0);
+        CHECK(hak_option_set("cache_limit", how / 16 % 4 ? 1 << 20 : 0) == 0);
+        CHECK(hak_option_set("prewarm_tls", how / 64 % 3) == 0);
         break;
     case 14:
         if (how & 1) hak_trim();

@@ -159,6 +159,9 @@ static void *look(void *argument)
         CHECK(hak_stat("allocs") != UINT64_MAX);
         CHECK(hak_option_set("purge_ms", i % 3 ? 1000 : 0) == 0);
         CHECK(hak_option_set("retain", i % 2 ? 0 : 32 << 20) == 0);
+        CHECK(hak_option_set("cache_limit", i % 5 ? 4 << 20 : 0) == 0);
+        CHECK(hak_option_set("adaptive_sizing", i % 7 != 0) == 0);
+        CHECK(hak_option_set("prewarm_tls", i % 3) == 0);
         pause_ms(1);
     }
     return argument;

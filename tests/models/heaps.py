@@ -57,6 +57,7 @@ PARTS = {
     "the lost flag": ("hak_heap_disown_locked", "h->lost = 1;"),
     "the second look at the lost flag": ("hak_claim_own", "for (;; hak_heap_sort_out(h))"),
     "the sorting out before a flush": ("hak_heap_abandon", "hak_claim_own(h);"),
+    "the sorting out before a capacity falls": ("hak_adapt_all", "hak_claim_own(h); a = hak_adapt_locked(h, c, true);"),
     "the second look at a block's owner in an overflow": (
         "hak_heap_overflow",
         "if (hak_unlikely(hak_word(hak_unit_of(p)) != (h->tag | c)))",
@@ -125,6 +126,7 @@ class Heaps(System):
                 inbox=CLOSED,
                 inbox_bytes=0,
                 level=0,
+                capacity=0,
                 slot=(None,) * top,
                 out=None,
                 out_owner=0,
@@ -174,6 +176,7 @@ class Heaps(System):
             h.running, h.inbox = True, None
             h.slot = (*stack.split(), *h.slot)[: self.top]
             h.level = len(stack.split())
+            h.capacity = self.top if stack else 0
 
     def owns(self, heap: int, *names: str) -> None:
         """Gives slabs to a heap, 0 for the orphans."""
@@ -229,6 +232,9 @@ class Heaps(System):
 
     def trim(self, me: Any) -> Thread:
         yield from self.hak_trim(me)
+
+    def sweep(self, me: Any) -> Thread:
+        yield from self.hak_adapt_all(me.heap)
 
     def help(self, me: Any, heap: int) -> Thread:
         yield from self.hak_heap_help(me, self.heap[heap])
@@ -335,6 +341,7 @@ class Heaps(System):
 
     def hak_heap_flush_all_locked(self, h: Any) -> Thread:
         yield from self.hak_heap_flush_locked(h, h.level)
+        h.capacity = 0
 
     # ---- remote frees
 
@@ -375,7 +382,7 @@ class Heaps(System):
                 kept += (p,)
                 continue
             self.ghost.transit -= 1
-            if owner and h.level < self.top:
+            if owner and h.level < h.capacity:
                 h.slot = (*h.slot[: h.level], p, *h.slot[h.level + 1 :])
                 h.level += 1
                 continue
@@ -655,12 +662,36 @@ class Heaps(System):
         self.hak_unclaim(h)
         yield from self.hak_batch_reroute(stray)
 
+    # ---- capacities
+
+    def hak_adapt_begin_locked(self, h: Any) -> None:
+        self.held(h.claim)
+        h.capacity = h.capacity or self.top
+
+    def hak_adapt_locked(self, h: Any) -> Thread:
+        """Always down, to half: that is what may flush.  At 1 the stack goes out of use."""
+        self.held(h.claim)
+        to = h.capacity // 2
+        yield from self.hak_heap_flush_locked(h, max(h.level - to // 2, 0))
+        h.capacity = to
+
+    def hak_adapt_all(self, h: Any) -> Thread:
+        if not h.capacity:
+            return
+        if self.has("the sorting out before a capacity falls"):
+            yield from self.hak_claim_own(h)
+        else:
+            yield from self.hak_claim(h)
+        yield from self.hak_adapt_locked(h)
+        self.hak_unclaim(h)
+
     def hak_heap_refill(self, h: Any, c: int) -> Thread:
         yield from self.hak_claim(h)
         h.left_alone = 0
         yield "hak_store(&h->kept, (uint32_t)HAK_KEPT_NOT);"
         must(h.kept != WAITING, f"{h} waits, and has a thread")
         h.kept = NOT
+        self.hak_adapt_begin_locked(h)
         stray = yield from self.hak_heap_drain_locked(h, True, None)
         if h.level:
             h.level -= 1
@@ -678,10 +709,12 @@ class Heaps(System):
             self.hak_unclaim(h)
             yield from self.hak_remote_free(h, p, word)
             return
-        if self.top == 0:
+        self.hak_adapt_begin_locked(h)
+        if h.capacity == 0:
             yield from self.hak_heap_put_locked(h, self.slab[p[0]], p)
         else:
-            yield from self.hak_heap_flush_locked(h, min((self.top + 1) // 2, h.level))
+            if h.level == h.capacity:
+                yield from self.hak_heap_flush_locked(h, (h.capacity + 1) // 2)
             h.slot = (*h.slot[: h.level], p, *h.slot[h.level + 1 :])
             h.level += 1
         self.hak_unclaim(h)
@@ -809,7 +842,7 @@ class Heaps(System):
         h = me.heap
         yield "hak_load(&hak_unit[u])"
         word = self.slab[p[0]].word
-        if not h or h == "dead" or word[0] != h.id or h.level == self.top:
+        if not h or h == "dead" or word[0] != h.id or h.level == h.capacity:
             yield from self.hak_free_slow(me, p)
             return
         yield "h->slot[at + 1] = p;"
@@ -828,7 +861,7 @@ class Heaps(System):
             yield from self.hak_block_free_anywhere(p, False)
         elif word[0] != h.id:
             yield from self.hak_remote_free(h, p, word)
-        elif h.level == self.top:
+        elif h.level == h.capacity:
             yield from self.hak_heap_overflow(h, p)
         else:
             h.slot = (*h.slot[: h.level], p, *h.slot[h.level + 1 :])
@@ -958,7 +991,7 @@ class Heaps(System):
 
     def hak_fork_forget(self, h: Any) -> None:
         if self.has("the dropped stacks of a child"):
-            h.level, h.slot = 0, (None,) * self.top
+            h.level, h.capacity, h.slot = 0, 0, (None,) * self.top
         if self.has("the dropped batches of a child"):
             h.out = None
         h.lost = False
