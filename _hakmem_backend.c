@@ -222,6 +222,7 @@ enum {
 	HAK_HEAPS_MAX = 1 << 16,          /* heap ids */
 	HAK_RANGES_MAX = 64,              /* reserved ranges */
 	HAK_SHARDS_MAX = 64,              /* shards of the page heap: a bit for each in a word */
+	HAK_SHARD_SHARE = 8,              /* a shard touches clean memory while others' dirty is less than this part of what is in use */
 	HAK_STACK_MAX = 2048,             /* most blocks in a stack */
 	HAK_STACK_BYTES = 512 << 10,      /* most bytes in a stack, but two blocks at least */
 	HAK_STACK_FIRST = 64,             /* blocks that a stack may hold at first */
@@ -1813,10 +1814,11 @@ static bool hak_shard_peek(const hak_shard_t *shard, int kind, uint32_t units)
 	return false;
 }
 
-static hak_slab_t *hak_run_find_any_locked(const hak_shard_t *shard, uint32_t units) /* dirty if there is one */
+/* Likewise of the kind, or of one that is better to take: a dirty run costs no memory. */
+static hak_slab_t *hak_run_find_best_locked(const hak_shard_t *shard, int kind, uint32_t units)
 {
 	hak_slab_t *r = hak_run_find_locked(shard, HAK_DIRTY, units);
-	return r ? r : hak_run_find_locked(shard, HAK_CLEAN, units);
+	return r || kind == HAK_DIRTY ? r : hak_run_find_locked(shard, HAK_CLEAN, units);
 }
 
 /* As many superslabs as hold `units` become another shard's, if a free run of this kind covers all of them.  Both
@@ -1843,27 +1845,24 @@ static bool hak_shard_move_locked(hak_shard_t *from, hak_shard_t *to, int kind, 
 	return true;
 }
 
-/* The shard *at, whose lock is held, has no free run of `units`: what others have, in the order of what it costs in
- * memory.  Superslabs of which all is free change their shard, so that memory follows the load: dirty ones first, clean
- * ones last.  A dirty run in between is used where it is: *at is its shard then, and that lock is held instead.  So is a
- * clean one, but only if all else has failed (`last`): a shard had better get superslabs of its own, which cost no
- * memory until they are touched.  NULL: there is nothing.  The lock of *at may have been let go in between. */
-static HAK_COLD hak_slab_t *hak_shard_borrow_locked(hak_shard_t **at, uint32_t units, bool last, uint64_t now)
+/* The shard *at, whose lock is held, has no free run of `units` and this kind: what others have.  Superslabs of which
+ * all is free change their shard, so that memory follows the load; those come first.  A run beside used units is taken
+ * where it is, if `here`: *at is its shard then, and that lock is held instead.  NULL: there is nothing.  The lock of *at
+ * may have been let go in between. */
+static HAK_COLD hak_slab_t *hak_shard_borrow_locked(hak_shard_t **at, uint32_t units, int kind, bool here, uint64_t now)
 {
 	hak_shard_t *own = *at, *other;
 	hak_slab_t *r;
 
-	for (int step = 0; step < (last ? 4 : 3); step++) {
+	for (int whole = 1; whole >= (here ? 0 : 1); whole--) {
 		uint64_t others = hak_load(&hak_page.nonempty) & ~hak_shard_bit(own);
-		int kind = step < 2 ? HAK_DIRTY : HAK_CLEAN;
-		bool whole = step % 2 == 0;
 		while ((other = hak_shard_pick(&others, own))) {
 			if (!hak_shard_peek(other, kind, whole ? hak_max32(units, HAK_SUPER_UNITS) : units))
 				continue;
 			hak_shard_lock_beside(own, other);
-			if (whole && !(r = hak_run_find_any_locked(own, units)))
+			if (whole && !hak_run_find_best_locked(own, kind, units)) /* still */
 				hak_shard_move_locked(other, own, kind, units, now);
-			if ((r = hak_run_find_any_locked(own, units))) {
+			if ((r = hak_run_find_best_locked(own, kind, units))) {
 				hak_unlock(&other->lock);
 				return r;
 			}
@@ -1879,15 +1878,31 @@ static HAK_COLD hak_slab_t *hak_shard_borrow_locked(hak_shard_t **at, uint32_t u
 	return NULL;
 }
 
-/* A free run of at least `units`: of the shard *at, of another, with whose lock *at comes back, or new.  NULL: out of
- * memory. */
+/* Whether other shards keep so much dirty memory that it is to be used up before clean memory is touched: then shards
+ * cost no more memory than this. */
+static bool hak_shard_others_are_rich(const hak_shard_t *own)
+{
+	return (hak_load(&hak_page.nonempty) & ~hak_shard_bit(own)) != 0
+	    && hak_shard_sum(dirty_units) - own->count.dirty_units > hak_shard_sum(used_units) / HAK_SHARD_SHARE;
+}
+
+/* A free run of at least `units`: of the shard *at, of another, with whose lock *at comes back, or new.  Clean runs of
+ * others beside used units come last of all, as they do not cost less than a superslab of one's own, which is no memory
+ * until it is touched, and one would meet there again.  NULL: out of memory. */
 static hak_slab_t *hak_run_get_locked(hak_shard_t **at, uint32_t units, uint64_t now)
 {
 	for (hak_slab_t *r;;) {
-		if ((r = hak_run_find_any_locked(*at, units)) || (r = hak_shard_borrow_locked(at, units, false, now)))
+		if ((r = hak_run_find_locked(*at, HAK_DIRTY, units)))
+			return r;
+		if (hak_shard_others_are_rich(*at) && (r = hak_shard_borrow_locked(at, units, HAK_DIRTY, true, now)))
+			return r;
+		if ((r = hak_run_find_best_locked(*at, HAK_CLEAN, units)))
+			return r;
+		if ((r = hak_shard_borrow_locked(at, units, HAK_DIRTY, true, now))
+		    || (r = hak_shard_borrow_locked(at, units, HAK_CLEAN, false, now)))
 			return r;
 		if (!hak_page_grow_locked(*at, units, now))
-			return hak_shard_borrow_locked(at, units, true, now);
+			return hak_shard_borrow_locked(at, units, HAK_CLEAN, true, now);
 	}
 }
 
@@ -3087,27 +3102,23 @@ static void hak_orphan_delist_locked(hak_shard_t *shard, hak_slab_t *s)
 	hak_shard_mark_locked(shard, &hak_page.orphaned[s->class], shard->orphan[s->class].head != NULL);
 }
 
-/* The orphan of class c that is to be taken over: of the shard *at, whose lock is held, or of another, with whose lock
- * instead *at comes back.  NULL: there is none, and *at is as it was, but was unlocked in between. */
-static hak_slab_t *hak_orphan_find_locked(hak_shard_t **at, uint32_t c)
+/* Locks the shard of the orphan of class c that is to be taken over: *s, of `own` if it has one.  NULL: there is none,
+ * and own is locked.  The bitmap says where to look, so that as a rule one lock is taken. */
+static hak_shard_t *hak_orphan_find(hak_shard_t *own, uint32_t c, hak_slab_t **s)
 {
-	hak_shard_t *own = *at, *other;
-	hak_slab_t *s = own->orphan[c].head;
-	uint64_t others;
+	uint64_t others = hak_load(&hak_page.orphaned[c]);
+	hak_shard_t *other;
 
-	if (s || hak_likely(!(others = hak_load(&hak_page.orphaned[c]) & ~hak_shard_bit(own))))
-		return s;
-	hak_unlock(&own->lock);
-	while ((other = hak_shard_pick(&others, own))) {
-		hak_lock(&other->lock);
-		if ((s = other->orphan[c].head)) {
-			*at = other;
-			return s;
+	if (!(others & hak_shard_bit(own)))
+		while ((other = hak_shard_pick(&others, own))) {
+			hak_lock(&other->lock);
+			if ((*s = other->orphan[c].head))
+				return other;
+			hak_unlock(&other->lock);
 		}
-		hak_unlock(&other->lock);
-	}
 	hak_lock(&own->lock);
-	return own->orphan[c].head;
+	*s = own->orphan[c].head;
+	return own;
 }
 
 static void hak_gauge_tell_orphans_locked(hak_shard_t *shard)
@@ -3487,12 +3498,11 @@ static HAK_NOINLINE hak_slab_t *hak_heap_new_slab_locked(hak_heap_t *h, uint32_t
 	const hak_class_t *k = &hak_class[c];
 	uint32_t units = hak_slab_units(k), u;
 	hak_bin_t *b = &h->bin[c];
-	hak_shard_t *shard = hak_shard_for(0, h->id);
 	bool zero;
 	hak_slab_t *s;
+	hak_shard_t *shard = hak_orphan_find(hak_shard_for(0, h->id), c, &s);
 
-	hak_lock(&shard->lock);
-	if ((s = hak_orphan_find_locked(&shard, c))) {
+	if (s) {
 		hak_orphan_delist_locked(shard, s);
 		hak_count(&shard->orphans[c], -1ull);
 		hak_count(&shard->orphan_used[c], -(uint64_t)s->used);

@@ -40,11 +40,21 @@ def check_stress(command: list[Argument], env: dict[str, str]) -> None:
     assert not done.stderr, text(done.stderr)[:6000]
 
 
-@pytest.mark.parametrize("switch", ["", "HAKMEM_ENABLE_TLS", "HAKMEM_TLS_TINY", "HAKMEM_TINY_USE_SUPERSLAB"])
+SWITCHES = [
+    "",
+    "HAKMEM_ENABLE_TLS=0",
+    "HAKMEM_TLS_TINY=0",
+    "HAKMEM_TINY_USE_SUPERSLAB=0",
+    "HAKMEM_SHARDS=64",
+    "HAKMEM_SHARD_THRESHOLD=1",
+]
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
 @pytest.mark.parametrize("sanitizer", ROUNDS)
 def test_stress(sanitizer: str, switch: str) -> None:
     rounds = max(1, ROUNDS[sanitizer] // (2 if switch else 1))
-    check_stress([stress(sanitizer), rounds], {switch: "0"} if switch else {})
+    check_stress([stress(sanitizer), rounds], dict([switch.split("=")]) if switch else {})
 
 
 @pytest.mark.parametrize("level", ["1", "2"])
