@@ -1821,47 +1821,44 @@ static hak_slab_t *hak_run_find_best_locked(const hak_shard_t *shard, int kind, 
 	return r || kind == HAK_DIRTY ? r : hak_run_find_locked(shard, HAK_CLEAN, units);
 }
 
-/* As many superslabs as hold `units` become another shard's, if a free run of this kind covers all of them.  Both
- * shards' locks. */
-static bool hak_shard_move_locked(hak_shard_t *from, hak_shard_t *to, int kind, uint32_t units, uint64_t now)
+/* A superslab becomes another shard's, if a free run of this kind covers all of one.  Both shards' locks. */
+static void hak_shard_move_locked(hak_shard_t *from, hak_shard_t *to, int kind, uint64_t now)
 {
-	uint32_t len = (uint32_t)hak_round_up(units, HAK_SUPER_UNITS), skip, u;
-	hak_slab_t *r = hak_run_find_locked(from, kind, len + HAK_SUPER_UNITS - 1); /* wherever it begins */
+	uint32_t len = HAK_SUPER_UNITS, skip, u;
+	hak_slab_t *r = hak_run_find_locked(from, kind, 2 * len - 1); /* wherever it begins */
 
 	if (!r && !(r = hak_run_find_locked(from, kind, len)))
-		return false;
-	skip = -r->unit % HAK_SUPER_UNITS;
+		return;
+	skip = -r->unit % len;
 	if (skip + len > r->len)
-		return false;
+		return;
 	u = r->unit + skip;
 	hak_run_cut_locked(from, r, skip, len);
-	for (uint32_t i = u; i < u + len; i += HAK_SUPER_UNITS)
-		hak_store(&hak_super_of(i)->shard, hak_shard_number(to));
+	hak_store(&hak_super_of(u)->shard, hak_shard_number(to));
 	hak_run_tell_locked(from);
-	hak_count(&from->count.supers, -(uint64_t)(len / HAK_SUPER_UNITS));
-	hak_count(&to->count.supers, len / HAK_SUPER_UNITS);
-	hak_count(&to->count.moved, len / HAK_SUPER_UNITS);
+	hak_count(&from->count.supers, -1ull);
+	hak_count(&to->count.supers, 1u);
+	hak_count(&to->count.moved, 1u);
 	hak_run_free_locked(to, u, len, now);
-	return true;
 }
 
-/* The shard *at, whose lock is held, has no free run of `units` and this kind: what others have.  Superslabs of which
- * all is free change their shard, so that memory follows the load; those come first.  A run beside used units is taken
- * where it is, if `here`: *at is its shard then, and that lock is held instead.  NULL: there is nothing.  The lock of *at
- * may have been let go in between. */
+/* The shard *at, whose lock is held, has no free run of `units` and this kind: what others have.  A superslab of which
+ * all is free changes its shard, so that memory follows the load: that comes first.  A run is taken where it is, if
+ * `here`: *at is its shard then, and that lock is held instead.  What is longer than a superslab never moves: so long
+ * runs would be torn to pieces.  NULL: there is nothing.  The lock of *at may have been let go in between. */
 static HAK_COLD hak_slab_t *hak_shard_borrow_locked(hak_shard_t **at, uint32_t units, int kind, bool here, uint64_t now)
 {
 	hak_shard_t *own = *at, *other;
 	hak_slab_t *r;
 
-	for (int whole = 1; whole >= (here ? 0 : 1); whole--) {
+	for (int whole = units <= HAK_SUPER_UNITS; whole >= (here ? 0 : 1); whole--) {
 		uint64_t others = hak_load(&hak_page.nonempty) & ~hak_shard_bit(own);
 		while ((other = hak_shard_pick(&others, own))) {
-			if (!hak_shard_peek(other, kind, whole ? hak_max32(units, HAK_SUPER_UNITS) : units))
+			if (!hak_shard_peek(other, kind, whole ? HAK_SUPER_UNITS : units))
 				continue;
 			hak_shard_lock_beside(own, other);
 			if (whole && !hak_run_find_best_locked(own, kind, units)) /* still */
-				hak_shard_move_locked(other, own, kind, units, now);
+				hak_shard_move_locked(other, own, kind, now);
 			if ((r = hak_run_find_best_locked(own, kind, units))) {
 				hak_unlock(&other->lock);
 				return r;
@@ -1878,12 +1875,13 @@ static HAK_COLD hak_slab_t *hak_shard_borrow_locked(hak_shard_t **at, uint32_t u
 	return NULL;
 }
 
-/* Whether other shards keep so much dirty memory that it is to be used up before clean memory is touched: then shards
- * cost no more memory than this. */
-static bool hak_shard_others_are_rich(const hak_shard_t *own)
+/* Whether dirty memory of other shards is to be used up before clean memory is touched: always for a large block, whose
+ * faults would cost more than another's lock; else when they keep so much, and shards cost no more memory than that. */
+static bool hak_shard_others_are_rich(const hak_shard_t *own, uint32_t units)
 {
 	return (hak_load(&hak_page.nonempty) & ~hak_shard_bit(own)) != 0
-	    && hak_shard_sum(dirty_units) - own->count.dirty_units > hak_shard_sum(used_units) / HAK_SHARD_SHARE;
+	    && (units > HAK_CLASS_MAX / HAK_UNIT
+	        || hak_shard_sum(dirty_units) - own->count.dirty_units > hak_shard_sum(used_units) / HAK_SHARD_SHARE);
 }
 
 /* A free run of at least `units`: of the shard *at, of another, with whose lock *at comes back, or new.  Clean runs of
@@ -1891,18 +1889,20 @@ static bool hak_shard_others_are_rich(const hak_shard_t *own)
  * until it is touched, and one would meet there again.  NULL: out of memory. */
 static hak_slab_t *hak_run_get_locked(hak_shard_t **at, uint32_t units, uint64_t now)
 {
+	bool here = units > HAK_SUPER_UNITS;
+
 	for (hak_slab_t *r;;) {
 		if ((r = hak_run_find_locked(*at, HAK_DIRTY, units)))
 			return r;
-		if (hak_shard_others_are_rich(*at) && (r = hak_shard_borrow_locked(at, units, HAK_DIRTY, true, now)))
+		if (hak_shard_others_are_rich(*at, units) && (r = hak_shard_borrow_locked(at, units, HAK_DIRTY, true, now)))
 			return r;
 		if ((r = hak_run_find_best_locked(*at, HAK_CLEAN, units)))
 			return r;
 		if ((r = hak_shard_borrow_locked(at, units, HAK_DIRTY, true, now))
-		    || (r = hak_shard_borrow_locked(at, units, HAK_CLEAN, false, now)))
+		    || (r = hak_shard_borrow_locked(at, units, HAK_CLEAN, here, now)))
 			return r;
 		if (!hak_page_grow_locked(*at, units, now))
-			return hak_shard_borrow_locked(at, units, HAK_CLEAN, true, now);
+			return here ? NULL : hak_shard_borrow_locked(at, units, HAK_CLEAN, true, now);
 	}
 }
 
@@ -3910,7 +3910,7 @@ static HAK_NOINLINE void *hak_large_alloc(size_t n, size_t align, bool *zero)
 	if (units == 0)
 		units = 1;
 	if (units + align_units <= HAK_RUN_MAX / HAK_UNIT) {
-		hak_shard_t *shard = hak_shard_for(0, hak_self->id);
+		hak_shard_t *shard = hak_shard_for(0, 0); /* long runs of all threads in one shard, where they join */
 		hak_lock(&shard->lock);
 		uint32_t u = hak_run_alloc_locked(&shard, (uint32_t)units, (uint32_t)align_units, zero, hak_os_now());
 		if (u) {
