@@ -111,7 +111,7 @@
 	  "1 in tests and where input is hostile, 2 to find a bug")                                          \
 	X(shards, int, "shards", 1, 1, HAK_SHARDS_MAX, start, "parts of the page heap with a lock each at the start, rounded up to a power of two", \
 	  "more where hundreds of threads start at once, and nothing is to be waited for at first")          \
-	X(shard_threshold, int, "acquisitions", 1024, 0, 1000000000, any, "so many that waited for a shard's lock double the shards; 0: never", \
+	X(shard_threshold, int, "acquisitions", 1024, 0, 1000000000, any, "so many for each shard in a second that had to wait double the shards; 0: never", \
 	  "0 to keep the number of shards, smaller where contention is known to come")
 
 /* Counters that a heap keeps: name, unit, views, help.  Each is written under the heap's claim or by its owner alone
@@ -743,7 +743,7 @@ static struct { /* lock: heaps */
 static struct {
 	hak_shard_t shard[HAK_SHARDS_MAX];               /* those in use come first; the others are untouched */
 	uint32_t shards;                                 /* a power of two: set at start, under the purge lock after */
-	uint64_t grown_at;                               /* contended acquisitions of all shards when it last doubled: likewise */
+	uint64_t waits, waits_stamp;                     /* anybody: contended acquisitions a second ago at most, and when */
 	uint64_t growths;                                /* purge lock */
 	uint32_t purge_next;                             /* purge lock: the shard that gives memory back first, in turn */
 	uint64_t nonempty HAK_LINE;                      /* bit for each shard with a free run: written under its lock; atomic */
@@ -1404,32 +1404,36 @@ static uint64_t hak_shard_contended(void)
 	return sum;
 }
 
-static bool hak_shard_is_crowded(void)
-{
-	uint64_t threshold = (uint64_t)hak_load(&hak_option.shard_threshold);
-	return threshold && hak_load(&hak_page.shards) < HAK_SHARDS_MAX
-	    && hak_shard_contended() - hak_load(&hak_page.grown_at) >= threshold;
-}
-
-/* Twice as many shards.  The new ones have nothing: what heaps want from them they take from the others or from the
- * system.  Under the purge lock, so that fork and purge know how many there are. */
-static HAK_COLD void hak_shard_grow(void)
+/* Twice as many shards, if there still is reason to.  The new ones have nothing: what heaps want from them they take
+ * from the others or from the system.  Under the purge lock, so that fork and purge know how many there are. */
+static HAK_COLD void hak_shard_grow(uint64_t threshold, uint64_t now)
 {
 	if (!hak_lock_try(&hak_page.purging))
 		return;
-	if (hak_shard_is_crowded()) {
-		hak_store(&hak_page.grown_at, hak_shard_contended());
+	if (hak_shard_contended() >= hak_load(&hak_page.waits) + threshold && hak_page.shards < HAK_SHARDS_MAX) {
+		hak_store(&hak_page.waits, hak_shard_contended());
+		hak_store(&hak_page.waits_stamp, now);
 		hak_store(&hak_page.shards, 2 * hak_page.shards);
 		hak_count(&hak_page.growths, 1u);
 	}
 	hak_unlock(&hak_page.purging);
 }
 
-/* Whether threads have waited for each other so often that there should be more shards.  No lock of a shard. */
-HAK_INLINE void hak_shard_watch(void)
+/* Whether threads have waited for each other so often in a second, or since the last growth, that there should be more
+ * shards.  Waits that come now and then never add up.  No lock of a shard. */
+static void hak_shard_watch(uint64_t now)
 {
-	if (hak_unlikely(hak_shard_is_crowded()))
-		hak_shard_grow();
+	uint64_t shards = hak_load(&hak_page.shards), threshold = shards * (uint64_t)hak_load(&hak_option.shard_threshold), waits;
+
+	if (!threshold || shards == HAK_SHARDS_MAX)
+		return;
+	waits = hak_shard_contended();
+	if (now - hak_load(&hak_page.waits_stamp) >= 1000) { /* two threads that do this together write nearly the same */
+		hak_store(&hak_page.waits, waits);
+		hak_store(&hak_page.waits_stamp, now);
+	} else if (hak_unlikely(waits >= hak_load(&hak_page.waits) + threshold)) {
+		hak_shard_grow(threshold, now);
+	}
 }
 
 /* =================================================== page heap ================================================= */
@@ -3609,7 +3613,7 @@ static HAK_COLD void hak_heap_tick_slow(hak_heap_t *h)
 		hak_heap_post_all(h);
 	}
 	hak_heap_help(h, now);
-	hak_shard_watch();
+	hak_shard_watch(now);
 	if (now > age && hak_page_is_due(now - age))
 		hak_page_purge(now - age, false);
 	if (hak_load(&hak_whales.kept_bytes) && now > age)
@@ -3912,7 +3916,8 @@ static HAK_NOINLINE void *hak_large_alloc(size_t n, size_t align, bool *zero)
 	if (units + align_units <= HAK_RUN_MAX / HAK_UNIT) {
 		hak_shard_t *shard = hak_shard_for(0, 0); /* long runs of all threads in one shard, where they join */
 		hak_lock(&shard->lock);
-		uint32_t u = hak_run_alloc_locked(&shard, (uint32_t)units, (uint32_t)align_units, zero, hak_os_now());
+		uint64_t now = hak_os_now();
+		uint32_t u = hak_run_alloc_locked(&shard, (uint32_t)units, (uint32_t)align_units, zero, now);
 		if (u) {
 			r = hak_slab_of(u);
 			r->len = (uint32_t)units;
@@ -3923,7 +3928,7 @@ static HAK_NOINLINE void *hak_large_alloc(size_t n, size_t align, bool *zero)
 			hak_large_count_locked(shard, (int64_t)units);
 		}
 		hak_unlock(&shard->lock);
-		hak_shard_watch();
+		hak_shard_watch(now);
 		if (r)
 			return r->base;
 	}
@@ -5295,8 +5300,9 @@ static void hak_hg_declare(void)
 	hak_hg_relaxed(hak_option.retain);
 	hak_hg_relaxed(hak_fork_thread);        /* hak_unlock, to know whether this thread is in fork */
 	hak_hg_relaxed(hak_option.shard_threshold);
-	hak_hg_relaxed(hak_page.shards);        /* whoever looks for a shard; the next three, too */
-	hak_hg_relaxed(hak_page.grown_at);
+	hak_hg_relaxed(hak_page.shards);        /* whoever looks for a shard; the next four, too */
+	hak_hg_relaxed(hak_page.waits);
+	hak_hg_relaxed(hak_page.waits_stamp);
 	hak_hg_relaxed(hak_page.nonempty);
 	hak_hg_relaxed(hak_page.orphaned);
 	hak_hg_relaxed(hak_page.peak_bytes);    /* hak_page_peak */
