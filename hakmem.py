@@ -918,7 +918,8 @@ def report(view: str = "summary", fmt: str = "simple") -> str:
 
     "summary": each tier, and the main counters. "pools": where every committed byte is. "classes": the size classes.
     "threads": what each thread's heap holds. "refills", "frees": where blocks came from and went to, by class.
-    "locks": how often each was taken and waited for. "shards": the parts of the page heap. "config": the options. Bytes are shown in KiB, MiB, ...
+    "locks": how often each was taken and waited for. "shards": the parts of the page heap. "config": the options.
+    Bytes are shown in KiB, MiB, ...
 
     fmt="json" has the same rows with plain numbers: {"mode": {...}, "view": ..., "tables": {title: [row, ...]}}.
     ValueError for a view or format that there is not.

@@ -457,7 +457,7 @@ REFUTED_BY: dict[str, tuple[str, str]] = {  # the part taken out: the scenario t
     "the shard of a block in a batch of orphans": ("a batch has orphans of two shards", "is needed, and nobody holds"),
     "the change of locks in a disowning": ("a thread with slabs of two shards", "is needed, and"),
     "the look at a neighbour's shard": ("a superslab changes its shard while a unit", "a list that it is not on"),
-    "the second look at a unit's shard": ("a superslab changes its shard while a thread", "the lock of a shard that has"),
+    "the second look at a unit's shard": ("a superslab changes its shard while a thread", "under the lock of a shard"),
     "the order of two shards' locks": ("two threads without a run", "shard 0 is locked while shard 1 is"),
     "the giver's lock where a superslab moves": ("the shards become more", "moves while forker 0 is at it"),
     "the purge lock of a growth": ("the shards become more", "shard 1 is needed, and does not hold it"),

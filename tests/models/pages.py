@@ -1,4 +1,4 @@
-"""The page heap's shards: their free runs, giving memory back while no lock is held, and superslabs that change hands."""
+"""The page heap's shards: free runs, giving memory back while no lock is held, and superslabs that change hands."""
 
 from __future__ import annotations
 
