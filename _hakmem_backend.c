@@ -5307,6 +5307,7 @@ static void hak_hg_declare(void)
 	hak_hg_relaxed(hak_page.orphaned);
 	hak_hg_relaxed(hak_page.peak_bytes);    /* hak_page_peak */
 	hak_hg_relaxed(hak_page.peak_shown);
+	hak_hg_relaxed(hak_gauge);              /* hak_reset_peaks, beside hak_gauge_raise */
 	hak_hg_relaxed(hak_whales.kept_bytes);
 	hak_hg_relaxed(hak_whales.bytes);       /* hak_page_peak */
 	hak_hg_relaxed(h->count);               /* hak_stats_collect */
