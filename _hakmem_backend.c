@@ -16,7 +16,7 @@
  *            unit table: one 32-bit word for each 64 KiB: owner heap << 8 | class; 0 = free, RUN, ORPHAN
  *              |
  *              v
- *            page heap (one lock): runs of units in superslabs of 4 MiB; orphaned slabs by class
+ *            page heap, in shards: runs of units in superslabs of 4 MiB; orphaned slabs by class
  *              |
  *              v
  *            reserved address range -- OS pages: commit, purge after a delay     whales: mappings of their own
@@ -24,13 +24,15 @@
  * Terms.  Block: what the caller gets.  Slab: one or more units that hold blocks of one class.  Unit: 64 KiB.
  * Superslab: 64 units, aligned.  Run: consecutive units, free or one large block.  Heap: one thread's stacks and
  * slabs.  Class: a block size.  Tier: tiny, l2, l25, whale.  Claim: the lock of one heap's slabs.  Orphan: a slab
- * whose thread has died.  Segment: what a pointer can be looked up to, a slab, a large run or a whale.
+ * whose thread has died.  Shard: a part of the page heap with a lock of its own, to which superslabs belong.  Segment:
+ * what a pointer can be looked up to, a slab, a large run or a whale.
  *
  * Invariants.
  *  1. Only the holder of a heap's claim changes that heap's slabs (bitmaps, lists).  The owner holds it in its slow
  *     paths; trim, fork and a poster that finds the inbox too full take it too.  A thread holds one claim at most
  *     (fork: all, in the order of their ids).  The unit words of a heap's slabs change under its claim; those of free
- *     units and orphans under the page heap's lock.
+ *     units and orphans under the lock of their superslab's shard, which is another one only after all of the
+ *     superslab was free under both shards' locks.
  *  2. Only the owning thread touches its stacks, their indices and their capacities.  A child of fork drops those of
  *     the threads that it has not got.
  *  3. A block in a stack, in an outgoing batch or in an inbox counts as used: its slab cannot disappear.
@@ -42,11 +44,11 @@
  *  6. No metadata lies in or next to blocks.  (Hardened: a seal ends each, and only tells whether it is whole.)
  *  7. free never needs memory, and preserves errno.
  *
- * Order of locks: heaps list, claim, purge, page heap, batch pool, whales, index, metadata.
+ * Order of locks: heaps list, claim, purge, page heap's shards by number, ranges, batch pool, whales, index, metadata.
  *
  * Sections: tables; compiler and platform; atomics and locks; types; state; OS; messages; options; size classes;
- * metadata; gauges; index of segments; page heap; whales; slabs; owner look-up; hardening; heaps; remote frees and
- * orphans; adaptive sizing; refill and flush; thread start and end; large runs; slow paths; HOT PATHS (start reading
+ * metadata; gauges; index of segments; shards; page heap; whales; slabs; owner look-up; hardening; heaps; remote frees
+ * and orphans; adaptive sizing; refill and flush; thread start and end; large runs; slow paths; HOT PATHS (start reading
  * there); derived calls; introspection; lifecycle; libc and C++.
  */
 #ifndef _GNU_SOURCE
@@ -119,7 +121,11 @@
 	  "1 or 2 where a thread's first requests must be quick, and it can make a first call before them")  \
 	X(hardened, int, "", HAK_HARDENED, HAK_HARDENED, 2 * HAK_HARDENED, start,                            \
 	  "hardened library: 1 checks each pointer and each block's end, 2 also for use after free",         \
-	  "1 in tests and where input is hostile, 2 to find a bug")
+	  "1 in tests and where input is hostile, 2 to find a bug")                                          \
+	X(shards, int, "shards", 1, 1, HAK_SHARDS_MAX, start, "parts of the page heap with a lock each at the start, rounded up to a power of two", \
+	  "more where hundreds of threads start at once, and nothing is to be waited for at first")          \
+	X(shard_threshold, int, "acquisitions", 1024, 0, 1000000000, any, "so many for each shard in a second that had to wait double the shards; 0: never", \
+	  "0 to keep the number of shards, smaller where contention is known to come")
 
 /* Counters that a heap keeps: name, unit, views, help.  Each is written under the heap's claim or by its owner alone
  * (never by two sides), and read by anybody.  The views are those of hakmem.report() that show it. */
@@ -192,7 +198,11 @@
 	X(claims, "acquisitions", "locks", "acquisitions of heaps' claims")                                               \
 	X(claims_contended, "acquisitions", "locks", "of these, those that had to wait")                                  \
 	X(purges, "runs", "pools", "runs of free units given back to the system")                                         \
-	X(purged_bytes, "bytes", "pools", "dirty bytes of those runs")
+	X(purged_bytes, "bytes", "pools", "dirty bytes of those runs")                                                    \
+	X(shards, "shards", "shards", "parts of the page heap with a lock each")                                          \
+	X(shard_growths, "growths", "shards", "times that their number doubled")                                          \
+	X(superslabs_moved, "superslabs", "shards", "free superslabs that another shard took")                            \
+	X(runs_borrowed, "runs", "shards", "free runs that a thread took from another shard, where they lie")
 
 /* Errors that the checked calls return, new ones at the end; the same words stand in the message before an abort. */
 #define HAK_ERRORS(X)                                                                   \
@@ -216,7 +226,8 @@
 #define HAK_SHARED_LOCKS(X)                                              \
 	X(heaps, hak_heaps.lock, "the list of heaps: threads begin and end") \
 	X(purge, hak_page.purging, "giving memory back to the system")       \
-	X(page_heap, hak_page.lock, "runs of units, orphaned slabs")         \
+	X(page_heap, hak_page.shard[0].lock, "runs of units, orphaned slabs: all shards together") \
+	X(ranges, hak_page.reserving, "reserved ranges and their new superslabs") \
 	X(batch_pool, hak_pool.lock, "empty batches")                        \
 	X(whales, hak_whales.lock, "mappings of their own")                  \
 	X(index, hak_index.lock, "where segments lie, with use_registry")    \
@@ -232,6 +243,8 @@ enum {
 	HAK_UNITS_MAX = 1 << 22,          /* units that the table covers: 256 GiB; 16 MiB of untouched bss */
 	HAK_HEAPS_MAX = 1 << 16,          /* heap ids */
 	HAK_RANGES_MAX = 64,              /* reserved ranges */
+	HAK_SHARDS_MAX = 64,              /* shards of the page heap: a bit for each in a word */
+	HAK_SHARD_SHARE = 8,              /* a shard touches clean memory while others' dirty is less than this part of what is in use */
 	HAK_STACK_MAX = 2048,             /* most blocks in a stack */
 	HAK_STACK_BYTES = 512 << 10,      /* most bytes in a stack, but two blocks at least */
 	HAK_STACK_FIRST = 64,             /* blocks that a stack may hold at first */
@@ -338,12 +351,14 @@ _Static_assert(sizeof(void *) == 8, "hakmem needs 64-bit addresses");
 #include <valgrind/helgrind.h>
 #define hak_hg_before(p) ({ ANNOTATE_HAPPENS_BEFORE(p); (void)0; })
 #define hak_hg_after(p, loaded) ({ __typeof__(*(p)) loaded_ = (loaded); ANNOTATE_HAPPENS_AFTER(p); loaded_; })
+#define hak_hg_relaxed(object) VALGRIND_HG_DISABLE_CHECKING(&(object), sizeof(object))
 typedef struct hak_lock_word { pthread_mutex_t mutex; } hak_lock_word_t;
 #define HAK_PEEKS 0 /* it cannot know that what is read while somebody writes is thrown away: readers take the lock */
 #else
 #define HAK_PEEKS 1
 #define hak_hg_before(p) ((void)0)
 #define hak_hg_after(p, loaded) (loaded)
+#define hak_hg_relaxed(object) ((void)0)
 typedef uint32_t hak_lock_word_t; /* 0 free, 1 held, 2 held and somebody may sleep, 3 kept by a thread that ends the process */
 #endif
 
@@ -358,6 +373,8 @@ typedef uint32_t hak_lock_word_t; /* 0 free, 1 held, 2 held and somebody may sle
 #define hak_exchange(p, v) __atomic_exchange_n((p), (v), __ATOMIC_ACQ_REL)
 #define hak_add_shared(p, v) __atomic_fetch_add((p), (v), __ATOMIC_RELAXED)
 #define hak_sub_shared(p, v) __atomic_fetch_sub((p), (v), __ATOMIC_RELAXED)
+#define hak_or_shared(p, v) __atomic_fetch_or((p), (v), __ATOMIC_RELAXED)
+#define hak_and_shared(p, v) __atomic_fetch_and((p), (v), __ATOMIC_RELAXED)
 #define hak_cas(p, expect, v) __atomic_compare_exchange_n((p), (expect), (v), false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE)
 /* A counter with one writer at a time: no locked instruction. */
 #define hak_count(p, n) hak_store((p), hak_load(p) + (n))
@@ -498,7 +515,7 @@ static inline void hak_unlock(hak_lock_t *l)
 
 /* What is known of one unit.  The head unit of a slab describes the slab; the first unit of a free run, the run (and
  * its last unit repeats len, so that a neighbour finds the start).  Written under the claim of the owner of the unit,
- * or under the page heap's lock while the unit is free or an orphan's. */
+ * or under its shard's lock while the unit is free or an orphan's. */
 typedef struct hak_slab {
 	struct hak_slab *next;   /* list that the slab or the free run stands in */
 	struct hak_slab *prev;
@@ -542,7 +559,8 @@ typedef uint32_t hak_note_t;
 
 /* Metadata of a superslab.  Never unmapped; maps is touched only by classes below 128 bytes. */
 typedef struct hak_super {
-	uint64_t dirty;                     /* bit for each unit: has memory behind it.  Page heap's lock */
+	uint64_t dirty;                     /* bit for each unit: has memory behind it.  Its shard's lock */
+	uint32_t shard;                     /* its number: under the locks of the old one and the new; read by anybody */
 	hak_slab_t unit[HAK_SUPER_UNITS];
 	uint64_t map[HAK_SUPER_UNITS][HAK_MAP_WORDS];
 	hak_note_t note[HAK_SUPER_UNITS][HAK_HARDENED ? HAK_NOTES : 0]; /* by the head unit of a slab */
@@ -665,7 +683,7 @@ typedef struct hak_range {
 	char *base;      /* of the unit `first` */
 	uint32_t first;  /* index of its first unit */
 	uint32_t units;  /* reserved */
-	uint32_t top;    /* committed: page heap's lock */
+	uint32_t top;    /* committed: ranges lock */
 	size_t mapped;   /* bytes: more than its units' if the system did not take the ends back */
 } hak_range_t;
 
@@ -692,6 +710,38 @@ typedef struct hak_entries { /* a table of them: never unmapped, as somebody may
 /* The free runs by length: exact below 64 units, four bins to a doubling above. */
 enum { HAK_RUN_BINS = 64 + 4 * 20, HAK_RUN_WORDS = (HAK_RUN_BINS + 63) / 64, HAK_WHALE_BUCKETS = 4096 };
 enum { HAK_CLEAN, HAK_DIRTY };
+enum { HAK_SHARD_NONE = HAK_SHARDS_MAX }; /* of a superslab that could not be committed */
+
+/* What is counted of a shard: under its lock, and read by anybody. */
+typedef struct hak_shard_counts {
+	uint64_t runs;                                   /* free runs */
+	uint64_t used_units, dirty_units, clean_units;   /* in use; free */
+	uint64_t purging_dirty, purging_clean;           /* in the hands of the purging thread */
+	uint64_t regret_units;                           /* kept beyond the option, since what was purged came back at once */
+	uint64_t supers;                                 /* superslabs that belong to it */
+	uint64_t moved;                                  /* superslabs that it took from others, ever */
+	uint64_t lent;                                   /* runs that threads of others took from it, ever */
+	uint64_t purges, purged_units;
+	uint64_t large_blocks, large_units, large_allocs, large_frees;
+	uint64_t large_units_alloced, large_units_freed; /* ever */
+} hak_shard_counts_t;
+
+/* A part of the page heap: the free runs and the orphans in superslabs that belong to it.  All under its lock. */
+typedef struct hak_shard {
+	hak_lock_t lock HAK_LINE;
+	hak_shard_counts_t count;
+	uint64_t oldest_stamp;                           /* ms, of the oldest dirty run while there is one; read by anybody */
+	uint64_t nonempty[2][HAK_RUN_WORDS];             /* bins that are not; read by anybody */
+	hak_list_t bin[2][HAK_RUN_BINS];                 /* free runs: clean, and with dirty units */
+	hak_slab_t *oldest, *newest;                     /* dirty runs by age */
+	uint64_t regret_stamp;                           /* ms when regret_units was last halved */
+	uint64_t recent_units, recent_stamp;             /* purged of late, and when the last of it was */
+	uint64_t orphan_untold[HAK_TIER_whale];          /* bytes freed in orphans that the gauges do not know of */
+	hak_list_t orphan[HAK_CLASSES];                  /* slabs without a heap that are worth taking over */
+	hak_list_t orphan_full[HAK_CLASSES];
+	uint64_t orphans[HAK_CLASSES], orphan_used[HAK_CLASSES];
+	uint64_t orphan_received[HAK_CLASSES], orphan_claimed[HAK_CLASSES];
+} hak_shard_t;
 
 #define HAK_DECLARE_OPTION(name, type, unit, def, lo, hi, when, help, use) int64_t name;
 typedef struct hak_options {
@@ -755,32 +805,20 @@ static struct { /* lock: heaps */
 	hak_heap_t *free;
 } hak_heaps;
 
-static struct { /* lock: page heap */
-	hak_lock_t lock HAK_LINE;
-	hak_lock_t purging;                              /* held by the one thread that gives memory back */
+static struct {
+	hak_shard_t shard[HAK_SHARDS_MAX];               /* those in use come first; the others are untouched */
+	uint32_t shards;                                 /* a power of two: set at start, under the purge lock after */
+	uint64_t waits, waits_stamp;                     /* anybody: contended acquisitions a second ago at most, and when */
+	uint64_t growths;                                /* purge lock */
+	uint32_t purge_next;                             /* purge lock: the shard that gives memory back first, in turn */
+	uint64_t nonempty HAK_LINE;                      /* bit for each shard with a free run: written under its lock; atomic */
+	uint64_t orphaned[HAK_CLASSES];                  /* bit for each shard with an orphan worth taking over: likewise */
+	uint64_t peak_bytes;                             /* anybody: most bytes in use, ever */
+	uint64_t peak_shown;                             /* anybody: likewise, since the peaks were reset */
+	hak_lock_t purging HAK_LINE;                     /* held by the one thread that gives memory back */
+	hak_lock_t reserving HAK_LINE;                   /* the lock "ranges" */
 	hak_range_t range[HAK_RANGES_MAX];
 	uint32_t ranges;                                 /* published with release: free reads it without the lock */
-	hak_list_t bin[2][HAK_RUN_BINS];                 /* free runs: clean, and with dirty units */
-	uint64_t nonempty[2][HAK_RUN_WORDS];
-	uint64_t runs;                                   /* free runs */
-	hak_slab_t *oldest, *newest;                     /* dirty runs by age */
-	uint64_t used_units, dirty_units, clean_units;   /* in use; free */
-	uint64_t regret_units;                           /* kept beyond the option, since what was purged came back at once */
-	uint64_t regret_stamp;                           /* ms when that was last halved */
-	uint64_t recent_units, recent_stamp;             /* purged of late, and when the last of it was */
-	uint64_t purging_dirty, purging_clean;           /* in the hands of the purging thread */
-	uint64_t peak_bytes;                             /* most bytes in use, ever */
-	uint64_t peak_shown;                             /* likewise, since the peaks were reset */
-	uint64_t orphan_untold[HAK_TIER_whale];          /* bytes freed in orphans that the gauges do not know of */
-	uint64_t supers;
-	uint64_t large_blocks, large_units, large_allocs, large_frees;
-	uint64_t large_units_alloced, large_units_freed; /* ever */
-	uint64_t purges, purged_units;
-	uint64_t looked;                                 /* anybody: ms when the oldest run was last looked at */
-	hak_list_t orphan[HAK_CLASSES];                  /* slabs without a heap that are worth taking over */
-	hak_list_t orphan_full[HAK_CLASSES];
-	uint64_t orphans[HAK_CLASSES], orphan_used[HAK_CLASSES];
-	uint64_t orphan_received[HAK_CLASSES], orphan_claimed[HAK_CLASSES];
 } hak_page;
 
 static struct { /* anybody: atomic */
@@ -1586,10 +1624,142 @@ HAK_INLINE void hak_index_leave(const void *base) { hak_index_change(base, true,
 HAK_INLINE void hak_index_resize(const void *base, size_t len) { hak_index_change(base, true, len, 0); }
 HAK_INLINE void hak_index_cut(const void *base, size_t len, size_t rest) { hak_index_change(base, true, len, rest); }
 
-/* =================================================== page heap ================================================= */
+/* ==================================================== shards =================================================== */
 
 HAK_INLINE hak_super_t *hak_super_of(uint32_t u) { return hak_super[u / HAK_SUPER_UNITS]; }
 HAK_INLINE hak_slab_t *hak_slab_of(uint32_t u) { return &hak_super_of(u)->unit[u % HAK_SUPER_UNITS]; }
+
+HAK_INLINE uint32_t hak_shard_number(const hak_shard_t *shard) { return (uint32_t)(shard - hak_page.shard); }
+HAK_INLINE uint64_t hak_shard_bit(const hak_shard_t *shard) { return 1ull << hak_shard_number(shard); }
+
+/* The sum over the shards of something that is counted of each.  They are in use while it is taken. */
+#define hak_shard_sum(field)                                                 \
+	({                                                                       \
+		uint64_t sum_ = 0;                                                   \
+		for (uint32_t i_ = 0, n_ = hak_load(&hak_page.shards); i_ < n_; i_++) \
+			sum_ += hak_load(&hak_page.shard[i_].count.field);               \
+		sum_;                                                                \
+	})
+
+static HAK_COLD void hak_shard_init(void)
+{
+	uint32_t n = 1;
+	while (n < (uint32_t)hak_option.shards)
+		n *= 2;
+	hak_store(&hak_page.shards, n);
+}
+
+/* The shard that serves a call site, or a heap where the site is 0. */
+static hak_shard_t *hak_shard_for(uint64_t site, uint32_t heap)
+{
+	uint32_t mask = hak_load(&hak_page.shards) - 1;
+	return &hak_page.shard[(site ? (uint32_t)(site >> 4) : heap) & mask];
+}
+
+/* The shard of a unit.  For one in use it stands: a superslab changes its shard only while all of it is free. */
+HAK_INLINE hak_shard_t *hak_shard_of(uint32_t u)
+{
+	return &hak_page.shard[hak_load(&hak_super_of(u)->shard) % HAK_SHARDS_MAX];
+}
+
+/* Locks the shard of a unit, which somebody may free meanwhile. */
+static hak_shard_t *hak_shard_lock(uint32_t u)
+{
+	for (;;) {
+		hak_shard_t *shard = hak_shard_of(u);
+		hak_lock(&shard->lock);
+		if (hak_likely(hak_shard_of(u) == shard))
+			return shard;
+		hak_unlock(&shard->lock);
+	}
+}
+
+/* Likewise, in place of the one that is held, if any. */
+static hak_shard_t *hak_shard_switch(hak_shard_t *held, uint32_t u)
+{
+	if (held && hak_shard_of(u) == held)
+		return held;
+	if (held)
+		hak_unlock(&held->lock);
+	return hak_shard_lock(u);
+}
+
+/* Locks `other` beside `own`, which is held: in the order of their numbers, so that own may be let go for a moment. */
+static void hak_shard_lock_beside(hak_shard_t *own, hak_shard_t *other)
+{
+	if (other < own)
+		hak_unlock(&own->lock);
+	hak_lock(&other->lock);
+	if (other < own)
+		hak_lock(&own->lock);
+}
+
+/* Takes one out of a set of other shards, the first behind `own`: so that all do not go to the same.  NULL: it was
+ * empty. */
+static hak_shard_t *hak_shard_pick(uint64_t *set, const hak_shard_t *own)
+{
+	uint64_t behind = *set & ~(2 * hak_shard_bit(own) - 1);
+	uint32_t i;
+	if (!*set)
+		return NULL;
+	i = (uint32_t)__builtin_ctzll(behind ? behind : *set);
+	*set &= ~(1ull << i);
+	return &hak_page.shard[i];
+}
+
+/* A bit of a bitmap over the shards.  The shard's lock: nobody else writes this bit. */
+static void hak_shard_mark_locked(const hak_shard_t *shard, uint64_t *map, bool on)
+{
+	uint64_t bit = hak_shard_bit(shard);
+	if (hak_likely(((hak_load(map) & bit) != 0) == on))
+		return;
+	if (on)
+		hak_or_shared(map, bit);
+	else
+		hak_and_shared(map, ~bit);
+}
+
+static uint64_t hak_shard_contended(void)
+{
+	uint64_t sum = 0;
+	for (uint32_t i = 0, n = hak_load(&hak_page.shards); i < n; i++)
+		sum += hak_load(&hak_page.shard[i].lock.contended);
+	return sum;
+}
+
+/* Twice as many shards, if there still is reason to.  The new ones have nothing: what heaps want from them they take
+ * from the others or from the system.  Under the purge lock, so that fork and purge know how many there are. */
+static HAK_COLD void hak_shard_grow(uint64_t threshold, uint64_t now)
+{
+	if (!hak_lock_try(&hak_page.purging))
+		return;
+	if (hak_shard_contended() >= hak_load(&hak_page.waits) + threshold && hak_page.shards < HAK_SHARDS_MAX) {
+		hak_store(&hak_page.waits, hak_shard_contended());
+		hak_store(&hak_page.waits_stamp, now);
+		hak_store(&hak_page.shards, 2 * hak_page.shards);
+		hak_count(&hak_page.growths, 1u);
+	}
+	hak_unlock(&hak_page.purging);
+}
+
+/* Whether threads have waited for each other so often in a second, or since the last growth, that there should be more
+ * shards.  Waits that come now and then never add up.  No lock of a shard. */
+static void hak_shard_watch(uint64_t now)
+{
+	uint64_t shards = hak_load(&hak_page.shards), threshold = shards * (uint64_t)hak_load(&hak_option.shard_threshold), waits;
+
+	if (!threshold || shards == HAK_SHARDS_MAX)
+		return;
+	waits = hak_shard_contended();
+	if (now - hak_load(&hak_page.waits_stamp) >= 1000) { /* two threads that do this together write nearly the same */
+		hak_store(&hak_page.waits, waits);
+		hak_store(&hak_page.waits_stamp, now);
+	} else if (hak_unlikely(waits >= hak_load(&hak_page.waits) + threshold)) {
+		hak_shard_grow(threshold, now);
+	}
+}
+
+/* =================================================== page heap ================================================= */
 
 /* Pointer -> unit.  HAK_UNITS_MAX for a pointer outside every range.  The first range is found by arithmetic, those
  * that were reserved after it was full by looking through the few there are. */
@@ -1684,72 +1854,93 @@ HAK_INLINE uint32_t hak_run_bin(uint32_t len) /* every run in a bin above this o
 	return hak_min32(64 + (log - 6) * 4 + ((len >> (log - 2)) & 3), HAK_RUN_BINS - 1);
 }
 
-/* The order of age: r goes behind `older`, which is NULL for the oldest place. */
-static void hak_age_insert(hak_slab_t *r, hak_slab_t *older)
+/* The order of age in a shard: r goes behind `older`, which is NULL for the oldest place. */
+static void hak_age_insert_locked(hak_shard_t *shard, hak_slab_t *r, hak_slab_t *older)
 {
 	r->older = older;
-	r->newer = older ? older->newer : hak_page.oldest;
-	*(r->newer ? &r->newer->older : &hak_page.newest) = r;
-	*(older ? &older->newer : &hak_page.oldest) = r;
+	r->newer = older ? older->newer : shard->oldest;
+	*(r->newer ? &r->newer->older : &shard->newest) = r;
+	*(older ? &older->newer : &shard->oldest) = r;
+	if (!older)
+		hak_store(&shard->oldest_stamp, r->stamp);
 }
 
-static void hak_age_remove(hak_slab_t *r)
+static void hak_age_remove_locked(hak_shard_t *shard, hak_slab_t *r)
 {
-	*(r->older ? &r->older->newer : &hak_page.oldest) = r->newer;
-	*(r->newer ? &r->newer->older : &hak_page.newest) = r->older;
+	*(r->older ? &r->older->newer : &shard->oldest) = r->newer;
+	*(r->newer ? &r->newer->older : &shard->newest) = r->older;
+	if (!r->older && r->newer)
+		hak_store(&shard->oldest_stamp, r->newer->stamp);
 }
 
 /* Puts a free run of known length and dirt into its bin, and into the order of age behind `older`. */
-static void hak_run_insert_locked(uint32_t u, uint32_t len, uint32_t dirty, uint64_t stamp, hak_slab_t *older)
+static void hak_run_insert_locked(hak_shard_t *shard, uint32_t u, uint32_t len, uint32_t dirty, uint64_t stamp,
+                                  hak_slab_t *older)
 {
 	hak_slab_t *r = hak_slab_of(u), *last = hak_slab_of(u + len - 1);
 	int kind = dirty ? HAK_DIRTY : HAK_CLEAN;
 	uint32_t bin = hak_run_bin(len);
+	uint64_t *word = &shard->nonempty[kind][bin / 64];
 
 	last->len = len;
 	r->len = len;
 	r->dirty = dirty;
 	r->where = HAK_IN_FREE;
-	hak_list_push(&hak_page.bin[kind][bin], r);
-	hak_page.nonempty[kind][bin / 64] |= 1ull << (bin % 64);
+	hak_list_push(&shard->bin[kind][bin], r);
+	hak_store(word, *word | 1ull << (bin % 64));
 	if (dirty) {
 		r->stamp = stamp;
-		hak_age_insert(r, older);
+		hak_age_insert_locked(shard, r, older);
 	}
-	hak_count(&hak_page.dirty_units, dirty);
-	hak_page.clean_units += len - dirty;
-	hak_page.runs++;
+	hak_count(&shard->count.dirty_units, dirty);
+	hak_count(&shard->count.clean_units, len - dirty);
+	hak_count(&shard->count.runs, 1u);
 }
 
-static void hak_run_remove_locked(hak_slab_t *r)
+static void hak_run_remove_locked(hak_shard_t *shard, hak_slab_t *r)
 {
 	int kind = r->dirty ? HAK_DIRTY : HAK_CLEAN;
 	uint32_t bin = hak_run_bin(r->len);
+	uint64_t *word = &shard->nonempty[kind][bin / 64];
 
-	hak_list_remove(&hak_page.bin[kind][bin], r);
-	if (!hak_page.bin[kind][bin].head)
-		hak_page.nonempty[kind][bin / 64] &= ~(1ull << (bin % 64));
+	hak_list_remove(&shard->bin[kind][bin], r);
+	if (!shard->bin[kind][bin].head)
+		hak_store(word, *word & ~(1ull << (bin % 64)));
 	if (r->dirty)
-		hak_age_remove(r);
+		hak_age_remove_locked(shard, r);
 	r->where = HAK_IN_NONE;
-	hak_count(&hak_page.dirty_units, -(uint64_t)r->dirty);
-	hak_page.clean_units -= r->len - r->dirty;
-	hak_page.runs--;
+	hak_count(&shard->count.dirty_units, -(uint64_t)r->dirty);
+	hak_count(&shard->count.clean_units, -(uint64_t)(r->len - r->dirty));
+	hak_count(&shard->count.runs, -1ull);
 }
 
-/* Units u .. u + len become free and join their free neighbours.  The age of the whole is that of its larger dirty
- * part, so that a busy neighbour does not keep old memory young. */
-static void hak_run_free_locked(uint32_t u, uint32_t len, uint64_t now)
+/* The bitmap of shards with a free run learns what has changed.  It may say that there is one where the last was just
+ * taken, never for long that there is none. */
+static void hak_run_tell_locked(hak_shard_t *shard)
+{
+	hak_shard_mark_locked(shard, &hak_page.nonempty, shard->count.runs != 0);
+}
+
+/* Whether unit u is free and the shard's, so that nobody else can take it. */
+static bool hak_shard_has_free_locked(const hak_shard_t *shard, uint32_t u)
+{
+	const hak_super_t *super = hak_load_acquire(&hak_super[u / HAK_SUPER_UNITS]);
+	return super && hak_load(&super->shard) == hak_shard_number(shard) && hak_load(&hak_unit[u]) == 0;
+}
+
+/* Units u .. u + len become free and join their free neighbours of the same shard.  The age of the whole is that of its
+ * larger dirty part, so that a busy neighbour does not keep old memory young. */
+static void hak_run_free_locked(hak_shard_t *shard, uint32_t u, uint32_t len, uint64_t now)
 {
 	uint32_t dirty = hak_dirty_count(u, len), most = dirty, start = u, end = u + len;
 	uint64_t stamp = now;
-	hak_slab_t *older = hak_page.newest;
+	hak_slab_t *older = shard->newest;
 
 	hak_words_set(u, len, 0);
 	for (int side = 0; side < 2; side++) {
 		uint32_t next = side ? end : start - 1;
 		hak_slab_t *r;
-		if (!hak_super_of(next) || hak_load(&hak_unit[next]) != 0)
+		if (!hak_shard_has_free_locked(shard, next))
 			continue;
 		r = hak_slab_of(next);
 		if (!side)
@@ -1763,9 +1954,33 @@ static void hak_run_free_locked(uint32_t u, uint32_t len, uint64_t now)
 			older = r->older;
 		}
 		dirty += r->dirty;
-		hak_run_remove_locked(r);
+		hak_run_remove_locked(shard, r);
 	}
-	hak_run_insert_locked(start, end - start, dirty, stamp, older);
+	hak_run_insert_locked(shard, start, end - start, dirty, stamp, older);
+}
+
+/* Takes units out of the free run r, `skip` from its start.  What is before and behind them stays free, and as old as
+ * it was. */
+static void hak_run_cut_locked(hak_shard_t *shard, hak_slab_t *r, uint32_t skip, uint32_t units)
+{
+	uint32_t u = r->unit, len = r->len, dirty;
+	uint64_t stamp = r->stamp;
+	hak_slab_t *older;
+
+	hak_run_remove_locked(shard, r);
+	older = r->dirty ? r->older : shard->newest;
+	if (skip) {
+		dirty = hak_dirty_count(u, skip);
+		hak_run_insert_locked(shard, u, skip, dirty, stamp, older);
+		if (dirty)
+			older = hak_slab_of(u);
+		u += skip;
+		len -= skip;
+	}
+	if (len > units) {
+		dirty = hak_dirty_count(u + units, len - units);
+		hak_run_insert_locked(shard, u + units, len - units, dirty, stamp, older);
+	}
 }
 
 /* Reserves another range of at least `units`, halving what it asks for until the system agrees. */
@@ -1814,12 +2029,12 @@ HAK_INLINE bool hak_page_is_forbidden(void) { return HAK_HARDENED && hak_option.
 
 /* The system has so many mappings for a process, and each stretch that is out of bounds takes two: with more free runs
  * than this no more are made. */
-static bool hak_page_is_split_locked(void) { return hak_page.runs > HAK_FORBIDDEN_RUNS; }
+static bool hak_page_is_split(void) { return hak_shard_sum(runs) > HAK_FORBIDDEN_RUNS; }
 
 /* Units of the free run r, `skip` from its start, may be touched from now on. */
 static bool hak_run_permit_locked(const hak_slab_t *r, uint32_t skip, uint32_t units)
 {
-	if (hak_page_is_split_locked()) { /* all of r may: it joins its neighbours, which are in use */
+	if (hak_page_is_split()) { /* all of r may: it joins its neighbours, which are in use */
 		skip = 0;
 		units = r->len;
 	}
@@ -1827,61 +2042,79 @@ static bool hak_run_permit_locked(const hak_slab_t *r, uint32_t skip, uint32_t u
 	    || hak_os_commit(r->base + ((size_t)skip << HAK_UNIT_SHIFT), (size_t)units << HAK_UNIT_SHIFT);
 }
 
-/* Units to commit at the end of a range, so that a free run of `units` exists; 0: it has no room for them. */
-static uint32_t hak_range_need_locked(const hak_range_t *r, uint32_t units)
+/* Units to commit at the end of a range, so that the shard gets a free run of `units`; 0: it has no room for them. */
+static uint32_t hak_range_need_locked(const hak_range_t *r, const hak_shard_t *shard, uint32_t units)
 {
 	uint32_t u = r->first + r->top, tail = 0, n;
-	if (r->top && hak_load(&hak_unit[u - 1]) == 0)
+	if (r->top && hak_shard_has_free_locked(shard, u - 1))
 		tail = hak_slab_of(u - 1)->len;
 	n = (uint32_t)hak_round_up(units > tail ? units - tail : 1, HAK_SUPER_UNITS);
 	return n <= r->units - r->top ? n : 0;
 }
 
-/* Commits superslabs at the end of a range, so that a free run of `units` exists.  An old range may have room: what the
- * last one was reserved for was larger, or the system refused it. */
-static HAK_COLD bool hak_page_grow_locked(uint32_t units, uint64_t now)
+/* Commits *n units of superslabs at the end of a range, so that the shard gets a free run of `units`, and gives them to
+ * it.  An old range may have room: what the last one was reserved for was larger, or the system refused it.  Locks of
+ * the shard and of the ranges; returns the first unit, 0: out of memory. */
+static HAK_COLD uint32_t hak_range_commit_locked(hak_shard_t *shard, uint32_t units, uint32_t *n)
 {
 	hak_range_t *r = NULL;
-	uint32_t u, n = 0;
+	uint32_t u;
 
-	for (uint32_t i = 0; i < hak_page.ranges && !n; i++)
-		n = hak_range_need_locked(r = &hak_page.range[i], units);
-	if (!n) {
-		n = (uint32_t)hak_round_up(units, HAK_SUPER_UNITS);
-		if (!hak_range_reserve_locked(n))
-			return false;
+	*n = 0;
+	for (uint32_t i = 0; i < hak_page.ranges && !*n; i++)
+		*n = hak_range_need_locked(r = &hak_page.range[i], shard, units);
+	if (!*n) {
+		*n = (uint32_t)hak_round_up(units, HAK_SUPER_UNITS);
+		if (!hak_range_reserve_locked(*n))
+			return 0;
 		r = &hak_page.range[hak_page.ranges - 1];
 	}
 	u = r->first + r->top;
 	char *base = r->base + ((size_t)r->top << HAK_UNIT_SHIFT);
-	for (uint32_t i = u; i < u + n; i += HAK_SUPER_UNITS) {
+	for (uint32_t i = u; i < u + *n; i += HAK_SUPER_UNITS) {
 		hak_super_t *s = hak_super[i / HAK_SUPER_UNITS]; /* there already if committing failed before */
 		if (!s && !(s = hak_meta_alloc(sizeof *s)))
-			return false;
+			return 0;
+		hak_hg_relaxed(s->shard);
+		hak_store(&s->shard, HAK_SHARD_NONE); /* no shard's neighbour until all of it is committed */
 		for (uint32_t k = 0; k < HAK_SUPER_UNITS; k++) {
 			s->unit[k].unit = i + k;
 			s->unit[k].base = base + ((size_t)(i + k - u) << HAK_UNIT_SHIFT);
 		}
-		hak_store(&hak_unit[i], HAK_RUN_PURGING); /* not free for a neighbour until all of it is committed */
 		hak_store_release(&hak_super[i / HAK_SUPER_UNITS], s);
 	}
-	if (!hak_page_is_forbidden() && !hak_os_commit(base, (size_t)n << HAK_UNIT_SHIFT))
+	if (!hak_page_is_forbidden() && !hak_os_commit(base, (size_t)*n << HAK_UNIT_SHIFT))
+		return 0;
+	for (uint32_t i = u; i < u + *n; i += HAK_SUPER_UNITS)
+		hak_store(&hak_super_of(i)->shard, hak_shard_number(shard));
+	r->top += *n;
+	return u;
+}
+
+/* New superslabs for a shard, so that it has a free run of `units`. */
+static HAK_COLD bool hak_page_grow_locked(hak_shard_t *shard, uint32_t units, uint64_t now)
+{
+	uint32_t u, n;
+
+	hak_lock(&hak_page.reserving);
+	u = hak_range_commit_locked(shard, units, &n);
+	hak_unlock(&hak_page.reserving);
+	if (!u)
 		return false;
-	r->top += n;
-	hak_page.supers += n / HAK_SUPER_UNITS;
-	hak_run_free_locked(u, n, now);
+	hak_count(&shard->count.supers, n / HAK_SUPER_UNITS);
+	hak_run_free_locked(shard, u, n, now);
 	return true;
 }
 
 /* The shortest free run of at least `units` in the bins of one kind; NULL. */
-static hak_slab_t *hak_run_find_locked(int kind, uint32_t units)
+static hak_slab_t *hak_run_find_locked(const hak_shard_t *shard, int kind, uint32_t units)
 {
 	uint32_t bin = hak_run_bin(units);
 	hak_slab_t *best = NULL;
 
 	if (bin >= 64) { /* lengths are mixed here: the best of the first few */
 		int looked = 0;
-		for (hak_slab_t *r = hak_page.bin[kind][bin].head; r && looked < 16; r = r->next, looked++)
+		for (hak_slab_t *r = shard->bin[kind][bin].head; r && looked < 16; r = r->next, looked++)
 			if (r->len >= units && (!best || r->len < best->len))
 				best = r;
 		if (best)
@@ -1889,149 +2122,271 @@ static hak_slab_t *hak_run_find_locked(int kind, uint32_t units)
 		bin++;
 	}
 	for (uint32_t w = bin / 64; w < HAK_RUN_WORDS; w++) {
-		uint64_t bits = hak_page.nonempty[kind][w];
+		uint64_t bits = shard->nonempty[kind][w];
 		if (w == bin / 64)
 			bits &= ~0ull << (bin % 64);
 		if (bits)
-			return hak_page.bin[kind][w * 64 + (uint32_t)__builtin_ctzll(bits)].head;
+			return shard->bin[kind][w * 64 + (uint32_t)__builtin_ctzll(bits)].head;
 	}
 	return NULL;
 }
 
-static void hak_page_peak_locked(void)
+/* Whether it may have one: a look without its lock, so that nobody waits for nothing. */
+static bool hak_shard_peek(const hak_shard_t *shard, int kind, uint32_t units)
 {
-	uint64_t bytes = (hak_page.used_units << HAK_UNIT_SHIFT) + hak_load(&hak_whales.bytes);
-	if (bytes > hak_page.peak_bytes)
-		hak_page.peak_bytes = bytes;
-	if (bytes > hak_page.peak_shown)
-		hak_page.peak_shown = bytes;
+	uint32_t bin = hak_run_bin(units);
+	for (uint32_t w = bin / 64; w < HAK_RUN_WORDS; w++)
+		if (hak_load(&shard->nonempty[kind][w]) >> (w == bin / 64 ? bin % 64 : 0))
+			return true;
+	return false;
+}
+
+/* Likewise of the kind, or of one that is better to take: a dirty run costs no memory. */
+static hak_slab_t *hak_run_find_best_locked(const hak_shard_t *shard, int kind, uint32_t units)
+{
+	hak_slab_t *r = hak_run_find_locked(shard, HAK_DIRTY, units);
+	return r || kind == HAK_DIRTY ? r : hak_run_find_locked(shard, HAK_CLEAN, units);
+}
+
+/* A superslab becomes another shard's, if a free run of this kind covers all of one.  Both shards' locks. */
+static void hak_shard_move_locked(hak_shard_t *from, hak_shard_t *to, int kind, uint64_t now)
+{
+	uint32_t len = HAK_SUPER_UNITS, skip, u;
+	hak_slab_t *r = hak_run_find_locked(from, kind, 2 * len - 1); /* wherever it begins */
+
+	if (!r && !(r = hak_run_find_locked(from, kind, len)))
+		return;
+	skip = -r->unit % len;
+	if (skip + len > r->len)
+		return;
+	u = r->unit + skip;
+	hak_run_cut_locked(from, r, skip, len);
+	hak_store(&hak_super_of(u)->shard, hak_shard_number(to));
+	hak_run_tell_locked(from);
+	hak_count(&from->count.supers, -1ull);
+	hak_count(&to->count.supers, 1u);
+	hak_count(&to->count.moved, 1u);
+	hak_run_free_locked(to, u, len, now);
+}
+
+/* The shard *at, whose lock is held, has no free run of `units` and this kind: what others have.  A superslab of which
+ * all is free changes its shard, so that memory follows the load: that comes first.  A run is taken where it is, if
+ * `here`: *at is its shard then, and that lock is held instead.  What is longer than a superslab never moves: so long
+ * runs would be torn to pieces.  NULL: there is nothing.  The lock of *at may have been let go in between. */
+static HAK_COLD hak_slab_t *hak_shard_borrow_locked(hak_shard_t **at, uint32_t units, int kind, bool here, uint64_t now)
+{
+	hak_shard_t *own = *at, *other;
+	hak_slab_t *r;
+
+	for (int whole = units <= HAK_SUPER_UNITS; whole >= (here ? 0 : 1); whole--) {
+		uint64_t others = hak_load(&hak_page.nonempty) & ~hak_shard_bit(own);
+		while ((other = hak_shard_pick(&others, own))) {
+			if (!hak_shard_peek(other, kind, whole ? HAK_SUPER_UNITS : units))
+				continue;
+			hak_shard_lock_beside(own, other);
+			if (whole && !hak_run_find_best_locked(own, kind, units)) /* still */
+				hak_shard_move_locked(other, own, kind, now);
+			if ((r = hak_run_find_best_locked(own, kind, units))) {
+				hak_unlock(&other->lock);
+				return r;
+			}
+			if (!whole && (r = hak_run_find_locked(other, kind, units))) {
+				hak_count(&other->count.lent, 1u);
+				hak_unlock(&own->lock);
+				*at = other;
+				return r;
+			}
+			hak_unlock(&other->lock);
+		}
+	}
+	return NULL;
+}
+
+/* Whether dirty memory of other shards is to be used up before clean memory is touched: always for a large block, whose
+ * faults would cost more than another's lock; else when they keep so much, and shards cost no more memory than that. */
+static bool hak_shard_others_are_rich(const hak_shard_t *own, uint32_t units)
+{
+	return (hak_load(&hak_page.nonempty) & ~hak_shard_bit(own)) != 0
+	    && (units > HAK_CLASS_MAX / HAK_UNIT
+	        || hak_shard_sum(dirty_units) - own->count.dirty_units > hak_shard_sum(used_units) / HAK_SHARD_SHARE);
+}
+
+/* A free run of at least `units`: of the shard *at, of another, with whose lock *at comes back, or new.  Clean runs of
+ * others beside used units come last of all, as they do not cost less than a superslab of one's own, which is no memory
+ * until it is touched, and one would meet there again.  NULL: out of memory. */
+static hak_slab_t *hak_run_get_locked(hak_shard_t **at, uint32_t units, uint64_t now)
+{
+	bool here = units > HAK_SUPER_UNITS;
+
+	for (hak_slab_t *r;;) {
+		if ((r = hak_run_find_locked(*at, HAK_DIRTY, units)))
+			return r;
+		if (hak_shard_others_are_rich(*at, units) && (r = hak_shard_borrow_locked(at, units, HAK_DIRTY, true, now)))
+			return r;
+		if ((r = hak_run_find_best_locked(*at, HAK_CLEAN, units)))
+			return r;
+		if ((r = hak_shard_borrow_locked(at, units, HAK_DIRTY, true, now))
+		    || (r = hak_shard_borrow_locked(at, units, HAK_CLEAN, here, now)))
+			return r;
+		if (!hak_page_grow_locked(*at, units, now))
+			return here ? NULL : hak_shard_borrow_locked(at, units, HAK_CLEAN, true, now);
+	}
+}
+
+static void hak_page_peak(void)
+{
+	uint64_t bytes = (hak_shard_sum(used_units) << HAK_UNIT_SHIFT) + hak_load(&hak_whales.bytes);
+	hak_gauge_raise(&hak_page.peak_bytes, bytes);
+	hak_gauge_raise(&hak_page.peak_shown, bytes);
 }
 
 /* Free dirty units that may be kept: as many as are in use, or as the option says and what experience adds to it. */
-static uint64_t hak_page_allowance_locked(void)
+static uint64_t hak_page_allowance(void)
 {
-	uint64_t keep = ((uint64_t)hak_load(&hak_option.retain) >> HAK_UNIT_SHIFT) + hak_page.regret_units;
-	return keep > hak_page.used_units ? keep : hak_page.used_units;
+	uint64_t keep = ((uint64_t)hak_load(&hak_option.retain) >> HAK_UNIT_SHIFT) + hak_shard_sum(regret_units);
+	uint64_t used = hak_shard_sum(used_units);
+	return keep > used ? keep : used;
+}
+
+/* Whether more than the allowance is kept.  A shard that has no more than its part of the option's leaves the look at
+ * all of them to those that have. */
+static bool hak_page_is_over_locked(const hak_shard_t *shard)
+{
+	uint64_t part = ((uint64_t)hak_load(&hak_option.retain) >> HAK_UNIT_SHIFT) / hak_load(&hak_page.shards);
+	return shard->count.dirty_units > part && hak_shard_sum(dirty_units) > hak_page_allowance();
+}
+
+/* Whether a shard has dirty units that were freed before `before` (ms). */
+static bool hak_shard_is_due(const hak_shard_t *shard, uint64_t before)
+{
+	return hak_load(&shard->count.dirty_units) && hak_load(&shard->oldest_stamp) < before;
+}
+
+static bool hak_page_is_due(uint64_t before)
+{
+	for (uint32_t i = 0, n = hak_load(&hak_page.shards); i < n; i++)
+		if (hak_shard_is_due(&hak_page.shard[i], before))
+			return true;
+	return false;
 }
 
 /* Clean units are handed out: if as many were purged a moment ago, a program's use goes up and down, and more is worth
  * keeping on its way down, to its peak at most.  One that only frees never gets here. */
-static void hak_page_regret_locked(uint64_t clean, uint64_t now)
+static void hak_page_regret_locked(hak_shard_t *shard, uint64_t clean, uint64_t now)
 {
-	uint64_t most = hak_page.peak_bytes >> HAK_UNIT_SHIFT;
-	if (now - hak_page.recent_stamp > HAK_REGRET_MS)
-		hak_page.recent_units = 0;
-	if (clean > hak_page.recent_units)
-		clean = hak_page.recent_units;
-	hak_page.recent_units -= clean;
-	hak_page.regret_units += clean;
-	if (hak_page.regret_units > most)
-		hak_page.regret_units = most;
+	uint64_t most = hak_load(&hak_page.peak_bytes) >> HAK_UNIT_SHIFT, all, beyond;
+	if (now - shard->recent_stamp > HAK_REGRET_MS)
+		shard->recent_units = 0;
+	if (clean > shard->recent_units)
+		clean = shard->recent_units;
+	shard->recent_units -= clean;
+	if (!shard->count.regret_units)
+		shard->regret_stamp = now;
+	all = hak_shard_sum(regret_units) + clean;
+	beyond = all > most ? all - most : 0;
+	clean += shard->count.regret_units;
+	hak_store(&shard->count.regret_units, clean > beyond ? clean - beyond : 0);
 }
 
-/* Takes a run of `units` at a multiple of `align` units, its words still 0; 0: out of memory.  *zero: never used. */
-static uint32_t hak_run_alloc_locked(uint32_t units, uint32_t align, bool *zero, uint64_t now)
+/* Units that were free are in use. */
+static void hak_run_use_locked(hak_shard_t *shard, uint32_t u, uint32_t units)
 {
-	uint32_t need = units + align - 1, skip = 0, u, len, dirty;
-	uint64_t stamp;
-	hak_slab_t *r, *older;
+	hak_dirty_set(u, units, true); /* what is handed out counts as touched */
+	hak_count(&shard->count.used_units, units);
+	hak_run_tell_locked(shard);
+	hak_page_peak();
+}
 
-	while (!(r = hak_run_find_locked(HAK_DIRTY, need)) && !(r = hak_run_find_locked(HAK_CLEAN, need)))
-		if (!hak_page_grow_locked(need, now))
-			return 0;
+/* Takes a run of `units` at a multiple of `align` units, its words still 0; 0: out of memory.  *at is the shard that it
+ * should come from, and whose lock is held; then that which it does come from.  *zero: never used. */
+static uint32_t hak_run_alloc_locked(hak_shard_t **at, uint32_t units, uint32_t align, bool *zero, uint64_t now)
+{
+	uint32_t need = units + align - 1, skip = 0, u, dirty;
+	hak_slab_t *r = hak_run_get_locked(at, need, now);
+	hak_shard_t *shard = *at;
+
+	if (!r)
+		return 0;
 	if (align > 1) { /* by address: the base of a range need not be a multiple of more than a superslab */
-		uintptr_t address = (uintptr_t)r->base, at = hak_round_up(address, (size_t)align << HAK_UNIT_SHIFT);
-		skip = (uint32_t)((at - address) >> HAK_UNIT_SHIFT);
+		uintptr_t address = (uintptr_t)r->base, to = hak_round_up(address, (size_t)align << HAK_UNIT_SHIFT);
+		skip = (uint32_t)((to - address) >> HAK_UNIT_SHIFT);
 	}
 	if (!hak_run_permit_locked(r, skip, units))
 		return 0;
-	hak_run_remove_locked(r);
-	u = r->unit;
-	len = r->len;
-	stamp = r->stamp;
-	older = r->dirty ? r->older : hak_page.newest;
-	if (skip) {
-		dirty = hak_dirty_count(u, skip);
-		hak_run_insert_locked(u, skip, dirty, stamp, older);
-		if (dirty)
-			older = hak_slab_of(u);
-		u += skip;
-		len -= skip;
-	}
+	u = r->unit + skip;
+	hak_run_cut_locked(shard, r, skip, units);
 	dirty = hak_dirty_count(u, units);
 	*zero = dirty == 0;
-	if (dirty < units && hak_page.recent_units)
-		hak_page_regret_locked(units - dirty, now);
-	if (len > units) {
-		dirty = hak_dirty_count(u + units, len - units);
-		hak_run_insert_locked(u + units, len - units, dirty, stamp, older);
-	}
-	hak_dirty_set(u, units, true); /* what is handed out counts as touched */
+	if (dirty < units && shard->recent_units)
+		hak_page_regret_locked(shard, units - dirty, now);
+	hak_run_use_locked(shard, u, units);
 	hak_index_enter(hak_slab_of(u)->base, (size_t)units << HAK_UNIT_SHIFT);
-	hak_page.used_units += units;
-	hak_page_peak_locked();
 	return u;
 }
 
 /* A used run goes back.  Returns whether more than the allowance is kept now. */
-static bool hak_run_release_locked(uint32_t u, uint32_t units, uint64_t now)
+static bool hak_run_release_locked(hak_shard_t *shard, uint32_t u, uint32_t units, uint64_t now)
 {
 	hak_index_leave(hak_slab_of(u)->base);
-	if (hak_page_is_forbidden() && !hak_page_is_split_locked())
+	if (hak_page_is_forbidden() && !hak_page_is_split())
 		hak_os_forbid(hak_slab_of(u)->base, (size_t)units << HAK_UNIT_SHIFT);
-	hak_page.used_units -= units;
-	hak_run_free_locked(u, units, now);
-	return hak_page.dirty_units > hak_page_allowance_locked();
+	hak_count(&shard->count.used_units, -(uint64_t)units);
+	hak_run_free_locked(shard, u, units, now);
+	hak_run_tell_locked(shard);
+	return hak_page_is_over_locked(shard);
 }
 
-/* Gives memory back, oldest first: everything that was freed before `before` (ms), and more while more than the
- * allowance is kept.  The calls to the system are made without the page heap's lock, on runs that are marked as
- * neither free nor used.  Waits for another purge only if asked to. */
-static HAK_COLD size_t hak_page_purge(uint64_t before, bool wait)
+/* What was learned is forgotten by half in a second. */
+static HAK_COLD void hak_shard_forget(hak_shard_t *shard, uint64_t now)
 {
-	uint64_t keep, now = hak_os_now();
-	size_t returned = 0;
-
-	if (wait)
-		hak_lock(&hak_page.purging);
-	else if (!hak_lock_try(&hak_page.purging))
-		return 0;
-	hak_lock(&hak_page.lock);
-	if (now - hak_page.regret_stamp >= 1000) { /* what was learned is forgotten by half in a second */
-		hak_page.regret_units /= 2;
-		hak_page.regret_stamp = now;
+	if (!hak_load(&shard->count.regret_units))
+		return;
+	hak_lock(&shard->lock);
+	if (now - shard->regret_stamp >= 1000) {
+		hak_store(&shard->count.regret_units, shard->count.regret_units / 2);
+		shard->regret_stamp = now;
 	}
-	keep = hak_page_allowance_locked();
-	/* When more is kept than that, a sixteenth goes at a time, not one unit for each unit that comes. */
-	keep = hak_page.dirty_units > keep ? keep - keep / 16 : UINT64_MAX;
-	for (hak_slab_t *r; (r = hak_page.oldest) && (r->stamp < before || hak_page.dirty_units > keep);) {
+	hak_unlock(&shard->lock);
+}
+
+/* Gives memory of a shard back, oldest first: everything that was freed before `before` (ms), and more while more than
+ * `keep` units are kept in all.  The calls to the system are made without the shard's lock, on runs that are marked as
+ * neither free nor used, so that their superslabs stay where they are.  Purge lock.  False: the system refuses. */
+static HAK_COLD bool hak_shard_purge(hak_shard_t *shard, uint64_t before, uint64_t keep, uint64_t now, size_t *returned)
+{
+	bool done = true;
+
+	hak_lock(&shard->lock);
+	for (hak_slab_t *r; done && (r = shard->oldest);) {
 		uint32_t u = r->unit, len = r->len, dirty, piece = HAK_PURGE_SUPERS * HAK_SUPER_UNITS;
-		uint64_t stamp = r->stamp;
+		uint64_t stamp = r->stamp, kept = hak_shard_sum(dirty_units);
 		hak_slab_t *older = r->older;
-		if (stamp >= before && hak_page.dirty_units - keep < piece) /* no more of a young run than need be */
-			piece = hak_max32((uint32_t)(hak_page.dirty_units - keep), HAK_SUPER_UNITS);
-		hak_run_remove_locked(r);
+		if (stamp >= before && kept <= keep)
+			break;
+		if (stamp >= before && kept - keep < piece) /* no more of a young run than need be */
+			piece = hak_max32((uint32_t)(kept - keep), HAK_SUPER_UNITS);
+		hak_run_remove_locked(shard, r);
 		uint32_t clean = hak_dirty_skip(u, len); /* what is before and behind the piece joins it again below */
 		if (clean)
-			hak_run_insert_locked(u, clean, 0, 0, NULL);
+			hak_run_insert_locked(shard, u, clean, 0, 0, NULL);
 		u += clean;
 		len -= clean;
 		if (len > piece) {
-			hak_run_insert_locked(u + piece, len - piece, hak_dirty_count(u + piece, len - piece), stamp, older);
+			dirty = hak_dirty_count(u + piece, len - piece);
+			hak_run_insert_locked(shard, u + piece, len - piece, dirty, stamp, older);
 			len = piece;
 		}
 		dirty = hak_dirty_count(u, len);
 		hak_store(&hak_unit[u], HAK_RUN_PURGING);
 		hak_store(&hak_unit[u + len - 1], HAK_RUN_PURGING);
-		hak_page.purging_dirty = dirty;
-		hak_page.purging_clean = len - dirty;
+		hak_store(&shard->count.purging_dirty, dirty);
+		hak_store(&shard->count.purging_clean, len - dirty);
 		uint64_t bits[HAK_PURGE_SUPERS + 1]; /* the words are shared with units that are not ours */
 		uint32_t first = u & ~(HAK_SUPER_UNITS - 1u);
 		for (uint32_t i = first; i < u + len; i += HAK_SUPER_UNITS)
 			bits[(i - first) / HAK_SUPER_UNITS] = hak_super_of(i)->dirty;
-		hak_unlock(&hak_page.lock);
+		hak_unlock(&shard->lock);
 
-		bool done = true;
 		for (uint32_t i = u, n; i < u + len; i += n) {
 			bool is = (bits[(i - first) / 64] >> (i % 64)) & 1;
 			for (n = 1; i + n < u + len && (((bits[(i + n - first) / 64] >> ((i + n) % 64)) & 1) == is); n++)
@@ -2040,50 +2395,84 @@ static HAK_COLD size_t hak_page_purge(uint64_t before, bool wait)
 				done &= hak_os_purge(hak_slab_of(i)->base, (size_t)n << HAK_UNIT_SHIFT);
 		}
 
-		hak_lock(&hak_page.lock);
-		hak_page.purging_dirty = hak_page.purging_clean = 0;
-		if (done) {
+		hak_lock(&shard->lock);
+		hak_store(&shard->count.purging_dirty, 0u);
+		hak_store(&shard->count.purging_clean, 0u);
+		if (done) { /* else it is locked memory: it stays */
 			hak_dirty_set(u, len, false);
-			hak_page.purges++;
-			hak_page.purged_units += dirty;
-			hak_page.recent_units = (now - hak_page.recent_stamp > HAK_REGRET_MS ? 0 : hak_page.recent_units) + dirty;
-			hak_page.recent_stamp = now;
-			returned += (size_t)dirty << HAK_UNIT_SHIFT;
+			hak_count(&shard->count.purges, 1u);
+			hak_count(&shard->count.purged_units, dirty);
+			shard->recent_units = (now - shard->recent_stamp > HAK_REGRET_MS ? 0 : shard->recent_units) + dirty;
+			shard->recent_stamp = now;
+			*returned += (size_t)dirty << HAK_UNIT_SHIFT;
 		}
-		hak_run_free_locked(u, len, now);
-		if (!done)
-			break; /* locked memory: it stays */
+		hak_run_free_locked(shard, u, len, now);
 	}
-	hak_unlock(&hak_page.lock);
+	hak_run_tell_locked(shard);
+	hak_unlock(&shard->lock);
+	return done;
+}
+
+/* Gives memory back: everything that was freed before `before` (ms), and more while more than the allowance is kept.
+ * Waits for another purge only if asked to. */
+static HAK_COLD size_t hak_page_purge(uint64_t before, bool wait)
+{
+	uint64_t keep, now = hak_os_now();
+	size_t returned = 0;
+	uint32_t shards;
+
+	if (wait)
+		hak_lock(&hak_page.purging);
+	else if (!hak_lock_try(&hak_page.purging))
+		return 0;
+	shards = hak_load(&hak_page.shards);
+	for (uint32_t i = 0; i < shards; i++)
+		hak_shard_forget(&hak_page.shard[i], now);
+	keep = hak_page_allowance();
+	/* When more is kept than that, a sixteenth goes at a time, not one unit for each unit that comes. */
+	keep = hak_shard_sum(dirty_units) > keep ? keep - keep / 16 : UINT64_MAX;
+	for (uint32_t i = 0; i < shards; i++) {
+		hak_shard_t *shard = &hak_page.shard[(hak_page.purge_next + i) % shards];
+		if (hak_shard_is_due(shard, before) || hak_shard_sum(dirty_units) > keep)
+			if (!hak_shard_purge(shard, before, keep, now, &returned))
+				break;
+	}
+	hak_page.purge_next++;
 	hak_unlock(&hak_page.purging);
 	return returned;
 }
 
-/* Whether the oldest free run is worth a look, and a lock: an eighth of the age since the last one. */
-static bool hak_page_is_due(uint64_t now, uint64_t age)
-{
-	if (now - hak_load(&hak_page.looked) < age / 8)
-		return false;
-	hak_store(&hak_page.looked, now);
-	return true;
-}
-
-static uint64_t hak_page_purged(void) /* bytes given back, ever */
-{
-	hak_lock(&hak_page.lock);
-	uint64_t units = hak_page.purged_units;
-	hak_unlock(&hak_page.lock);
-	return units << HAK_UNIT_SHIFT;
-}
-
 static void hak_page_release(uint32_t u, uint32_t units)
 {
-	bool over;
-	hak_lock(&hak_page.lock);
-	over = hak_run_release_locked(u, units, hak_os_now());
-	hak_unlock(&hak_page.lock);
+	hak_shard_t *shard = hak_shard_lock(u);
+	bool over = hak_run_release_locked(shard, u, units, hak_os_now());
+	hak_unlock(&shard->lock);
 	if (hak_unlikely(over))
 		hak_page_purge(0, false);
+}
+
+/* Locks all shards and the ranges, for statistics: what is there stands still, and what nobody has counted yet can come
+ * from nowhere, whether or not there are more shards in a moment.  Returns how many it has locked. */
+static HAK_COLD uint32_t hak_page_lock_all(void)
+{
+	for (;;) {
+		uint32_t n = hak_load(&hak_page.shards);
+		for (uint32_t i = 0; i < n; i++)
+			hak_lock_uncounted(&hak_page.shard[i].lock);
+		hak_lock_uncounted(&hak_page.reserving);
+		if (hak_load(&hak_page.shards) == n)
+			return n;
+		hak_unlock(&hak_page.reserving);
+		for (uint32_t i = n; i > 0; i--)
+			hak_unlock(&hak_page.shard[i - 1].lock);
+	}
+}
+
+static HAK_COLD void hak_page_unlock_all(uint32_t n)
+{
+	hak_unlock(&hak_page.reserving);
+	for (uint32_t i = n; i > 0; i--)
+		hak_unlock(&hak_page.shard[i - 1].lock);
 }
 
 /* =================================================== whales ==================================================== */
@@ -2239,9 +2628,7 @@ static HAK_COLD void *hak_whale_alloc(size_t n, size_t align, bool *zero)
 	hak_whale_enter_locked(w);
 	base = w->base;
 	hak_unlock(&hak_whales.lock);
-	hak_lock(&hak_page.lock);
-	hak_page_peak_locked();
-	hak_unlock(&hak_page.lock);
+	hak_page_peak();
 	return base;
 }
 
@@ -2473,9 +2860,10 @@ HAK_INLINE size_t hak_lookup_unit(const void *p, uint32_t u, uint32_t word, uint
 static HAK_NOINLINE size_t hak_lookup_address_slow(const void *p, uint32_t u, uintptr_t *base) /* on no slab */
 {
 	bool ours = hak_unit_is_committed(u);
-	hak_lock_t *lock = ours ? &hak_page.lock : &hak_whales.lock;
+	hak_lock_t *lock = ours ? &hak_shard_lock(u)->lock : &hak_whales.lock;
 	size_t len;
-	hak_lock(lock);
+	if (!ours)
+		hak_lock(lock);
 	len = ours ? hak_lookup_unit(p, u, hak_word(u), base) : hak_whale_around_locked(p, base);
 	hak_unlock(lock);
 	return len;
@@ -2495,11 +2883,11 @@ HAK_UNUSED static HAK_COLD void hak_lookup_check(const void *p, int64_t way)
 	uint32_t u = hak_unit_of(p), word = hak_word(u), owner = hak_word_owner(word);
 	bool ours = hak_unit_is_committed(u);
 	hak_lock_t *lock = owner >= HAK_OWNER_SHARED ? &hak_load_acquire(&hak_heap[owner])->claim
-	                 : ours ? &hak_page.lock : &hak_whales.lock;
+	                 : ours ? &hak_shard_of(u)->lock : &hak_whales.lock;
 	uintptr_t base = 0, other = 0;
 
 	hak_lock_uncounted(lock);
-	if (hak_word(u) == word) {
+	if (hak_word(u) == word && (!ours || owner >= HAK_OWNER_SHARED || lock == &hak_shard_of(u)->lock)) {
 		size_t len = ours ? hak_lookup_unit(p, u, word, &base) : hak_whale_around_locked(p, &base);
 		size_t indexed = hak_index_find(p, &other, way);
 		hak_assert((indexed == len && (!len || other == base)) || (!indexed && hak_load(&hak_index.missing)));
@@ -3197,24 +3585,50 @@ static hak_batch_t *hak_batch_new(hak_heap_t *h) /* owner of h; NULL: out of mem
 }
 
 /* An orphan with some room may be taken over; one with hardly any is not worth the lock. */
-static void hak_orphan_enlist_locked(hak_slab_t *s)
+static void hak_orphan_enlist_locked(hak_shard_t *shard, hak_slab_t *s)
 {
 	const hak_class_t *k = &hak_class[s->class];
 	s->where = s->used + k->blocks / 8 < k->blocks ? HAK_IN_PARTIAL : HAK_IN_FULL;
-	hak_list_append(s->where == HAK_IN_PARTIAL ? &hak_page.orphan[s->class] : &hak_page.orphan_full[s->class], s);
+	hak_list_append(s->where == HAK_IN_PARTIAL ? &shard->orphan[s->class] : &shard->orphan_full[s->class], s);
+	if (s->where == HAK_IN_PARTIAL)
+		hak_shard_mark_locked(shard, &hak_page.orphaned[s->class], true);
 }
 
-static void hak_gauge_tell_orphans_locked(void)
+static void hak_orphan_delist_locked(hak_shard_t *shard, hak_slab_t *s)
+{
+	hak_list_remove(s->where == HAK_IN_FULL ? &shard->orphan_full[s->class] : &shard->orphan[s->class], s);
+	hak_shard_mark_locked(shard, &hak_page.orphaned[s->class], shard->orphan[s->class].head != NULL);
+}
+
+/* Locks a shard that has an orphan of class c to be taken over, or `own` if none has.  The bitmap says where to look, so
+ * that as a rule one lock is taken. */
+static hak_shard_t *hak_orphan_find(hak_shard_t *own, uint32_t c)
+{
+	uint64_t others = hak_load(&hak_page.orphaned[c]);
+	hak_shard_t *other;
+
+	if (!(others & hak_shard_bit(own)))
+		while ((other = hak_shard_pick(&others, own))) {
+			hak_lock(&other->lock);
+			if (other->orphan[c].head)
+				return other;
+			hak_unlock(&other->lock);
+		}
+	hak_lock(&own->lock);
+	return own;
+}
+
+static void hak_gauge_tell_orphans_locked(hak_shard_t *shard)
 {
 	for (int t = 0; t < HAK_TIER_whale; t++) {
-		hak_gauge_add(t, -(int64_t)hak_page.orphan_untold[t]);
-		hak_page.orphan_untold[t] = 0;
+		hak_gauge_add(t, -(int64_t)shard->orphan_untold[t]);
+		shard->orphan_untold[t] = 0;
 	}
 }
 
-/* A slab of a dead thread has got a free block, or is empty.  Lock of the page heap; returns whether too much is
- * kept now. */
-static bool hak_orphan_put_locked(hak_slab_t *s, const void *p, uint64_t now)
+/* A slab of a dead thread has got a free block, or is empty.  Lock of its shard; returns whether too much is kept
+ * now. */
+static bool hak_orphan_put_locked(hak_shard_t *shard, hak_slab_t *s, const void *p, uint64_t now)
 {
 	const hak_class_t *k = &hak_class[s->class];
 	uint32_t i;
@@ -3222,40 +3636,50 @@ static bool hak_orphan_put_locked(hak_slab_t *s, const void *p, uint64_t now)
 	if (hak_unlikely(error))
 		hak_die("free", p, error);
 	hak_slab_put(s, i);
-	hak_count(&hak_page.orphan_used[s->class], -1ull);
-	if ((hak_page.orphan_untold[k->tier] += k->size) >= HAK_GAUGE_MOST)
-		hak_gauge_tell_orphans_locked();
+	hak_count(&shard->orphan_used[s->class], -1ull);
+	if ((shard->orphan_untold[k->tier] += k->size) >= HAK_GAUGE_MOST)
+		hak_gauge_tell_orphans_locked(shard);
 	if (s->where == HAK_IN_PARTIAL && s->used != 0)
 		return false;
-	hak_list_remove(s->where == HAK_IN_FULL ? &hak_page.orphan_full[s->class] : &hak_page.orphan[s->class], s);
+	hak_orphan_delist_locked(shard, s);
 	if (s->used == 0) {
 		s->where = HAK_IN_NONE;
-		hak_count(&hak_page.orphans[s->class], -1ull);
-		return hak_run_release_locked(s->unit, s->len, now);
+		hak_count(&shard->orphans[s->class], -1ull);
+		return hak_run_release_locked(shard, s->unit, s->len, now);
 	}
-	hak_orphan_enlist_locked(s);
+	hak_orphan_enlist_locked(shard, s);
 	return false;
 }
 
-/* Frees blocks of a batch that lie in orphaned slabs; the others stay in it. */
+/* Frees blocks of a batch that lie in orphaned slabs; the others stay in it.  One shard after the other: those of the
+ * first block's, which the batch is full of as a rule, then those of the first that is left. */
 static HAK_NOINLINE void hak_batch_free_orphans(hak_batch_t *b)
 {
-	uint16_t kept = 0;
-	bool over = false;
+	bool over = false, more = true;
 	uint64_t now = hak_os_now();
 
-	hak_lock(&hak_page.lock);
-	for (uint32_t i = 0; i < b->count; i++) {
-		uint32_t u = hak_unit_of(b->block[i]), word = hak_word(u);
-		if (hak_word_owner(word) != HAK_OWNER_ORPHAN) {
-			b->block[kept++] = b->block[i];
-			continue;
+	while (more) {
+		hak_shard_t *shard = NULL;
+		uint16_t kept = 0;
+		more = false;
+		for (uint32_t i = 0; i < b->count; i++) {
+			uint32_t u = hak_unit_of(b->block[i]), word = hak_word(u);
+			if (hak_word_owner(word) == HAK_OWNER_ORPHAN && !shard) {
+				shard = hak_shard_lock(u);
+				word = hak_word(u); /* it may have been taken over in between */
+			}
+			if (hak_word_owner(word) != HAK_OWNER_ORPHAN || hak_shard_of(u) != shard) {
+				more |= hak_word_owner(word) == HAK_OWNER_ORPHAN;
+				b->block[kept++] = b->block[i];
+				continue;
+			}
+			hak_count(&shard->orphan_received[hak_word_class(word)], 1u);
+			over |= hak_orphan_put_locked(shard, hak_slab_head(u), b->block[i], now);
 		}
-		hak_count(&hak_page.orphan_received[hak_word_class(word)], 1u);
-		over |= hak_orphan_put_locked(hak_slab_head(u), b->block[i], now);
+		b->count = kept;
+		if (shard)
+			hak_unlock(&shard->lock);
 	}
-	b->count = kept;
-	hak_unlock(&hak_page.lock);
 	if (over)
 		hak_page_purge(0, false);
 }
@@ -3320,8 +3744,8 @@ static hak_batch_t *hak_heap_drain_locked(hak_heap_t *h, bool owner, hak_heap_t 
 	return stray;
 }
 
-/* Frees one block wherever it belongs now, without needing memory: under the claim of its owner, or the page heap's
- * lock.  For blocks in batches that arrived too late, and for threads without a heap.  `received`: it was counted as
+/* Frees one block wherever it belongs now, without needing memory: under the claim of its owner, or the lock of
+ * its shard.  For blocks in batches that arrived too late, and for threads without a heap.  `received`: it was counted as
  * sent before. */
 static HAK_NOINLINE void hak_block_free_anywhere(void *p, bool received)
 {
@@ -3329,14 +3753,14 @@ static HAK_NOINLINE void hak_block_free_anywhere(void *p, bool received)
 		uint32_t u = hak_unit_of(p), word = hak_word(u), owner = hak_word_owner(word), c = hak_word_class(word);
 		bool over;
 		if (owner == HAK_OWNER_ORPHAN) {
-			hak_lock(&hak_page.lock);
+			hak_shard_t *shard = hak_shard_lock(u);
 			if (hak_word(u) != word) { /* taken over in between */
-				hak_unlock(&hak_page.lock);
+				hak_unlock(&shard->lock);
 				continue;
 			}
-			hak_count(received ? &hak_page.orphan_received[c] : &hak_page.orphan_claimed[c], 1u);
-			over = hak_orphan_put_locked(hak_slab_head(u), p, hak_os_now());
-			hak_unlock(&hak_page.lock);
+			hak_count(received ? &shard->orphan_received[c] : &shard->orphan_claimed[c], 1u);
+			over = hak_orphan_put_locked(shard, hak_slab_head(u), p, hak_os_now());
+			hak_unlock(&shard->lock);
 			if (over)
 				hak_page_purge(0, false);
 			return;
@@ -3385,33 +3809,37 @@ static void hak_heap_keep_locked(hak_heap_t *h, uint32_t kept)
 static HAK_COLD bool hak_heap_disown_locked(hak_heap_t *h)
 {
 	uint64_t now = hak_os_now();
+	hak_shard_t *shard = NULL;
 	bool over = false;
 
-	hak_lock(&hak_page.lock);
-	while (h->units)
-		over |= hak_run_release_locked(h->unit[--h->units], 1, now);
-	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
-		hak_bin_t *b = &h->bin[c];
-		for (hak_slab_t *s; (s = b->current ? b->current : b->partial.head ? b->partial.head : b->full.head);) {
-			hak_heap_delist_locked(h, s);
-			if (s->used == 0) {
-				over |= hak_run_release_locked(s->unit, s->len, now);
-				hak_count(&h->count.slabs_released, 1u);
-				continue;
-			}
-			hak_words_set(s->unit, s->len, (HAK_OWNER_ORPHAN << 8) | c);
-			hak_count(&hak_page.orphans[c], 1u);
-			hak_count(&hak_page.orphan_used[c], s->used);
-			hak_orphan_enlist_locked(s);
-		}
-		hak_store(&b->slabs, 0u);
-		hak_store(&b->used, 0u);
+	for (; h->units; h->units--) {
+		shard = hak_shard_switch(shard, h->unit[h->units - 1]);
+		over |= hak_run_release_locked(shard, h->unit[h->units - 1], 1, now);
 	}
 	for (int t = 0; t < HAK_TIER_whale; t++) { /* before anybody frees a block of these orphans: the gauges count them */
 		hak_gauge_tell_locked(h, t);
 		h->used_bytes[t] = h->told_bytes[t] = h->told_low[t] = h->told_span[t] = 0;
 	}
-	hak_unlock(&hak_page.lock);
+	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
+		hak_bin_t *b = &h->bin[c];
+		for (hak_slab_t *s; (s = b->current ? b->current : b->partial.head ? b->partial.head : b->full.head);) {
+			hak_heap_delist_locked(h, s);
+			shard = hak_shard_switch(shard, s->unit);
+			if (s->used == 0) {
+				over |= hak_run_release_locked(shard, s->unit, s->len, now);
+				hak_count(&h->count.slabs_released, 1u);
+				continue;
+			}
+			hak_words_set(s->unit, s->len, (HAK_OWNER_ORPHAN << 8) | c);
+			hak_count(&shard->orphans[c], 1u);
+			hak_count(&shard->orphan_used[c], s->used);
+			hak_orphan_enlist_locked(shard, s);
+		}
+		hak_store(&b->slabs, 0u);
+		hak_store(&b->used, 0u);
+	}
+	if (shard)
+		hak_unlock(&shard->lock);
 	h->peak_bytes = 0;
 	h->left_alone = 0;
 	h->lost = 1;
@@ -3742,19 +4170,19 @@ static HAK_COLD void hak_adapt_all(hak_heap_t *h)
 
 /* ================================================ refill and flush ============================================= */
 
-/* Takes over an orphan of class c that has room, if there is one.  Claim of h, and lock of the page heap. */
-static void hak_heap_adopt_locked(hak_heap_t *h, uint32_t c)
+/* Takes over an orphan of class c that has room, if the shard has one.  Claim of h, and lock of the shard. */
+static void hak_heap_adopt_locked(hak_heap_t *h, hak_shard_t *shard, uint32_t c)
 {
 	const hak_class_t *k = &hak_class[c];
-	hak_slab_t *s = hak_page.orphan[c].head;
+	hak_slab_t *s = shard->orphan[c].head;
 	uint64_t bytes;
 
 	if (!s)
 		return;
 	bytes = (uint64_t)s->used * k->size;
-	hak_list_remove(&hak_page.orphan[c], s);
-	hak_count(&hak_page.orphans[c], -1ull);
-	hak_count(&hak_page.orphan_used[c], -(uint64_t)s->used);
+	hak_orphan_delist_locked(shard, s);
+	hak_count(&shard->orphans[c], -1ull);
+	hak_count(&shard->orphan_used[c], -(uint64_t)s->used);
 	hak_words_set(s->unit, s->len, h->tag | c);
 	hak_heap_enlist_locked(h, s, k);
 	hak_count(&h->bin[c].used, s->used);
@@ -3784,21 +4212,22 @@ static HAK_NOINLINE bool hak_heap_new_slab_locked(hak_heap_t *h, uint32_t c)
 	uint32_t units = hak_slab_units(&hak_class[c]), u;
 	hak_bin_t *b = &h->bin[c];
 	bool zero;
+	hak_shard_t *shard;
 
-	if (units == 1 && h->units && hak_load(&hak_page.orphans[c]) == 0) { /* one that comes now is for the next time */
+	if (units == 1 && h->units && hak_load(&hak_page.orphaned[c]) == 0) { /* one that comes now is for the next time */
 		hak_heap_make_slab_locked(h, c, h->unit[--h->units], 1);
 		return true;
 	}
-	hak_lock(&hak_page.lock);
-	hak_heap_adopt_locked(h, c);
+	shard = hak_orphan_find(hak_shard_for(0, h->id), c);
+	hak_heap_adopt_locked(h, shard, c);
 	if (b->partial.head) {
 		for (uint32_t d = 0; d < HAK_CLASSES; d++)
 			if (h->bin[d].misses && !hak_bin_has_room(&h->bin[d]))
-				hak_heap_adopt_locked(h, d);
-	} else if ((u = hak_run_alloc_locked(units, hak_option.tiny_use_superslab ? 1 : HAK_SUPER_UNITS, &zero, hak_os_now()))) {
+				hak_heap_adopt_locked(h, shard, d);
+	} else if ((u = hak_run_alloc_locked(&shard, units, hak_option.tiny_use_superslab ? 1 : HAK_SUPER_UNITS, &zero, hak_os_now()))) {
 		hak_heap_make_slab_locked(h, c, u, units);
 	}
-	hak_unlock(&hak_page.lock);
+	hak_unlock(&shard->lock);
 	return b->partial.head != NULL;
 }
 
@@ -3899,11 +4328,12 @@ static HAK_COLD void hak_heap_tick_slow(hak_heap_t *h)
 		hak_heap_post_all(h);
 	}
 	hak_heap_help(h, now);
+	hak_shard_watch(now);
 	if (now - h->period_stamp >= HAK_PERIOD_MS && hak_load(&hak_option.adaptive_sizing)) {
 		h->period_stamp = now;
 		hak_adapt_all(h);
 	}
-	if (hak_load(&hak_page.dirty_units) && now > age && hak_page_is_due(now, age))
+	if (now > age && hak_page_is_due(now - age))
 		hak_page_purge(now - age, false);
 	if (hak_load(&hak_whales.kept_bytes) && now > age)
 		hak_whale_purge(now - age);
@@ -4146,9 +4576,10 @@ static HAK_COLD void hak_boot_init_slow(void)
 	hak_class_init();
 	if (HAK_HARDENED)
 		hak_guard_init();
-	hak_lock(&hak_page.lock);
+	hak_shard_init();
+	hak_lock(&hak_page.reserving);
 	hak_range_reserve_locked(HAK_SUPER_UNITS);
-	hak_unlock(&hak_page.lock);
+	hak_unlock(&hak_page.reserving);
 	hak_boot.has_key = pthread_key_create(&hak_boot.key, hak_heap_detach) == 0;
 	hak_store_release(&hak_boot.ready, 2u);
 	errno = saved;
@@ -4256,11 +4687,17 @@ static HAK_COLD hak_heap_t *hak_heap_trade(hak_heap_t *h, uint32_t c)
 
 /* ================================================= large runs ================================================== */
 
-static void hak_large_count_locked(int64_t units)
+static void hak_large_count_locked(hak_shard_t *shard, int64_t units)
 {
-	hak_page.large_units += (uint64_t)units;
-	hak_gauge_book(&hak_page.large_units_alloced, &hak_page.large_units_freed, units);
+	hak_count(&shard->count.large_units, (uint64_t)units);
+	hak_gauge_book(&shard->count.large_units_alloced, &shard->count.large_units_freed, units);
 	hak_gauge_add(HAK_TIER_whale, units * (int64_t)HAK_UNIT);
+}
+
+static void hak_large_gone_locked(hak_shard_t *shard)
+{
+	hak_count(&shard->count.large_blocks, -1ull);
+	hak_count(&shard->count.large_frees, 1u);
 }
 
 /* A block above 1 MiB, or of an alignment above a unit. */
@@ -4278,18 +4715,21 @@ static HAK_NOINLINE void *hak_large_alloc(size_t n, size_t align, bool *zero)
 	if (units == 0)
 		units = 1;
 	if (units + align_units <= HAK_RUN_MAX / HAK_UNIT) {
-		hak_lock(&hak_page.lock);
-		uint32_t u = hak_run_alloc_locked((uint32_t)units, (uint32_t)align_units, zero, hak_os_now());
+		hak_shard_t *shard = hak_shard_for(0, 0); /* long runs of all threads in one shard, where they join */
+		hak_lock(&shard->lock);
+		uint64_t now = hak_os_now();
+		uint32_t u = hak_run_alloc_locked(&shard, (uint32_t)units, (uint32_t)align_units, zero, now);
 		if (u) {
 			r = hak_slab_of(u);
 			r->len = (uint32_t)units;
 			hak_words_set(u + 1, (uint32_t)units - 1, HAK_RUN_BODY);
 			hak_words_set(u, 1, HAK_RUN_HEAD);
-			hak_page.large_blocks++;
-			hak_page.large_allocs++;
-			hak_large_count_locked((int64_t)units);
+			hak_count(&shard->count.large_blocks, 1u);
+			hak_count(&shard->count.large_allocs, 1u);
+			hak_large_count_locked(shard, (int64_t)units);
 		}
-		hak_unlock(&hak_page.lock);
+		hak_unlock(&shard->lock);
+		hak_shard_watch(now);
 		if (r)
 			return r->base;
 	}
@@ -4301,16 +4741,15 @@ static HAK_NOINLINE void *hak_large_alloc(size_t n, size_t align, bool *zero)
 static HAK_NOINLINE void hak_large_free(void *p, uint32_t u)
 {
 	bool over = false, good;
-	hak_lock(&hak_page.lock);
+	hak_shard_t *shard = hak_shard_lock(u);
 	good = hak_word(u) == HAK_RUN_HEAD && hak_slab_of(u)->base == p;
 	if (good) {
 		uint32_t units = hak_slab_of(u)->len;
-		hak_page.large_blocks--;
-		hak_page.large_frees++;
-		hak_large_count_locked(-(int64_t)units);
-		over = hak_run_release_locked(u, units, hak_os_now());
+		hak_large_gone_locked(shard);
+		hak_large_count_locked(shard, -(int64_t)units);
+		over = hak_run_release_locked(shard, u, units, hak_os_now());
 	}
-	hak_unlock(&hak_page.lock);
+	hak_unlock(&shard->lock);
 	if (!good)
 		hak_die("free", p, HAK_ERR_INTERIOR);
 	if (over)
@@ -4324,35 +4763,28 @@ static HAK_COLD bool hak_large_resize(uint32_t u, uint32_t units)
 	uint32_t len, more;
 	uint64_t now = hak_os_now();
 	bool fits = true, over = false;
+	hak_shard_t *shard = hak_shard_lock(u);
 
-	hak_lock(&hak_page.lock);
 	len = r->len;
 	if (units < len) {
 		r->len = units;
 		hak_index_cut(r->base, (size_t)units << HAK_UNIT_SHIFT, (size_t)(len - units) << HAK_UNIT_SHIFT);
-		hak_large_count_locked(-(int64_t)(len - units));
-		over = hak_run_release_locked(u + units, len - units, now);
+		hak_large_count_locked(shard, -(int64_t)(len - units));
+		over = hak_run_release_locked(shard, u + units, len - units, now);
 	} else if (units > len) {
 		more = units - len;
-		fits = hak_super_of(u + len) && hak_word(u + len) == 0 && (next = hak_slab_of(u + len))->len >= more
+		fits = hak_shard_has_free_locked(shard, u + len) && (next = hak_slab_of(u + len))->len >= more
 		       && hak_run_permit_locked(next, 0, more);
 		if (fits) {
-			uint32_t left = next->len - more;
-			uint64_t stamp = next->stamp;
-			hak_slab_t *older = next->dirty ? next->older : hak_page.newest;
-			hak_run_remove_locked(next);
-			if (left)
-				hak_run_insert_locked(u + units, left, hak_dirty_count(u + units, left), stamp, older);
-			hak_dirty_set(u + len, more, true);
+			hak_run_cut_locked(shard, next, 0, more);
+			hak_run_use_locked(shard, u + len, more);
 			hak_words_set(u + len, more, HAK_RUN_BODY);
 			r->len = units;
 			hak_index_resize(r->base, (size_t)units << HAK_UNIT_SHIFT);
-			hak_large_count_locked((int64_t)more);
-			hak_page.used_units += more;
-			hak_page_peak_locked();
+			hak_large_count_locked(shard, (int64_t)more);
 		}
 	}
-	hak_unlock(&hak_page.lock);
+	hak_unlock(&shard->lock);
 	if (over)
 		hak_page_purge(0, false);
 	return fits;
@@ -4391,14 +4823,13 @@ static HAK_COLD void *hak_large_to_whale(void *p, uint32_t u, size_t n)
 	if (moved && !base)
 		hak_whale_purge(0);
 	if (base) {
-		hak_lock(&hak_page.lock);
+		hak_shard_t *shard = hak_shard_lock(u);
 		uint32_t units = hak_slab_of(u)->len;
-		hak_page.large_blocks--;
-		hak_page.large_frees++;
-		hak_page.large_units -= units;
+		hak_large_gone_locked(shard);
+		hak_count(&shard->count.large_units, -(uint64_t)units);
 		hak_dirty_set(u, units, false);
-		hak_run_release_locked(u, units, hak_os_now());
-		hak_unlock(&hak_page.lock);
+		hak_run_release_locked(shard, u, units, hak_os_now());
+		hak_unlock(&shard->lock);
 	}
 	return base;
 }
@@ -4702,7 +5133,7 @@ HAK_EXPORT HAK_COLD size_t hak_trim(void)
 {
 	hak_heap_t *self;
 	size_t sum = 0;
-	uint64_t purged = hak_page_purged();
+	uint64_t purged = hak_shard_sum(purged_units);
 	int saved = errno;
 
 	hak_boot_init();
@@ -4731,13 +5162,16 @@ HAK_EXPORT HAK_COLD size_t hak_trim(void)
 		hak_unclaim(h);
 		hak_batch_reroute(self, stray);
 	}
-	hak_lock(&hak_page.lock);
-	for (uint32_t c = 0; c < HAK_CLASSES; c++)
-		for (hak_slab_t *s = hak_page.orphan[c].head; s; s = s->next)
-			sum += hak_slab_purge(s);
-	hak_unlock(&hak_page.lock);
+	for (uint32_t i = 0; i < hak_load(&hak_page.shards); i++) {
+		hak_shard_t *shard = &hak_page.shard[i];
+		hak_lock(&shard->lock);
+		for (uint32_t c = 0; c < HAK_CLASSES; c++)
+			for (hak_slab_t *s = shard->orphan[c].head; s; s = s->next)
+				sum += hak_slab_purge(s);
+		hak_unlock(&shard->lock);
+	}
 	hak_page_purge(UINT64_MAX, true);
-	sum += (size_t)(hak_page_purged() - purged); /* what left while slabs were released counts too */
+	sum += (size_t)(hak_shard_sum(purged_units) - purged) << HAK_UNIT_SHIFT; /* what left while slabs were released counts too */
 	sum += hak_whale_purge(UINT64_MAX);
 	hak_lock(&hak_heaps.lock);
 	for (hak_heap_t *h = hak_heaps.free; h; h = h->next_free)
@@ -4827,6 +5261,20 @@ HAK_EXPORT HAK_COLD size_t hak_trim(void)
 	X(Q, contended, "acquisitions", "", "of these, those that had to wait") \
 	X(z, guards, "", "", "what it guards")
 
+#define HAK_SHARD_FIELDS(X)                                                                          \
+	X(I, shard, "", "", "number of the shard")                                                       \
+	X(Q, superslabs, "superslabs", "", "superslabs that belong to it")                               \
+	X(Q, used_bytes, "bytes", "", "units in slabs and large blocks")                                 \
+	X(Q, dirty_bytes, "bytes", "", "free units whose memory has been used and not given back")       \
+	X(Q, clean_bytes, "bytes", "", "free units without memory behind them")                          \
+	X(Q, free_runs, "runs", "", "runs of free units")                                                \
+	X(Q, orphan_slabs, "slabs", "", "slabs of dead threads that nobody has taken over")              \
+	X(Q, large_blocks, "blocks", "", "blocks above 1 MiB that callers hold")                         \
+	X(Q, taken, "acquisitions", "", "acquisitions of its lock")                                      \
+	X(Q, contended, "acquisitions", "", "of these, those that had to wait")                          \
+	X(Q, moved_in, "superslabs", "", "superslabs that it took from other shards, ever")              \
+	X(Q, lent, "runs", "", "runs that threads of other shards took from it, where they lie, ever")
+
 #define HAK_SEGMENT_FIELDS(X)                                                                                 \
 	X(Q, address, "address", "", "where it begins")                                                           \
 	X(Q, total_size, "bytes", "", "its size")                                                                 \
@@ -4863,6 +5311,7 @@ typedef struct hak_class_row { HAK_CLASS_FIELDS(HAK_DECLARE_FIELD) } hak_class_r
 typedef struct hak_tier_row { HAK_TIER_FIELDS(HAK_DECLARE_FIELD) } hak_tier_row_t;
 typedef struct hak_heap_row { HAK_HEAP_FIELDS(HAK_DECLARE_FIELD) } hak_heap_row_t;
 typedef struct hak_lock_row { HAK_LOCK_FIELDS(HAK_DECLARE_FIELD) } hak_lock_row_t;
+typedef struct hak_shard_row { HAK_SHARD_FIELDS(HAK_DECLARE_FIELD) } hak_shard_row_t;
 typedef struct hak_segment { HAK_SEGMENT_FIELDS(HAK_DECLARE_FIELD) } hak_segment_t;
 typedef struct hak_owner { HAK_OWNER_FIELDS(HAK_DECLARE_FIELD) } hak_owner_t;
 typedef struct hak_stats { HAK_GLOBAL_STATS(HAK_DECLARE_COUNTER) HAK_HEAP_COUNTERS(HAK_DECLARE_COUNTER) } hak_stats_t;
@@ -4882,6 +5331,7 @@ typedef struct hak_about {
 #define HAK_TIER_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_tier_row_t, kind, name, unit, view, help)
 #define HAK_HEAP_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_heap_row_t, kind, name, unit, view, help)
 #define HAK_LOCK_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_lock_row_t, kind, name, unit, view, help)
+#define HAK_SHARD_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_shard_row_t, kind, name, unit, view, help)
 #define HAK_SEGMENT_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_segment_t, kind, name, unit, view, help)
 #define HAK_OWNER_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_owner_t, kind, name, unit, view, help)
 #define HAK_OPTION_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_option_row_t, kind, name, unit, view, help)
@@ -4890,6 +5340,7 @@ static const hak_field_t hak_class_fields[] = {HAK_CLASS_FIELDS(HAK_CLASS_FIELD)
 static const hak_field_t hak_tier_fields[] = {HAK_TIER_FIELDS(HAK_TIER_FIELD)};
 static const hak_field_t hak_heap_fields[] = {HAK_HEAP_FIELDS(HAK_HEAP_FIELD)};
 static const hak_field_t hak_lock_fields[] = {HAK_LOCK_FIELDS(HAK_LOCK_FIELD)};
+static const hak_field_t hak_shard_fields[] = {HAK_SHARD_FIELDS(HAK_SHARD_FIELD)};
 static const hak_field_t hak_segment_fields[] = {HAK_SEGMENT_FIELDS(HAK_SEGMENT_FIELD)};
 static const hak_field_t hak_owner_fields[] = {HAK_OWNER_FIELDS(HAK_OWNER_FIELD)};
 static const hak_field_t hak_option_fields[] = {HAK_OPTION_FIELDS(HAK_OPTION_FIELD)};
@@ -4904,6 +5355,7 @@ static const hak_record_t hak_records[] = {
 	HAK_RECORD("segment", hak_segment_fields, hak_segment_t),
 	HAK_RECORD("option", hak_option_fields, hak_option_row_t),
 	HAK_RECORD("owner", hak_owner_fields, hak_owner_t),
+	HAK_RECORD("shard", hak_shard_fields, hak_shard_row_t),
 };
 static const hak_about_t hak_about_this = {
 	HAK_ABI, sizeof(hak_about_t), HAK_VERSION, HAK_VARIANT, hak_records, sizeof hak_records / sizeof *hak_records, 0};
@@ -4918,6 +5370,14 @@ static const struct {
 	HAK_SHARED_LOCKS(HAK_LOCK_ROW)
 };
 enum { HAK_LOCK_COUNT = sizeof hak_shared_locks / sizeof *hak_shared_locks };
+
+/* The lock behind l in the same row; NULL: that was the last.  Only the page heap has more than one. */
+static hak_lock_t *hak_shared_lock_next(const hak_lock_t *l)
+{
+	size_t next = ((uintptr_t)l - (uintptr_t)&hak_page.shard[0].lock) / sizeof(hak_shard_t) + 1;
+	return (uintptr_t)l >= (uintptr_t)&hak_page.shard[0].lock && next < hak_load(&hak_page.shards)
+	     ? &hak_page.shard[next].lock : NULL;
+}
 
 HAK_EXPORT const char *hak_error_name(int code)
 {
@@ -4936,24 +5396,30 @@ HAK_EXPORT const char *hak_error_text(int code)
 static HAK_COLD uint64_t hak_stats_collect(hak_class_row_t row[HAK_CLASSES], hak_heap_counters_t *sum)
 {
 	uint64_t units = 0;
-	uint32_t end;
+	uint32_t end, shards;
 	uint64_t received[HAK_CLASSES] = {0};
 
 	hak_boot_init();
 	end = HAK_OWNER_FIRST + hak_load_acquire(&hak_heaps.made);
 	memset(sum, 0, sizeof *sum);
-	hak_lock_uncounted(&hak_page.lock);
-	hak_gauge_tell_orphans_locked();
+	shards = hak_page_lock_all();
+	for (uint32_t i = 0; i < shards; i++)
+		hak_gauge_tell_orphans_locked(&hak_page.shard[i]);
 	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
 		const hak_class_t *k = &hak_class[c];
 		row[c] = (hak_class_row_t){.index = c, .tier = hak_tier[k->tier].name, .size = k->size,
 			.slab_bytes = (uint64_t)hak_slab_units(k) << HAK_UNIT_SHIFT, .blocks_per_slab = k->blocks,
-			.max_cached = k->cached && hak_option.enable_tls ? k->most : 0,
-			.used_blocks = hak_page.orphan_used[c], .slabs = hak_page.orphans[c], .orphan_slabs = hak_page.orphans[c]};
-		received[c] = hak_page.orphan_received[c];
-		row[c].slab_frees = hak_page.orphan_claimed[c];
+			.max_cached = k->cached && hak_option.enable_tls ? k->most : 0};
+		for (uint32_t i = 0; i < shards; i++) {
+			const hak_shard_t *shard = &hak_page.shard[i];
+			row[c].used_blocks += shard->orphan_used[c];
+			row[c].slabs += shard->orphans[c];
+			row[c].orphan_slabs += shard->orphans[c];
+			received[c] += shard->orphan_received[c];
+			row[c].slab_frees += shard->orphan_claimed[c];
+		}
 	}
-	hak_unlock(&hak_page.lock);
+	hak_page_unlock_all(shards);
 	for (uint32_t id = HAK_OWNER_SHARED; id < end; id++) {
 		hak_heap_t *h = hak_heap_by_id(id);
 		if (!h)
@@ -5019,9 +5485,11 @@ static HAK_COLD void hak_lock_rows(hak_lock_row_t row[HAK_LOCK_ROWS])
 	hak_lock_row_t *claims = &row[HAK_LOCK_ROWS - 1];
 
 	for (int i = 0; i < HAK_LOCK_COUNT; i++) {
-		const hak_lock_t *l = hak_shared_locks[i].lock;
-		row[i] = (hak_lock_row_t){.name = hak_shared_locks[i].name, .guards = hak_shared_locks[i].guards,
-			.taken = hak_load(&l->taken), .contended = hak_load(&l->contended)};
+		row[i] = (hak_lock_row_t){.name = hak_shared_locks[i].name, .guards = hak_shared_locks[i].guards};
+		for (const hak_lock_t *l = hak_shared_locks[i].lock; l; l = hak_shared_lock_next(l)) {
+			row[i].taken += hak_load(&l->taken);
+			row[i].contended += hak_load(&l->contended);
+		}
 	}
 	row[HAK_LOCK_COUNT] = (hak_lock_row_t){.name = "shared_heap", .guards = "slabs for threads without a heap (P0: all)"};
 	*claims = (hak_lock_row_t){.name = "claims", .guards = "slabs of one heap each: all claims together"};
@@ -5167,14 +5635,14 @@ HAK_EXPORT HAK_COLD int hak_segment_table(hak_segment_t *rows, size_t row_size, 
 		if (hak_heap_by_id(id))
 			hak_segment_add_heap(&t, hak_heap_by_id(id));
 	hak_lock_uncounted(&hak_page.purging);
-	hak_lock_uncounted(&hak_page.lock);
-	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
-		hak_segment_add_slabs(&t, hak_page.orphan[c].head, 0);
-		hak_segment_add_slabs(&t, hak_page.orphan_full[c].head, 0);
+	uint32_t shards = hak_page_lock_all();
+	for (uint32_t i = 0; i < shards * HAK_CLASSES; i++) {
+		hak_segment_add_slabs(&t, hak_page.shard[i / HAK_CLASSES].orphan[i % HAK_CLASSES].head, 0);
+		hak_segment_add_slabs(&t, hak_page.shard[i / HAK_CLASSES].orphan_full[i % HAK_CLASSES].head, 0);
 	}
 	for (uint32_t i = 0; i < hak_page.ranges; i++)
 		hak_segment_add_runs_locked(&t, &hak_page.range[i]);
-	hak_unlock(&hak_page.lock);
+	hak_page_unlock_all(shards);
 	hak_unlock(&hak_page.purging);
 	hak_lock_uncounted(&hak_whales.lock);
 	for (uint32_t i = 0; i < HAK_WHALE_BUCKETS; i++)
@@ -5195,10 +5663,32 @@ HAK_EXPORT HAK_COLD void hak_reset_peaks(void)
 		hak_store(&hak_gauge.peak[t], hak_load(&hak_gauge.used[t]));
 	hak_store(&hak_gauge.peak_all, hak_gauge_sum());
 	hak_store(&hak_cache.peak, hak_load(&hak_cache.bytes));
-	hak_lock(&hak_page.lock);
-	hak_page.peak_shown = 0;
-	hak_page_peak_locked();
-	hak_unlock(&hak_page.lock);
+	hak_store(&hak_page.peak_shown, 0u);
+	hak_page_peak();
+}
+
+/* The shards in use, in order of number.  Returns how many there are. */
+HAK_EXPORT HAK_COLD int hak_shard_table(hak_shard_row_t *rows, size_t row_size, int most)
+{
+	uint32_t shards;
+
+	if (most > 0 && row_size != sizeof *rows)
+		return -HAK_ERR_SIZE;
+	hak_boot_init();
+	shards = hak_page_lock_all();
+	for (uint32_t i = 0; i < shards && (int)i < most; i++) {
+		const hak_shard_t *shard = &hak_page.shard[i];
+		const hak_shard_counts_t *n = &shard->count;
+		rows[i] = (hak_shard_row_t){.shard = i, .superslabs = n->supers, .used_bytes = n->used_units << HAK_UNIT_SHIFT,
+			.dirty_bytes = (n->dirty_units + n->purging_dirty) << HAK_UNIT_SHIFT,
+			.clean_bytes = (n->clean_units + n->purging_clean) << HAK_UNIT_SHIFT, .free_runs = n->runs,
+			.large_blocks = n->large_blocks, .taken = hak_load(&shard->lock.taken),
+			.contended = hak_load(&shard->lock.contended), .moved_in = n->moved, .lent = n->lent};
+		for (uint32_t c = 0; c < HAK_CLASSES; c++)
+			rows[i].orphan_slabs += shard->orphans[c];
+	}
+	hak_page_unlock_all(shards);
+	return (int)shards;
 }
 
 HAK_EXPORT HAK_COLD int hak_class_table(hak_class_row_t *rows, size_t row_size, int most)
@@ -5254,23 +5744,29 @@ static HAK_COLD void hak_stats_fill(hak_stats_t *s, hak_class_row_t row[HAK_CLAS
 	s->freed_bytes += hak_whales.freed_bytes;
 	s->kept_whale_bytes = hak_whales.kept_bytes;
 	hak_unlock(&hak_whales.lock);
-	hak_lock_uncounted(&hak_page.lock);
-	s->large_blocks = hak_page.large_blocks;
-	s->large_bytes = hak_page.large_units << HAK_UNIT_SHIFT;
-	s->allocs += hak_page.large_allocs;
-	s->frees += hak_page.large_frees;
-	s->alloc_bytes += hak_page.large_units_alloced << HAK_UNIT_SHIFT;
-	s->freed_bytes += hak_page.large_units_freed << HAK_UNIT_SHIFT;
-	s->free_dirty_bytes = (hak_page.dirty_units + hak_page.purging_dirty + at_hand) << HAK_UNIT_SHIFT;
-	s->free_clean_bytes = (hak_page.clean_units + hak_page.purging_clean) << HAK_UNIT_SHIFT;
-	s->in_use_bytes = ((hak_page.used_units - at_hand) << HAK_UNIT_SHIFT) + s->whale_bytes;
-	s->peak_in_use_bytes = hak_page.peak_shown > s->in_use_bytes ? hak_page.peak_shown : s->in_use_bytes;
-	s->superslabs = hak_page.supers;
-	s->purges = hak_page.purges;
-	s->purged_bytes = hak_page.purged_units << HAK_UNIT_SHIFT;
+	uint32_t shards = hak_page_lock_all();
+	s->shards = shards;
+	s->shard_growths = hak_load(&hak_page.growths);
+	s->large_blocks = hak_shard_sum(large_blocks);
+	s->large_bytes = hak_shard_sum(large_units) << HAK_UNIT_SHIFT;
+	s->allocs += hak_shard_sum(large_allocs);
+	s->frees += hak_shard_sum(large_frees);
+	s->alloc_bytes += hak_shard_sum(large_units_alloced) << HAK_UNIT_SHIFT;
+	s->freed_bytes += hak_shard_sum(large_units_freed) << HAK_UNIT_SHIFT;
+	s->free_dirty_bytes = (hak_shard_sum(dirty_units) + hak_shard_sum(purging_dirty) + at_hand) << HAK_UNIT_SHIFT;
+	s->free_clean_bytes = (hak_shard_sum(clean_units) + hak_shard_sum(purging_clean)) << HAK_UNIT_SHIFT;
+	s->in_use_bytes = ((hak_shard_sum(used_units) - at_hand) << HAK_UNIT_SHIFT) + s->whale_bytes;
+	s->peak_in_use_bytes = hak_load(&hak_page.peak_shown);
+	if (s->peak_in_use_bytes < s->in_use_bytes)
+		s->peak_in_use_bytes = s->in_use_bytes;
+	s->superslabs = hak_shard_sum(supers);
+	s->superslabs_moved = hak_shard_sum(moved);
+	s->runs_borrowed = hak_shard_sum(lent);
+	s->purges = hak_shard_sum(purges);
+	s->purged_bytes = hak_shard_sum(purged_units) << HAK_UNIT_SHIFT;
 	for (uint32_t i = 0; i < hak_page.ranges; i++)
 		s->address_space_bytes += hak_page.range[i].mapped;
-	hak_unlock(&hak_page.lock);
+	hak_page_unlock_all(shards);
 	s->live_blocks += s->large_blocks + s->whale_blocks;
 	s->live_bytes += s->large_bytes + s->whale_bytes;
 	s->peak_used_bytes = hak_load(&hak_gauge.peak_all);
@@ -5349,12 +5845,12 @@ HAK_EXPORT HAK_COLD int hak_tier_table(hak_tier_row_t *rows, size_t row_size, in
 	hak_tier_row_t *w = &rows[HAK_TIER_whale];
 	w->live_blocks = s.large_blocks + s.whale_blocks;
 	w->live_bytes = s.large_bytes + s.whale_bytes;
-	hak_lock_uncounted(&hak_page.lock);
-	w->allocs = hak_page.large_allocs;
-	w->frees = hak_page.large_frees;
-	w->alloc_bytes = hak_page.large_units_alloced << HAK_UNIT_SHIFT;
-	w->freed_bytes = hak_page.large_units_freed << HAK_UNIT_SHIFT;
-	hak_unlock(&hak_page.lock);
+	uint32_t shards = hak_page_lock_all();
+	w->allocs = hak_shard_sum(large_allocs);
+	w->frees = hak_shard_sum(large_frees);
+	w->alloc_bytes = hak_shard_sum(large_units_alloced) << HAK_UNIT_SHIFT;
+	w->freed_bytes = hak_shard_sum(large_units_freed) << HAK_UNIT_SHIFT;
+	hak_page_unlock_all(shards);
 	hak_lock_uncounted(&hak_whales.lock);
 	w->allocs += hak_whales.allocs;
 	w->frees += hak_whales.frees;
@@ -5435,10 +5931,11 @@ again:
 	if (hak_word_owner(word) >= HAK_OWNER_ORPHAN) {
 		const hak_class_t *k = &hak_class[c];
 		hak_heap_t *h = hak_word_owner(word) == HAK_OWNER_ORPHAN ? NULL : hak_heap_by_id(hak_word_owner(word));
-		hak_lock_t *lock = h ? &h->claim : &hak_page.lock;
+		hak_lock_t *lock = h ? &h->claim : &hak_shard_of(u)->lock;
 		const hak_slab_t *s = hak_slab_of(u);
 		hak_lock(lock);
-		if (hak_word(u) != word || s->back || (uintptr_t)p - base >= (size_t)s->len << HAK_UNIT_SHIFT) {
+		if (hak_word(u) != word || (!h && lock != &hak_shard_of(u)->lock) || s->back
+		    || (uintptr_t)p - base >= (size_t)s->len << HAK_UNIT_SHIFT) {
 			hak_unlock(lock); /* another slab lies here now */
 			goto again;
 		}
@@ -5535,7 +6032,8 @@ static HAK_COLD void hak_fork_each_claim(void (*act)(hak_lock_t *))
 static HAK_COLD void hak_fork_each_shared(void (*act)(hak_lock_t *)) /* all but the first: claims come between */
 {
 	for (size_t i = 1; i < HAK_LOCK_COUNT; i++)
-		act(hak_shared_locks[i].lock);
+		for (hak_lock_t *l = hak_shared_locks[i].lock; l; l = hak_shared_lock_next(l))
+			act(l);
 }
 
 static HAK_COLD void hak_fork_take(hak_lock_t *l) { hak_lock(l); }
@@ -5626,7 +6124,6 @@ static HAK_COLD void hak_fork_child(void)
 
 #ifdef HAK_PTHREAD_LOCKS
 /* What P0 reads without the lock under which it is written; the stores are atomic. */
-#define hak_hg_relaxed(object) VALGRIND_HG_DISABLE_CHECKING(&(object), sizeof(object))
 static void hak_hg_declare(void)
 {
 	hak_heap_t *h = hak_heap_shared();
@@ -5634,15 +6131,30 @@ static void hak_hg_declare(void)
 	hak_hg_relaxed(hak_option.purge_ms);    /* by whoever acts on it, while hak_option_set writes it */
 	hak_hg_relaxed(hak_option.retain);
 	hak_hg_relaxed(hak_fork_thread);        /* hak_unlock, to know whether this thread is in fork */
-	hak_hg_relaxed(hak_page.dirty_units);   /* hak_heap_tick_slow, to see whether a purge is worth while */
+	hak_hg_relaxed(hak_option.shard_threshold);
+	hak_hg_relaxed(hak_page.shards);        /* whoever looks for a shard; the next four, too */
+	hak_hg_relaxed(hak_page.waits);
+	hak_hg_relaxed(hak_page.waits_stamp);
+	hak_hg_relaxed(hak_page.nonempty);
+	hak_hg_relaxed(hak_page.orphaned);
+	hak_hg_relaxed(hak_page.peak_bytes);    /* hak_page_peak */
+	hak_hg_relaxed(hak_page.peak_shown);
+	hak_hg_relaxed(hak_gauge);              /* hak_reset_peaks, beside hak_gauge_raise */
 	hak_hg_relaxed(hak_index.missing);      /* hak_lookup, which found nothing */
 	hak_hg_relaxed(hak_index.turn);         /* hak_index_find */
 	hak_hg_relaxed(hak_whales.kept_bytes);
-	hak_hg_relaxed(hak_whales.bytes);       /* hak_page_peak_locked, under another lock */
+	hak_hg_relaxed(hak_whales.bytes);       /* hak_page_peak */
 	hak_hg_relaxed(h->count);               /* hak_stats_collect */
 	for (size_t i = 0; i < HAK_LOCK_COUNT; i++) { /* hak_lock_rows */
 		hak_hg_relaxed(hak_shared_locks[i].lock->taken);
 		hak_hg_relaxed(hak_shared_locks[i].lock->contended);
+	}
+	for (size_t i = 0; i < HAK_SHARDS_MAX; i++) { /* hak_shard_sum, hak_shard_peek, hak_page_is_due */
+		hak_hg_relaxed(hak_page.shard[i].count);
+		hak_hg_relaxed(hak_page.shard[i].nonempty);
+		hak_hg_relaxed(hak_page.shard[i].oldest_stamp);
+		hak_hg_relaxed(hak_page.shard[i].lock.taken);
+		hak_hg_relaxed(hak_page.shard[i].lock.contended);
 	}
 	hak_hg_relaxed(h->claim.taken);
 	hak_hg_relaxed(h->claim.contended);

@@ -41,8 +41,8 @@ MISTAKES = {
         "\treturn false;",
     ),
     "a large block that shrinks frees a unit too many": (
-        "over = hak_run_release_locked(u + units, len - units, now);",
-        "over = hak_run_release_locked(u + units - 1, len - units + 1, now);",
+        "over = hak_run_release_locked(shard, u + units, len - units, now);",
+        "over = hak_run_release_locked(shard, u + units - 1, len - units + 1, now);",
     ),
 }
 

@@ -396,6 +396,51 @@ HOLDS: dict[str, Callable[[str], System]] = {
     "three threads make the first call together": Boot,
     "a run is purged while its neighbours are freed and another thread takes a run": Pages,
     "two threads purge": lambda without: Pages(without, purgers=2),
+    "an orphan of another shard is adopted while its blocks are freed": scenario(
+        {"shards": 2},
+        {0: "B"},
+        ("adopter", [MALLOC], {"heap": 4}),
+        ("dying", [free("B0")], {"holds": "B0", **DEAD}),
+        ("sender", [free("B1")], {"heap": 5, "holds": "B1"}),
+    ),
+    "a batch has orphans of two shards, one of which is adopted": scenario(
+        {"shards": 2, "batch": 2},
+        {0: "AB"},
+        ("adopter", [MALLOC], {"heap": 5}),
+        ("sender", [free("A0"), free("B0")], {"heap": 4, "holds": "A0 B0"}),
+    ),
+    "a thread with slabs of two shards ends beside a fork": scenario(
+        {"shards": 2},
+        {4: "AB"},
+        ("owner", [EXIT], {"heap": 4, "holds": "A0 B0"}),
+        ("taker", [MALLOC, EXIT], {"heap": 5}),
+        ("forker", [("fork_with", "parent", ())], DEAD),
+        collect=False,
+    ),
+    "heaps take runs of each other's shards": scenario(
+        {"shards": 2, "slabs": "ABC", "heaps": (4, 5), "blocks": 1},
+        {4: "B"},
+        ("taker 1", [MALLOC, EXIT], {"heap": 4}),
+        ("taker 2", [MALLOC, MALLOC], {"heap": 5}),
+    ),
+    "a superslab changes its shard while a unit beside it is freed": lambda without: Pages(
+        without, shards=2, purgers=0, freers="1", takers=(1,), free=((2, 2),)
+    ),
+    "a superslab that is purged does not change its shard": lambda without: Pages(
+        without, shards=2, freers="", takers=(1,), free=((0, 1), (2, 2))
+    ),
+    "a superslab changes its shard while a thread looks at what was there": lambda without: Pages(
+        without, shards=2, purgers=0, freers="2", takers=(1,), lookers="2", free=((3, 1),)
+    ),
+    "two threads without a run want one of each other's shard": lambda without: Pages(
+        without, shards=2, purgers=0, freers="03", takers=(0, 1), free=((1, 1), (2, 1)), of=(0, 1)
+    ),
+    "a run beside a used unit is taken where it is while that unit is freed": lambda without: Pages(
+        without, shards=2, freers="0", takers=(1,), free=((1, 2),)
+    ),
+    "the shards become more beside an allocation, a purge and a fork": lambda without: Pages(
+        without, freers="1", takers=(1,), free=((2, 2),), growers=1, forkers=1
+    ),
 }
 
 
@@ -461,6 +506,13 @@ REFUTED_BY: dict[str, tuple[str, str]] = {  # the part taken out: the scenario t
     "the mark on a purged run's last unit": ("a run is purged", "a list that it is not on"),
     "the removal of a purged run from the free ones": ("a run is purged", "is purged while taker 0 uses it"),
     "the lock that lets one thread purge at a time": ("two threads purge", "purge together"),
+    "the shard of a block in a batch of orphans": ("a batch has orphans of two shards", "is needed, and nobody holds"),
+    "the change of locks in a disowning": ("a thread with slabs of two shards", "is needed, and"),
+    "the look at a neighbour's shard": ("a superslab changes its shard while a unit", "a list that it is not on"),
+    "the second look at a unit's shard": ("a superslab changes its shard while a thread", "under the lock of a shard"),
+    "the order of two shards' locks": ("two threads without a run", "shard 0 is locked while shard 1 is"),
+    "the giver's lock where a superslab moves": ("the shards become more", "moves while forker 0 is at it"),
+    "the purge lock of a growth": ("the shards become more", "shard 1 is needed, and does not hold it"),
 }
 PARTS = {part: place for module in MODELS for part, place in module.PARTS.items()}
 

@@ -390,7 +390,7 @@ def test_frees_past_the_stacks_are_counted_apart(python: Any) -> None:
 
 # ---- views
 
-VIEWS = ["summary", "pools", "classes", "threads", "frees", "refills", "caches", "locks", "config"]
+VIEWS = ["summary", "pools", "classes", "threads", "frees", "refills", "caches", "locks", "shards", "config"]
 
 
 def test_the_views_are_those_of_the_readme(root: Any) -> None:

@@ -46,11 +46,15 @@ def check_stress(command: list[Argument], env: dict[str, str]) -> None:
     assert not done.stderr, text(done.stderr)[:6000]
 
 
-@pytest.mark.parametrize("switch", ["", "HAKMEM_ENABLE_TLS", "HAKMEM_TLS_TINY", "HAKMEM_TINY_USE_SUPERSLAB"])
-@pytest.mark.parametrize("sanitizer", ROUNDS)
+SWITCHES = ["", "HAKMEM_ENABLE_TLS=0", "HAKMEM_TLS_TINY=0", "HAKMEM_TINY_USE_SUPERSLAB=0"]
+SHARDS = ["HAKMEM_SHARDS=64", "HAKMEM_SHARD_THRESHOLD=1"]  # the second: they become more in the middle of all
+RUNS = [(sanitizer, switch) for sanitizer in ROUNDS for switch in (SWITCHES + SHARDS * (sanitizer == "thread"))]
+
+
+@pytest.mark.parametrize(("sanitizer", "switch"), RUNS)
 def test_stress(sanitizer: str, switch: str) -> None:
     rounds = max(1, ROUNDS[sanitizer] // (2 if switch else 1))
-    check_stress([stress(sanitizer), rounds], {switch: "0"} if switch else {})
+    check_stress([stress(sanitizer), rounds], dict([switch.split("=")]) if switch else {})
 
 
 @pytest.mark.parametrize("level", ["1", "2"])

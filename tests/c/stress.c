@@ -22,7 +22,7 @@ void hak_free(void *), hak_free_at(void *, uint64_t);
 int hak_free_checked(void *);
 size_t hak_usable_size(const void *), hak_trim(void);
 int hak_tier_table(void *, size_t, int), hak_heap_table(void *, size_t, int), hak_lock_table(void *, size_t, int);
-int hak_owner_of(const void *, void *, size_t), hak_option_set(const char *, int64_t);
+int hak_shard_table(void *, size_t, int), hak_owner_of(const void *, void *, size_t), hak_option_set(const char *, int64_t);
 uint64_t hak_stat(const char *);
 void hak_reset_peaks(void);
 
@@ -132,10 +132,12 @@ static void *look(void *argument)
 {
     static _Alignas(16) char out[512 * 1024];
     static const char *const rising[] = {"allocs", "frees", "alloc_bytes", "freed_bytes", "cache_misses", "refills",
-        "flushes", "remote_frees", "shared_locks", "claims", "purged_bytes", "whale_hits"};
+        "flushes", "remote_frees", "shared_locks", "claims", "purged_bytes", "whale_hits", "shards",
+        "shard_growths", "superslabs_moved", "runs_borrowed"};
     uint64_t last[sizeof rising / sizeof *rising] = {0};
     size_t stats = record_size("stats"), class = record_size("class"), tier = record_size("tier"), owner = record_size("owner");
     size_t heap = record_size("heap"), lock = record_size("lock"), segment = record_size("segment");
+    size_t shard = record_size("shard");
     CHECK(stats <= sizeof out && owner <= sizeof out && class * 500 <= sizeof out);
     for (int i = 0; !atomic_load(&stop); i++) {
         CHECK(hak_stats_snapshot(out, stats) == 0);
@@ -150,6 +152,7 @@ static void *look(void *argument)
         CHECK(hak_tier_table(out, tier, 20) > 0);
         CHECK(hak_heap_table(out, heap, 500) >= 0);
         CHECK(hak_lock_table(out, lock, 500) > 0);
+        CHECK(hak_shard_table(out, shard, 64) > 0);
         CHECK(hak_segment_table(out, segment, (int)(sizeof out / segment)) >= 0);
         if (i % 8 == 0) hak_reset_peaks();
         for (int s = 0; s < SLOTS; s++) { /* alive or not: it may be wrong, never a fault */

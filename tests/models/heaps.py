@@ -43,13 +43,18 @@ PARTS = {
     "the re-check under the claim": ("hak_block_free_anywhere", "if (hak_word(u) == word)"),
     "the look at the owner of a block in a batch of orphans": (
         "hak_batch_free_orphans",
-        "if (hak_word_owner(word) != HAK_OWNER_ORPHAN)",
+        "if (hak_word_owner(word) != HAK_OWNER_ORPHAN || hak_shard_of(u) != shard)",
     ),
-    "the page heap's lock of an adoption": ("hak_heap_new_slab_locked", "hak_lock(&hak_page.lock);"),
     "the removal of an adopted slab from its list": (
         "hak_heap_adopt_locked",
-        "hak_list_remove(&hak_page.orphan[c], s);",
+        "hak_orphan_delist_locked(shard, s);",
     ),
+    "the shard of a block in a batch of orphans": (
+        "hak_batch_free_orphans",
+        "if (hak_word_owner(word) != HAK_OWNER_ORPHAN || hak_shard_of(u) != shard)",
+    ),
+    "the change of locks in a disowning": ("hak_heap_disown_locked", "shard = hak_shard_switch(shard, s->unit);"),
+    "the page heap's lock of an adoption": ("hak_orphan_find", "hak_lock(&own->lock); return own;"),
     "the words of a disowned slab": (
         "hak_heap_disown_locked",
         "hak_words_set(s->unit, s->len, (HAK_OWNER_ORPHAN << 8) | c);",
@@ -111,6 +116,7 @@ class Heaps(System):
         torn: tuple[str, ...] = (),
         keep: bool = False,
         hand: int = 0,
+        shards: int = 1,
     ) -> None:
         super().__init__(without)
         self.top, self.batch, self.full, self.alone, self.torn = top, batch, full, alone, torn
@@ -140,7 +146,7 @@ class Heaps(System):
             for i in heaps
         }
         self.purging = self.lock("purge lock", (2, 0))
-        self.page_lock = self.lock("page heap's lock", (3, 0))
+        self.shard = tuple(self.lock(f"shard {i}'s lock", (3, i)) for i in range(shards))  # slab A's, B's, A's again
         self.idle = self.record("heaps", free=(), made=len(heaps) if made is None else made)
         self.page = self.record("page heap", orphans=(), free=())
         # Ghosts: what was sent and not yet received; the class that each block that is out was made with.
@@ -259,8 +265,8 @@ class Heaps(System):
             k.holder = k.holder or mine
             return
         for other in [each for each in self.locks if each.holder == mine]:
-            in_fork = other.rank[0] == k.rank[0] == 1 and self.heaps_lock.holder == mine
-            in_order = other.rank < k.rank and (other.rank[0] != k.rank[0] or in_fork)
+            several = k.rank[0] == 3 or (k.rank[0] == 1 and self.heaps_lock.holder == mine)  # shards; claims in fork
+            in_order = other.rank < k.rank and (other.rank[0] != k.rank[0] or several)
             must(in_order, f"{k} is taken while {other} is held")
         k.holder = mine
 
@@ -317,12 +323,29 @@ class Heaps(System):
             yield from self.hak_page_release(s)
 
     def hak_page_release(self, s: Any) -> Thread:
-        yield from self.hak_lock(self.page_lock)
+        shard = yield from self.hak_shard_lock(s)
         self.hak_run_release_locked(s)
-        self.hak_unlock(self.page_lock)
+        self.hak_unlock(shard)
+
+    def hak_shard_of(self, s: Any) -> Any:
+        return self.shard[[*self.slab.values()].index(s) % len(self.shard)]  # for ever: models.pages has the others
+
+    def hak_shard_lock(self, s: Any) -> Thread:
+        shard = self.hak_shard_of(s)
+        yield from self.hak_lock(shard)
+        return shard
+
+    def hak_shard_switch(self, shard: Any, s: Any) -> Thread:
+        if shard is self.hak_shard_of(s):
+            return shard
+        if shard:
+            if not self.has("the change of locks in a disowning"):
+                return shard
+            self.hak_unlock(shard)
+        return (yield from self.hak_shard_lock(s))
 
     def hak_run_release_locked(self, s: Any) -> None:
-        self.held(self.page_lock)
+        self.held(self.hak_shard_of(s))
         must(len(s.free) == len(s.blocks), f"{s} is released with blocks out")
         must(s not in self.page.free, f"{s} is released twice")
         s.word = (NONE, 0)
@@ -355,7 +378,7 @@ class Heaps(System):
         b.used, b.blocks, b.next, b.bytes = False, (), None, 0
 
     def hak_orphan_put_locked(self, s: Any, p: str) -> None:
-        self.held(self.page_lock)
+        self.held(self.hak_shard_of(s))
         must(s.word[0] == ORPHAN and s in self.page.orphans, f"{p} is put into {s} as an orphan, which it is not")
         self.hak_slab_put(s, p)
         if len(s.free) == len(s.blocks):
@@ -363,16 +386,29 @@ class Heaps(System):
             self.hak_run_release_locked(s)
 
     def hak_batch_free_orphans(self, b: Any) -> Thread:
-        kept: tuple[str, ...] = ()
-        yield from self.hak_lock(self.page_lock)
-        for p in b.blocks:
-            if self.slab[p[0]].word[0] != ORPHAN and self.has("the look at the owner of a block in a batch of orphans"):
-                kept += (p,)
-                continue
-            self.ghost.transit -= 1
-            self.hak_orphan_put_locked(self.slab[p[0]], p)
-        b.blocks = kept
-        self.hak_unlock(self.page_lock)
+        looks = self.has("the look at the owner of a block in a batch of orphans")
+        more = True
+        while more:
+            more, shard = False, None
+            kept: tuple[str, ...] = ()
+            blocks = b.blocks
+            for p in blocks:
+                s = self.slab[p[0]]
+                if not shard:
+                    yield "word = hak_word(u)"
+                    if s.word[0] == ORPHAN or not looks:
+                        shard = yield from self.hak_shard_lock(s)
+                orphan = s.word[0] == ORPHAN or not looks
+                same = shard is self.hak_shard_of(s) or not self.has("the shard of a block in a batch of orphans")
+                if not orphan or not same:
+                    more = more or orphan
+                    kept += (p,)
+                    continue
+                self.ghost.transit -= 1
+                self.hak_orphan_put_locked(s, p)
+            b.blocks = kept
+            if shard:
+                self.hak_unlock(shard)
 
     def hak_batch_free_locked(self, h: Any, b: Any, owner: bool) -> Thread:
         kept: tuple[str, ...] = ()
@@ -424,13 +460,13 @@ class Heaps(System):
             yield "word = hak_word(u)"
             word = s.word
             if word[0] == ORPHAN:
-                yield from self.hak_lock(self.page_lock)
+                shard = yield from self.hak_shard_lock(s)
                 if s.word != word and self.has("the re-check under the page heap's lock"):
-                    self.hak_unlock(self.page_lock)
+                    self.hak_unlock(shard)
                     continue
                 self.ghost.transit -= received
                 self.hak_orphan_put_locked(s, p)
-                self.hak_unlock(self.page_lock)
+                self.hak_unlock(shard)
                 return
             h = self.hak_heap_by_id(word[0])
             must(h, f"{p} is freed, and no heap has its slab")
@@ -458,20 +494,24 @@ class Heaps(System):
 
     def hak_heap_disown_locked(self, h: Any) -> Thread:
         self.held(h.claim)
-        yield from self.hak_lock(self.page_lock)
+        shard = None
         while h.units:
             s, h.units = h.units[-1], h.units[:-1]
+            shard = yield from self.hak_shard_switch(shard, s)
             self.hak_run_release_locked(s)
         while h.slabs:
             s, h.slabs = h.slabs[0], h.slabs[1:]
+            shard = yield from self.hak_shard_switch(shard, s)
             if len(s.free) == len(s.blocks):
                 self.hak_run_release_locked(s)
                 continue
             yield "hak_words_set(s->unit, s->len, (HAK_OWNER_ORPHAN << 8) | c)"
             if self.has("the words of a disowned slab"):
                 s.word = (ORPHAN, s.word[1])
+            self.held(self.hak_shard_of(s))
             self.page.orphans += (s,)
-        self.hak_unlock(self.page_lock)
+        if shard:
+            self.hak_unlock(shard)
         h.left_alone = 0
         if self.has("the lost flag"):
             h.lost = True
@@ -596,8 +636,49 @@ class Heaps(System):
 
     # ---- refill and flush
 
-    def hak_heap_adopt_locked(self, h: Any, c: int) -> Thread:
-        s = next((s for s in self.page.orphans if s.word[1] == c and s.free), None)
+    def orphan_in(self, shard: Any, c: int) -> Any:
+        orphans = (s for s in self.page.orphans if self.hak_shard_of(s) is shard)
+        return next((s for s in orphans if s.word[1] == c and s.free), None)
+
+    def free_in(self, shard: Any) -> Any:
+        return next((s for s in self.page.free if self.hak_shard_of(s) is shard), None)
+
+    def hak_orphan_find(self, own: Any, c: int) -> Thread:
+        yield "hak_load(&hak_page.orphaned[c])"
+        others = tuple(shard for shard in self.shard if shard is not own and self.orphan_in(shard, c))
+        if not self.orphan_in(own, c):
+            for shard in others:
+                yield from self.hak_lock(shard)
+                s = self.orphan_in(shard, c)
+                if s:
+                    return shard
+                self.hak_unlock(shard)
+        if self.has("the page heap's lock of an adoption"):
+            yield from self.hak_lock(own)
+        return own
+
+    def hak_shard_lock_beside(self, own: Any, other: Any) -> Thread:
+        if other.rank < own.rank:
+            self.hak_unlock(own)
+        yield from self.hak_lock(other)
+        if other.rank < own.rank:
+            yield from self.hak_lock(own)
+
+    def hak_run_alloc_locked(self, own: Any) -> Thread:
+        s = self.free_in(own)
+        if s or len(self.shard) == 1:
+            return own, s
+        other = self.shard[1 - self.shard.index(own)]
+        yield from self.hak_shard_lock_beside(own, other)
+        s = self.free_in(own)
+        if s:
+            self.hak_unlock(other)
+            return own, s
+        self.hak_unlock(own)
+        return other, self.free_in(other)
+
+    def hak_heap_adopt_locked(self, h: Any, shard: Any, c: int) -> Thread:
+        s = self.orphan_in(shard, c)
         if s:
             yield "hak_words_set(s->unit, s->len, h->tag | c);"
             if self.has("the removal of an adopted slab from its list"):
@@ -607,24 +688,23 @@ class Heaps(System):
 
     def hak_heap_new_slab_locked(self, h: Any, c: int) -> Thread:
         self.held(h.claim)
-        yield "hak_load(&hak_page.orphans[c]) == 0"
+        yield "hak_load(&hak_page.orphaned[c]) == 0"
         if h.units and not any(s.word[1] == c for s in self.page.orphans):
             s, h.units = h.units[-1], h.units[:-1]
             s.word = (h.id, c)
             h.slabs += (s,)
             return
-        locked = self.has("the page heap's lock of an adoption")
-        if locked:
-            yield from self.hak_lock(self.page_lock)
         slabs = len(h.slabs)
-        yield from self.hak_heap_adopt_locked(h, c)
+        shard = yield from self.hak_orphan_find(self.shard[h.id % len(self.shard)], c)
+        yield from self.hak_heap_adopt_locked(h, shard, c)
         if len(h.slabs) == slabs and self.page.free:
-            s = self.page.free[0]
-            self.page.free = self.page.free[1:]
-            s.word = (h.id, c)
-            h.slabs += (s,)
-        if locked:
-            self.hak_unlock(self.page_lock)
+            shard, s = yield from self.hak_run_alloc_locked(shard)
+            if s:
+                self.page.free = tuple(x for x in self.page.free if x is not s)
+                s.word = (h.id, c)
+                h.slabs += (s,)
+        if shard.holder == self.thread or self.has("the page heap's lock of an adoption"):
+            self.hak_unlock(shard)
 
     def hak_heap_take_locked(self, h: Any, c: int) -> Thread:
         self.held(h.claim)
@@ -925,12 +1005,14 @@ class Heaps(System):
 
     def hak_fork_each_shared(self) -> Thread:
         yield from self.hak_lock(self.purging)
-        yield from self.hak_lock(self.page_lock)
+        for k in self.shard:
+            yield from self.hak_lock(k)
 
     def hak_fork_parent(self, me: Any) -> Thread:
         yield "hak_store(&hak_fork_thread, NULL);"
         self.fork.thread = ""
-        self.hak_unlock(self.page_lock)
+        for k in self.shard:
+            self.hak_unlock(k)
         self.hak_unlock(self.purging)
         for i in range(FIRST, FIRST + self.idle.made):
             self.hak_unlock(self.heap[i].claim)
@@ -1020,9 +1102,10 @@ class Heaps(System):
         for h in self.heap.values():
             if not h.claim.holder and not self.fork.thread:
                 must(all(s.word[0] == h.id for s in h.slabs), f"{h} lists a slab that it does not own")
-        if not self.page_lock.holder:
-            must(all(s.word[0] == ORPHAN for s in self.page.orphans), "the page heap lists an orphan that is none")
-            must(all(s.word == (NONE, 0) for s in self.page.free), "the page heap lists a free run that is none")
+        orphans = [s for s in self.page.orphans if not self.hak_shard_of(s).holder]
+        must(all(s.word[0] == ORPHAN for s in orphans), "the page heap lists an orphan that is none")
+        free = [s for s in self.page.free if not self.hak_shard_of(s).holder]
+        must(all(s.word == (NONE, 0) for s in free), "the page heap lists a free run that is none")
 
     def final(self) -> None:
         must(not any(k.holder for k in self.locks), f"held for ever: {[str(k) for k in self.locks if k.holder]}")
