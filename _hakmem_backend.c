@@ -242,8 +242,10 @@ enum {
 	HAK_STALE_MS = 100,               /* remote frees that have been on their way for so long are helped along */
 	HAK_SETTLE_LEAST = 1 << 20,       /* a heap whose live bytes never rose above this is not looked through */
 	HAK_AGE_LOOKED = 64,              /* runs in the order of age that are looked at for the place of one */
-	HAK_BIG_STEPS = 8,                /* size classes of the whale tier to a doubling: a power of two */
+	HAK_BIG_STEPS = 8,                /* size classes above 64 MiB to a doubling: a power of two.  Below: exact units */
 	HAK_BIG_SLACK = 8,                /* a kept block goes to a request if it is at most an eighth longer */
+	HAK_BIG_PERIOD = 6,               /* a key's count of requests halves at every 1 << 6 requests for any */
+	HAK_BIG_SHARE = 16,               /* runs of a key are kept that has a sixteenth of the requests of late */
 	HAK_BIG_LOOKED = 16,              /* kept blocks of a key that are looked at for one that fits */
 	HAK_BIG_BUCKETS = 256,            /* of BigCache's first table; it doubles at three keys to four buckets ... */
 	HAK_BIG_BUCKETS_MOST = 65536,     /* ... up to this */
@@ -259,6 +261,7 @@ enum {
 #define HAK_UNIT ((size_t)1 << HAK_UNIT_SHIFT)
 #define HAK_SUPER (HAK_UNIT * HAK_SUPER_UNITS)
 #define HAK_RUN_MAX ((size_t)64 << 20)   /* larger blocks are mappings of their own */
+#define HAK_RUN_UNITS ((uint32_t)(HAK_RUN_MAX / HAK_UNIT))
 #define HAK_SMALL_MAX ((size_t)1024)     /* the first table of sizes, by 8 bytes */
 #define HAK_MID_MAX ((size_t)32768)      /* the second, by 256 bytes */
 #define HAK_CLASS_MAX ((size_t)1 << 20)  /* the third, by 8 KiB */
@@ -500,7 +503,9 @@ typedef struct hak_big_key {
 	hak_big_t *first;         /* its blocks */
 	uint32_t site, class;     /* hak_big_site, hak_big_class */
 	uint64_t entries, bytes;  /* of its blocks */
-	uint64_t hits, misses;    /* since the struct was last given to this key */
+	uint64_t hits, misses;    /* since it was first asked for; a key without a block may be forgotten */
+	uint32_t use;             /* requests of late ... */
+	uint32_t period;          /* ... as counted in this period */
 } hak_big_key_t;
 
 /* What is known of one unit.  The head unit of a slab describes the slab; the first unit of a free run, the run (and
@@ -1348,19 +1353,23 @@ HAK_INLINE void hak_gauge_watch_locked(hak_heap_t *h, int t)
 
 HAK_INLINE uint32_t hak_big_site(uint64_t site) { return (uint32_t)(site ^ site >> 32); }
 
-/* Units below 8, then so many classes to each doubling: the class of the longest block that is not longer than n. */
+/* The class of the longest block that is not longer than n: up to 64 MiB its units, so that no memory lies behind a
+ * block that nobody asked for, and above so many classes to each doubling. */
 HAK_INLINE uint32_t hak_big_class(size_t n)
 {
 	uint64_t units = n >> HAK_UNIT_SHIFT;
-	if (units < HAK_BIG_STEPS)
+	if (units <= HAK_RUN_UNITS)
 		return (uint32_t)units;
 	uint32_t shift = 63u - (uint32_t)__builtin_clzll(units) - (uint32_t)__builtin_ctz(HAK_BIG_STEPS);
-	return shift * HAK_BIG_STEPS + (uint32_t)(units >> shift);
+	return HAK_RUN_UNITS + shift * HAK_BIG_STEPS + (uint32_t)(units >> shift);
 }
 
 static HAK_COLD uint64_t hak_big_class_size(uint32_t c) /* bytes of its shortest block */
 {
-	uint32_t shift = c < HAK_BIG_STEPS ? 0 : c / HAK_BIG_STEPS - 1;
+	if (c <= HAK_RUN_UNITS)
+		return (uint64_t)c << HAK_UNIT_SHIFT;
+	c -= HAK_RUN_UNITS;
+	uint32_t shift = c / HAK_BIG_STEPS - 1;
 	return (uint64_t)(c - shift * HAK_BIG_STEPS) << shift << HAK_UNIT_SHIFT;
 }
 
@@ -1494,6 +1503,23 @@ static void hak_big_remove_locked(hak_big_t *b)
 	hak_big_stamp_locked();
 }
 
+/* Requests for the key of late: in this period, and half as many of each before it. */
+static uint32_t hak_big_use_locked(hak_big_key_t *k)
+{
+	uint32_t period = (uint32_t)((hak_bigcache.hits + hak_bigcache.misses) >> HAK_BIG_PERIOD), age = period - k->period;
+	k->use = age < 32 ? k->use >> age : 0;
+	k->period = period;
+	return k->use;
+}
+
+/* Whether runs of the key are worth keeping: its size comes again and again.  Kept runs of sizes that hardly do, as
+ * random ones, would stand in the way of the others: free memory that does not join costs more than hits bring. */
+static bool hak_big_is_wanted_locked(hak_big_key_t *k)
+{
+	uint64_t all = hak_bigcache.hits + hak_bigcache.misses;
+	return hak_big_use_locked(k) * HAK_BIG_SHARE >= (all < 2 << HAK_BIG_PERIOD ? all : 2 << HAK_BIG_PERIOD);
+}
+
 /* Keeps a block that was just freed.  False: it is not to be kept, or there is no memory for its key.  A block that
  * must be kept, since the system does not take it back, is. */
 static bool hak_big_put(hak_big_t *b, uint64_t kind, size_t len, uint32_t site, bool must)
@@ -1506,6 +1532,8 @@ static bool hak_big_put(hak_big_t *b, uint64_t kind, size_t len, uint32_t site, 
 	hak_lock(&hak_bigcache.lock);
 	if (!(k = hak_big_key_find_locked(site, class)) && !(k = hak_big_key_make_locked(site, class)) && must)
 		k = &hak_bigcache.odd;
+	if (k && kind == HAK_BIG_RUN && !hak_big_is_wanted_locked(k))
+		k = NULL;
 	if (k) {
 		if (kind == HAK_BIG_RUN) {
 			hak_bigcache.run_frees++;
@@ -1529,7 +1557,7 @@ static hak_big_t *hak_big_take(size_t n, size_t align, uint32_t site)
 
 	if (!on && hak_load(&hak_bigcache.stamp) == UINT64_MAX)
 		return NULL;
-	last = hak_big_class(most);
+	last = first <= HAK_RUN_UNITS ? first : hak_big_class(most);
 	hak_lock(&hak_bigcache.lock);
 	for (uint32_t c = first; c <= last && !b; c++) {
 		hak_big_key_t *k = hak_big_key_find_locked(site, c);
@@ -1551,11 +1579,13 @@ static hak_big_t *hak_big_take(size_t n, size_t align, uint32_t site)
 			hak_bigcache.run_alloc_bytes += b->len;
 			hak_store(&hak_unit[hak_big_run(b)->unit], HAK_RUN_HEAD);
 		}
-	} else {
-		hak_bigcache.misses += on;
+	} else if (on) {
+		hak_bigcache.misses++;
+		if (own || (own = hak_big_key_make_locked(site, first)))
+			own->misses++;
 	}
-	if (own && !b)
-		own->misses++;
+	if (own)
+		own->use = hak_big_use_locked(own) + 1;
 	hak_unlock(&hak_bigcache.lock);
 	return b;
 }
@@ -1963,25 +1993,26 @@ static HAK_COLD bool hak_run_unkeep_oldest_locked(uint64_t before, uint64_t *giv
 	return b != NULL;
 }
 
-/* No free run with dirty units is as long as `need`: one in BigCache may be, or become so with its neighbours.  One of
- * the oldest that is long enough leaves it, or else the oldest.  False: all of them together would not do. */
+/* No free run with dirty units is as long as `need`: one in BigCache may be, or become so with its neighbours.  The
+ * shortest of the oldest that is long enough leaves it, or else the oldest.  False: all together would not do. */
 static HAK_COLD bool hak_run_unkeep_for_locked(uint32_t need)
 {
-	hak_big_t *b, *oldest;
+	hak_big_t *best = NULL, *b;
 	if (hak_big_units() == 0 || hak_page_kept() < need)
 		return false;
 	hak_lock(&hak_bigcache.lock);
-	b = oldest = hak_bigcache.oldest[HAK_BIG_RUN];
-	for (int i = 0; i < HAK_BIG_LOOKED && b && hak_big_run(b)->len < need; i++)
-		b = b->newer;
-	if (!b || hak_big_run(b)->len < need)
-		b = oldest;
-	if (b) {
+	b = hak_bigcache.oldest[HAK_BIG_RUN];
+	for (int i = 0; i < HAK_BIG_LOOKED && b; i++, b = b->newer)
+		if (hak_big_run(b)->len >= need && (!best || b->len < best->len))
+			best = b;
+	if (!best)
+		best = hak_bigcache.oldest[HAK_BIG_RUN];
+	if (best) {
 		hak_bigcache.needed++;
-		hak_run_unkeep_locked(hak_big_run(b));
+		hak_run_unkeep_locked(hak_big_run(best));
 	}
 	hak_unlock(&hak_bigcache.lock);
-	return b != NULL;
+	return best != NULL;
 }
 
 /* The run at u leaves BigCache, if it stands there: what is before it wants to grow. */
@@ -4363,10 +4394,12 @@ HAK_EXPORT void *hak_aligned_alloc(size_t align, size_t n)
 	return hak_aligned(align, n);
 }
 
-/* Sites: accepted, and without an effect until there are rules for them. */
+/* Sites: BigCache keeps their large blocks apart; without an effect on others until there are rules for them. */
 HAK_EXPORT void *hak_alloc_at(size_t n, uint64_t site)
 {
-	(void)site;
+	bool zero;
+	if (n > HAK_CLASS_MAX)
+		return hak_guard_open_any(hak_large_alloc(hak_guard_room(n), 1, site, &zero), n);
 	return hak_hot_malloc(n);
 }
 
@@ -4509,12 +4542,12 @@ HAK_EXPORT HAK_COLD size_t hak_trim(void)
 
 #define HAK_BIG_FIELDS(X)                                                                              \
 	X(I, site, "", "", "the call site, in 32 bits; 0: none was given")                                 \
-	X(I, class, "", "", "size class, of which there are eight to a doubling")                          \
+	X(I, class, "", "", "size class: units of 64 KiB, and above 64 MiB eight classes to a doubling")   \
 	X(Q, size, "bytes", "", "the shortest block of that class")                                        \
 	X(Q, entries, "blocks", "", "freed blocks that it has kept")                                       \
 	X(Q, bytes, "bytes", "", "their bytes")                                                            \
-	X(Q, hits, "blocks", "", "its blocks handed out again, since BigCache first kept one")             \
-	X(Q, misses, "blocks", "", "requests for which neither it nor the class above had one, since then")
+	X(Q, hits, "blocks", "", "its blocks handed out again")                                            \
+	X(Q, misses, "blocks", "", "requests for its size that BigCache had no block for")
 
 #define HAK_OWNER_FIELDS(X)                                     \
 	X(Q, base, "address", "", "start of the block")             \

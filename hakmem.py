@@ -48,8 +48,8 @@ from typing import Any, Callable, NamedTuple, NoReturn, Optional, Union, cast
 
 __all__ = [
     "Buffer", "Config", "HakmemError", "MemoryPool", "Mode", "Option", "RssMonitor", "RssSample", "UnknownOptionError",
-    "aligned_alloc", "alloc_at", "calloc", "class_table", "config", "default_memory_pool", "free", "free_at",
-    "heap_table", "lock_table", "main", "malloc", "memory_snapshot", "memory_stats", "memory_stats_as_nested_dict",
+    "aligned_alloc", "alloc_at", "big_table", "calloc", "class_table", "config", "default_memory_pool", "free",
+    "free_at", "heap_table", "lock_table", "main", "malloc", "memory_snapshot", "memory_stats", "memory_stats_as_nested_dict",
     "memory_summary", "mode", "owner_of", "realloc", "report", "reset_peak_memory_stats", "tier_table",
     "total_allocated_bytes", "trim", "usable_size",
 ]  # fmt: skip
@@ -228,7 +228,7 @@ def _layout(described: Any) -> _Layout:
 
 _LAYOUTS = {raw.name.decode(): _layout(raw) for raw in (_RawRecord * _about.nrecords).from_address(_about.records)}
 _STATS, _CLASS, _TIER, _OPTION, _OWNER = (_LAYOUTS[name] for name in ("stats", "class", "tier", "option", "owner"))
-_HEAP, _LOCK, _SEGMENT = (_LAYOUTS[name] for name in ("heap", "lock", "segment"))
+_HEAP, _LOCK, _SEGMENT, _BIG = (_LAYOUTS[name] for name in ("heap", "lock", "segment", "big"))
 
 
 # ---- bindings ----------------------------------------------------------------------------------------------
@@ -294,6 +294,8 @@ _tier_table = _bind("hak_tier_table", _code, [ctypes.POINTER(_TIER.structure), _
 _heap_table = _bind("hak_heap_table", _code, [ctypes.POINTER(_HEAP.structure), _size, _code])
 # int hak_lock_table(struct hak_lock_row *rows, size_t row_size, int max_rows);
 _lock_table = _bind("hak_lock_table", _code, [ctypes.POINTER(_LOCK.structure), _size, _code])
+# int hak_big_table(struct hak_big_row *rows, size_t row_size, int max_rows);
+_big_table = _bind("hak_big_table", _code, [ctypes.POINTER(_BIG.structure), _size, _code])
 # int hak_segment_table(struct hak_segment *rows, size_t row_size, int max_rows);
 _segment_table = _bind("hak_segment_table", _code, [ctypes.POINTER(_SEGMENT.structure), _size, _code])
 # void hak_reset_peaks(void);
@@ -636,6 +638,14 @@ def lock_table() -> list[Any]:
     return _rows(_LOCK, _lock_table)
 
 
+def big_table() -> list[Any]:
+    """What BigCache knows of each pair of call site and size class: the freed blocks that it keeps, hits and misses.
+
+    Empty until a block above 1 MiB was asked for. A pair without a kept block may be forgotten with its counts.
+    """
+    return sorted(_rows(_BIG, _big_table))
+
+
 # torch.cuda's key, and the counter of hakmem behind it, where there is one
 _TORCH_KEYS = {
     "allocated_bytes.{}.current": "live_bytes",
@@ -865,6 +875,7 @@ _VIEWS: dict[str, Callable[[], list[_Table]]] = {
     "threads": _threads,
     "frees": lambda: [_classes("frees"), _counters("frees")],
     "refills": lambda: [_classes("refills"), _counters("refills")],
+    "bigcache": lambda: [_record_table("keys", _BIG, big_table(), "bigcache"), _counters("bigcache")],
     "locks": lambda: [_record_table("locks", _LOCK, lock_table(), "locks"), _counters("locks")],
     "config": _options,
 }
@@ -906,7 +917,8 @@ def report(view: str = "summary", fmt: str = "simple") -> str:
 
     "summary": each tier, and the main counters. "pools": where every committed byte is. "classes": the size classes.
     "threads": what each thread's heap holds. "refills", "frees": where blocks came from and went to, by class.
-    "locks": how often each was taken and waited for. "config": the options. Bytes are shown in KiB, MiB, ...
+    "bigcache": freed blocks above 1 MiB that are kept, by call site and size class. "locks": how often each was taken
+    and waited for. "config": the options. Bytes are shown in KiB, MiB, ...
 
     fmt="json" has the same rows with plain numbers: {"mode": {...}, "view": ..., "tables": {title: [row, ...]}}.
     ValueError for a view or format that there is not.
