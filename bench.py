@@ -213,7 +213,8 @@ def choose_allocators(options: argparse.Namespace) -> list[Allocator]:
 
 # ---- One run
 
-COUNTERS = ("allocs", "cache_hits", "shared_locks", "shared_locks_contended", "claims", "big_hits", "big_misses")  # hakmem's
+# hakmem's
+COUNTERS = ("allocs", "cache_hits", "shared_locks", "shared_locks_contended", "claims", "big_hits", "big_misses")
 
 
 @dataclass(frozen=True)

@@ -49,9 +49,9 @@ from typing import Any, Callable, NamedTuple, NoReturn, Optional, Union, cast
 __all__ = [
     "Buffer", "Config", "HakmemError", "MemoryPool", "Mode", "Option", "RssMonitor", "RssSample", "UnknownOptionError",
     "aligned_alloc", "alloc_at", "big_table", "calloc", "class_table", "config", "default_memory_pool", "free",
-    "free_at", "heap_table", "lock_table", "main", "malloc", "memory_snapshot", "memory_stats", "memory_stats_as_nested_dict",
-    "memory_summary", "mode", "owner_of", "realloc", "report", "reset_peak_memory_stats", "tier_table",
-    "total_allocated_bytes", "trim", "usable_size",
+    "free_at", "heap_table", "lock_table", "main", "malloc", "memory_snapshot", "memory_stats",
+    "memory_stats_as_nested_dict", "memory_summary", "mode", "owner_of", "realloc", "report",
+    "reset_peak_memory_stats", "tier_table", "total_allocated_bytes", "trim", "usable_size",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
