@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from _helpers import ROOT
 from interleavings import Explored, Refuted, Step, System, Thread, explore, must
-from models import heaps, locks, pages
+from models import bigcache, heaps, locks, pages
+from models.bigcache import Kept
 from models.heaps import Heaps
 from models.locks import Boot, Futex
 from models.pages import Pages
 
-MODELS = (heaps, locks, pages)
+MODELS = (heaps, locks, pages, bigcache)
 ENVIRONMENT = {"interrupt", "collect", "copy"}  # steps of the system or of the test, not of hakmem
 
 
@@ -349,6 +350,9 @@ HOLDS: dict[str, Callable[[str], System]] = {
     "three threads make the first call together": Boot,
     "a run is purged while its neighbours are freed and another thread takes a run": Pages,
     "two threads purge": lambda without: Pages(without, purgers=2),
+    "a run is freed, kept, taken again, evicted, made anew, and its neighbour grows": Kept,
+    "two threads take and two purge a kept run": lambda without: Kept(without, 1, takers=2, purgers=2, growers=0),
+    "two threads free one run while it is evicted": lambda without: Kept(without, freers=2, takers=0, makers=0),
 }
 
 
@@ -409,6 +413,12 @@ REFUTED_BY: dict[str, tuple[str, str]] = {  # the part taken out: the scenario t
     "the mark on a purged run's last unit": ("a run is purged", "a list that it is not on"),
     "the removal of a purged run from the free ones": ("a run is purged", "is purged while taker 0 uses it"),
     "the lock that lets one thread purge at a time": ("two threads purge", "purge together"),
+    "the compare-and-swap of a large free": ("two threads free one run", "put into BigCache twice"),
+    "the word of a run that is live again": ("a run is freed, kept", "is told that it is free"),
+    "the key that a run loses with its place": ("a run is freed, kept", "leaves BigCache that is not in it"),
+    "the key that a new run has not got": ("a run is freed, kept", "leaves BigCache that is not in it"),
+    "the look at the key of a kept neighbour": ("a run is freed, kept", "leaves BigCache that is not in it"),
+    "BigCache's lock in an eviction": ("two threads take and two purge", "leaves BigCache that is not in it"),
 }
 PARTS = {part: place for module in MODELS for part, place in module.PARTS.items()}
 
