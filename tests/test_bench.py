@@ -293,7 +293,6 @@ def test_a_timed_subcommand_runs_its_workloads(name, bench_rows):
         asked = row["workload"] in ("large", "scenario-vm") and row["allocator"] == "hakmem"
         assert (row["big_hit_rate"] is not None) >= asked  # of the others some have a block above 1 MiB by chance
         if row["workload"] == bench.BIG_SCENARIO:
-            assert (row["big_hit_rate"] or 0) > 0.5 or row["allocator"] != "hakmem"
             assert row["big_hit_rate"] is None or row["allocator"] == "hakmem"
         assert row["threads"] == (2 if threads else 1)
         assert row["ops_per_s"] * row["ns_per_op"] == pytest.approx(1e9)
