@@ -4834,11 +4834,16 @@ static HAK_COLD void hak_segment_add_runs_locked(hak_segments_t *t, const hak_ra
 		hak_segment_t row = {.address = (uint64_t)(uintptr_t)s->base, .total_size = (uint64_t)len << HAK_UNIT_SHIFT,
 			.state = "free", .tier = "", .dirty_bytes = (uint64_t)hak_dirty_count(u, len) << HAK_UNIT_SHIFT};
 		if (word == HAK_RUN_HEAD || word == HAK_RUN_KEPT) {
-			row.state = word == HAK_RUN_HEAD ? "run" : "kept whale";
+			/* Without a key it is in the hands of a thread that frees it, and counts as live until it is kept.  In a
+			 * child of fork that thread may be gone. */
+			hak_lock_uncounted(&hak_bigcache.lock);
+			bool kept = hak_load(&hak_unit[u]) == HAK_RUN_KEPT && s->big.key;
+			hak_unlock(&hak_bigcache.lock);
+			row.state = kept ? "kept whale" : "run";
 			row.tier = hak_tier[HAK_TIER_whale].name;
 			row.block_size = row.total_size;
 			row.blocks = 1;
-			row.used_blocks = word == HAK_RUN_HEAD;
+			row.used_blocks = !kept;
 		}
 		hak_segment_add(t, row);
 	}
