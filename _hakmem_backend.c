@@ -5384,6 +5384,7 @@ static void hak_hg_declare(void)
 	hak_hg_relaxed(hak_page.dirty_units);   /* hak_heap_tick_slow, to see whether a purge is worth while */
 	hak_hg_relaxed(hak_page.used_units);    /* hak_page_in_use, without the lock, as what follows */
 	hak_hg_relaxed(hak_page.regret_units);
+	hak_hg_relaxed(hak_gauge);              /* atomic: told of large blocks under no lock */
 	hak_hg_relaxed(hak_page.peak_bytes);
 	hak_hg_relaxed(hak_page.peak_shown);
 	hak_hg_relaxed(hak_option.bigcache);
