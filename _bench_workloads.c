@@ -258,7 +258,7 @@ static uint64_t percentile(const uint64_t *buckets, uint64_t total, uint64_t per
 /* ---- What is counted from the start of the clock: page faults, and hakmem's counters where it is in the process ---- */
 
 static const char *const COUNTED[] = {
-	"faults", "allocs", "cache_hits", "shared_locks", "shared_locks_contended", "claims",
+	"faults", "allocs", "cache_hits", "shared_locks", "shared_locks_contended", "claims", "big_hits", "big_misses",
 };
 enum { COUNTS = sizeof COUNTED / sizeof COUNTED[0] };
 

@@ -44,12 +44,13 @@
  *  6. No metadata lies in or next to blocks.  (Hardened: a seal ends each, and only tells whether it is whole.)
  *  7. free never needs memory, and preserves errno.
  *
- * Order of locks: heaps list, claim, purge, page heap's shards by number, ranges, batch pool, whales, index, metadata.
+ * Order of locks: heaps list, claim, purge, page heap's shards by number, ranges, batch pool, whales, BigCache, index,
+ * metadata.
  *
  * Sections: tables; compiler and platform; atomics and locks; types; state; OS; messages; options; size classes;
- * metadata; gauges; index of segments; shards; page heap; whales; slabs; owner look-up; hardening; heaps; remote frees
- * and orphans; adaptive sizing; refill and flush; thread start and end; large runs; slow paths; HOT PATHS (start reading
- * there); derived calls; introspection; lifecycle; libc and C++.
+ * metadata; gauges; index of segments; BigCache; shards; page heap; whales; slabs; owner look-up; hardening; heaps;
+ * remote frees and orphans; adaptive sizing; refill and flush; thread start and end; large runs; slow paths; HOT PATHS
+ * (start reading there); derived calls; introspection; lifecycle; libc and C++.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE 1
@@ -107,6 +108,8 @@
 	  "smaller where RSS is paid for, larger where load comes in waves")                                 \
 	X(retain, bytes, "bytes", 24ll << 20, 0, 1ll << 40, any, "free memory kept whatever is live; above it, as much as is in use", \
 	  "0 in a tight cgroup, larger where a program frees nearly everything between two bursts")          \
+	X(bigcache, bytes, "bytes", 1ll << 40, 0, 1ll << 40, any, "most bytes of freed blocks above 1 MiB kept whole; 0: none", \
+	  "smaller where a program frees large blocks for good, 0 to compare; retain and purge_ms apply as well")             \
 	X(huge_pages, bool, "", 0, 0, 1, start, "transparent huge pages in the range (they cost resident memory)", \
 	  "1 for large tables that live long and are read at random")                                        \
 	X(adaptive_sizing, bool, "", 1, 0, 1, any, "each thread's cache of a class grows and shrinks with what goes through it", \
@@ -171,7 +174,7 @@
 	X(slab_tail_bytes, "bytes", "pools committed", "ends of slabs too short for a block")                             \
 	X(free_dirty_bytes, "bytes", "pools committed", "free units whose memory has been used and not given back")       \
 	X(free_clean_bytes, "bytes", "pools committed", "free units without memory behind them")                          \
-	X(kept_whale_bytes, "bytes", "pools committed", "freed mappings kept for reuse")                                  \
+	X(kept_whale_bytes, "bytes", "pools committed bigcache", "freed blocks above 1 MiB kept whole for reuse")         \
 	X(metadata_bytes, "bytes", "pools committed", "memory mapped for heaps, slabs and batches")                       \
 	X(index_bytes, "bytes", "pools", "of these, those for the registry or the array to scan (use_registry)")          \
 	X(index_segments, "segments", "pools", "slabs, large runs and whales that stand there")                           \
@@ -186,6 +189,14 @@
 	X(whale_blocks, "blocks", "pools", "blocks in mappings of their own that callers hold")                           \
 	X(whale_bytes, "bytes", "pools", "bytes of those mappings")                                                       \
 	X(whale_hits, "blocks", "refills pools", "whales served from a kept mapping")                                     \
+	X(big_hits, "blocks", "summary bigcache", "blocks above 1 MiB served from BigCache")                              \
+	X(big_misses, "blocks", "summary bigcache", "blocks above 1 MiB for which it had none, while it was on")          \
+	X(big_entries, "blocks", "bigcache", "freed blocks in BigCache: kept_whale_bytes are theirs")                     \
+	X(big_evicted_age, "blocks", "bigcache", "of those, given up as they had grown old, and by trim")                 \
+	X(big_evicted_budget, "blocks", "bigcache", "given up as more was kept than the options bigcache and retain allow") \
+	X(big_evicted_need, "blocks", "bigcache", "given up as a block of another size or site needed the memory")        \
+	X(big_keys, "keys", "bigcache", "pairs of site and size class that BigCache knows")                               \
+	X(big_buckets, "buckets", "bigcache", "length of its hash table")                                                 \
 	X(address_space_bytes, "bytes", "pools", "address space reserved for superslabs")                                 \
 	X(superslabs, "superslabs", "pools", "superslabs in use")                                                         \
 	X(slabs, "slabs", "pools", "slabs that heaps own")                                                                \
@@ -230,6 +241,7 @@
 	X(ranges, hak_page.reserving, "reserved ranges and their new superslabs") \
 	X(batch_pool, hak_pool.lock, "empty batches")                        \
 	X(whales, hak_whales.lock, "mappings of their own")                  \
+	X(bigcache, hak_bigcache.lock, "freed blocks above 1 MiB, kept")     \
 	X(index, hak_index.lock, "where segments lie, with use_registry")    \
 	X(metadata, hak_meta.lock, "memory for heaps, slabs and batches")
 
@@ -272,8 +284,16 @@ enum {
 	HAK_TICK = 64,                    /* slow paths between two looks at the clock */
 	HAK_STALE_MS = 100,               /* remote frees that have been on their way for so long are helped along */
 	HAK_SETTLE_LEAST = 1 << 20,       /* a heap whose live bytes never rose above this is not looked through */
-	HAK_KEPT_WHALES = 64,             /* freed mappings kept at most */
 	HAK_INDEX_FIRST = 1024,           /* entries of the index at first: 16 KiB */
+	HAK_AGE_LOOKED = 64,              /* runs in the order of age that are looked at for the place of one */
+	HAK_BIG_STEPS = 8,                /* size classes above 64 MiB to a doubling: a power of two.  Below: exact units */
+	HAK_BIG_SLACK = 8,                /* a kept block goes to a request if it is at most an eighth longer */
+	HAK_BIG_PERIOD = 6,               /* a key's count of requests halves at every 1 << 6 requests for any */
+	HAK_BIG_SHARE = 16,               /* runs of a key are kept that has a sixteenth of the requests of late */
+	HAK_BIG_LOOKED = 16,              /* kept blocks of a key that are looked at for one that fits */
+	HAK_BIG_BUCKETS = 256,            /* of BigCache's first table; it doubles at three keys to four buckets ... */
+	HAK_BIG_BUCKETS_MOST = 65536,     /* ... up to this */
+	HAK_BIG_IDLE = 256,               /* keys without a block that keep their counts before new keys take their place */
 	HAK_NOTES = 8192 + 272,           /* notes of a slab: 64 KiB in blocks of 8 bytes, and not in the same cache sets as the next */
 	HAK_GUARD = 64 << 10,             /* bytes that nobody may touch before and behind tables: any OS page */
 	HAK_REFUSALS = 8,                 /* mappings that the system does not unmap before no more are tried */
@@ -285,6 +305,7 @@ enum {
 #define HAK_UNIT ((size_t)1 << HAK_UNIT_SHIFT)
 #define HAK_SUPER (HAK_UNIT * HAK_SUPER_UNITS)
 #define HAK_RUN_MAX ((size_t)64 << 20)   /* larger blocks are mappings of their own */
+#define HAK_RUN_UNITS ((uint32_t)(HAK_RUN_MAX / HAK_UNIT))
 #define HAK_SMALL_MAX ((size_t)1024)     /* the first table of sizes, by 8 bytes */
 #define HAK_MID_MAX ((size_t)32768)      /* the second, by 256 bytes */
 #define HAK_CLASS_MAX ((size_t)1 << 20)  /* the third, by 8 KiB */
@@ -513,6 +534,30 @@ static inline void hak_unlock(hak_lock_t *l)
 
 /* ===================================================== types =================================================== */
 
+/* A block of the whale tier in BigCache: part of its first unit's hak_slab_t, or of its hak_whale_t, so that to keep
+ * it takes no memory.  BigCache's lock. */
+typedef struct hak_big {
+	struct hak_big *next, *prev;   /* among those of its key, the newest first */
+	struct hak_big *older, *newer; /* in the order of age of its kind */
+	struct hak_big_key *key;       /* NULL: it is not in BigCache */
+	size_t len;                    /* bytes */
+	uint64_t stamp;                /* ms: when it was freed */
+	uint64_t kind;                 /* HAK_BIG_RUN, HAK_BIG_WHALE */
+} hak_big_t;
+
+enum { HAK_BIG_RUN, HAK_BIG_WHALE, HAK_BIG_KINDS };
+
+/* What BigCache knows of one call site's blocks of one size class.  Recycled, never unmapped.  BigCache's lock. */
+typedef struct hak_big_key {
+	struct hak_big_key *next; /* in its bucket */
+	hak_big_t *first;         /* its blocks */
+	uint32_t site, class;     /* hak_big_site, hak_big_class */
+	uint64_t entries, bytes;  /* of its blocks */
+	uint64_t hits, misses;    /* since it was first asked for; a key without a block may be forgotten */
+	uint32_t use;             /* requests of late ... */
+	uint32_t period;          /* ... as counted in this period */
+} hak_big_key_t;
+
 /* What is known of one unit.  The head unit of a slab describes the slab; the first unit of a free run, the run (and
  * its last unit repeats len, so that a neighbour finds the start).  Written under the claim of the owner of the unit,
  * or under its shard's lock while the unit is free or an orphan's. */
@@ -538,7 +583,11 @@ typedef struct hak_slab {
 			struct hak_slab *older, *newer;
 			uint64_t stamp;                  /* ms: when its larger part was freed */
 		};
-		uint64_t asked;                      /* a large block, hardened: bytes that its caller asked for */
+		struct {                             /* a large block.  Whoever makes it, and then its caller */
+			uint64_t asked;                  /* hardened: bytes that its caller asked for */
+			uint32_t site;                   /* where it was made, as hak_big_site has it */
+		};
+		hak_big_t big;                       /* a large block that was freed, and is kept; while it is live: no key */
 	};
 } hak_slab_t;
 _Static_assert(sizeof(hak_slab_t) == 136 || sizeof(hak_slab_t) == 128, "slab struct: two cache lines");
@@ -675,7 +724,13 @@ enum {
 	HAK_OWNER_SHARED = 3, /* the heap that threads without one share */
 	HAK_OWNER_FIRST = 4,  /* the first thread's heap */
 };
-enum { HAK_RUN_HEAD = HAK_OWNER_RUN << 8, HAK_RUN_BODY, HAK_RUN_PURGING, HAK_RUN_AT_HAND /* of a heap */ };
+enum {
+	HAK_RUN_HEAD = HAK_OWNER_RUN << 8, /* a large block, live.  The one CAS to KEPT is free's: a second free finds it */
+	HAK_RUN_BODY,                      /* the units behind it */
+	HAK_RUN_PURGING,                   /* in the hands of a thread that purges, or not committed: nobody's */
+	HAK_RUN_KEPT,                      /* freed: in BigCache, or in the hands of the thread that freed it or takes it */
+	HAK_RUN_AT_HAND,                   /* a free unit that a heap has at hand */
+};
 #define hak_word_owner(w) ((w) >> 8)
 #define hak_word_class(w) ((w)&255u)
 
@@ -688,11 +743,12 @@ typedef struct hak_range {
 } hak_range_t;
 
 typedef struct hak_whale {
-	struct hak_whale *next; /* in its bucket, in the kept list or among the unused */
+	struct hak_whale *next; /* in its bucket, or among the unused */
 	char *base;             /* of the block and of the mapping */
 	size_t len;             /* mapped bytes */
 	size_t asked;           /* hardened: of these, those that its caller asked for */
-	uint64_t stamp;         /* ms when it was freed */
+	uint32_t site;          /* where it was made, as hak_big_site has it */
+	hak_big_t big;          /* in BigCache, after it was freed */
 } hak_whale_t;
 
 /* An entry of the index.  Lock of the index; readers without it throw away what they read while somebody writes. */
@@ -841,11 +897,31 @@ static struct { /* lock: batch pool */
 static struct { /* lock: whales */
 	hak_lock_t lock HAK_LINE;
 	hak_whale_t *bucket[HAK_WHALE_BUCKETS];
-	hak_whale_t *kept, *unused; /* kept: newest first */
-	uint32_t kept_count;
-	uint64_t kept_bytes, live, bytes, allocs, frees, hits;
+	hak_whale_t *unused;
+	uint64_t live, bytes, allocs, frees, hits;
 	uint64_t alloc_bytes, freed_bytes; /* ever */
 } hak_whales;
+
+/* BigCache: freed blocks of the whale tier, whole, by site and size class.  Its blocks are neither live nor free. */
+static struct { /* lock: bigcache */
+	hak_lock_t lock HAK_LINE;
+	hak_big_key_t **bucket;                         /* first, or a mapping */
+	hak_big_key_t *first[HAK_BIG_BUCKETS];
+	uint32_t buckets;                               /* 0: not begun */
+	uint32_t keys, idle;                            /* in the table; of these, without a block */
+	uint32_t grow_at;                               /* keys at which the table is to double */
+	uint32_t hand;                                  /* bucket where the last idle key was found */
+	hak_big_key_t odd;                              /* in no bucket: blocks that are kept as they cannot be had off */
+	uint64_t table_bytes;                           /* mapped for tables */
+	hak_big_t *oldest[HAK_BIG_KINDS], *newest[HAK_BIG_KINDS];
+	uint64_t stamp;                                 /* of the oldest of both; UINT64_MAX: none.  Read by anybody */
+	uint64_t entries[HAK_BIG_KINDS];                /* blocks in it.  Read by anybody */
+	uint64_t bytes[HAK_BIG_KINDS];                  /* likewise */
+	uint64_t hits, misses;
+	uint64_t run_allocs, run_frees;                 /* runs that went out to callers and came from them, ever */
+	uint64_t run_alloc_bytes, run_freed_bytes;
+	uint64_t aged, over, needed;                    /* given up */
+} hak_bigcache = {.stamp = UINT64_MAX};
 
 enum { HAK_BY_ADDRESS, HAK_BY_REGISTRY, HAK_BY_SCAN }; /* the option use_registry */
 enum { HAK_GRANULE_STEP = 4, HAK_GRANULE_SIZES = 8, HAK_GRANULE_BITS = 31 };
@@ -1307,6 +1383,12 @@ static HAK_COLD char *hak_meta_map(size_t len)
 	return p + HAK_GUARD;
 }
 
+static HAK_COLD bool hak_meta_unmap(void *p, size_t len) /* the same; false: refused */
+{
+	size_t guard = HAK_HARDENED ? HAK_GUARD : 0;
+	return hak_os_unmap((char *)p - guard, len + 2 * guard);
+}
+
 /* Zeroed memory that is never given back; NULL when there is none. */
 static HAK_COLD void *hak_meta_alloc(size_t n)
 {
@@ -1624,6 +1706,264 @@ HAK_INLINE void hak_index_leave(const void *base) { hak_index_change(base, true,
 HAK_INLINE void hak_index_resize(const void *base, size_t len) { hak_index_change(base, true, len, 0); }
 HAK_INLINE void hak_index_cut(const void *base, size_t len, size_t rest) { hak_index_change(base, true, len, rest); }
 
+/* =================================================== BigCache ================================================== */
+
+/* A block above 1 MiB that is freed stays whole, and goes to the next request of its site and size class: no run is
+ * looked for, split and joined, and no mapping made.  Keys stand in a hash table of chains; each has its blocks, the
+ * newest first.  What is kept counts as free dirty memory where that is bounded, ages like it, and is joined with it
+ * before clean memory is taken (hak_run_unkeep_locked): it never makes the process larger. */
+
+HAK_INLINE uint32_t hak_big_site(uint64_t site) { return (uint32_t)(site ^ site >> 32); }
+
+/* The class of the longest block that is not longer than n: up to 64 MiB its units, so that no memory lies behind a
+ * block that nobody asked for, and above so many classes to each doubling. */
+HAK_INLINE uint32_t hak_big_class(size_t n)
+{
+	uint64_t units = n >> HAK_UNIT_SHIFT;
+	if (units <= HAK_RUN_UNITS)
+		return (uint32_t)units;
+	uint32_t shift = 63u - (uint32_t)__builtin_clzll(units) - (uint32_t)__builtin_ctz(HAK_BIG_STEPS);
+	return HAK_RUN_UNITS + shift * HAK_BIG_STEPS + (uint32_t)(units >> shift);
+}
+
+static HAK_COLD uint64_t hak_big_class_size(uint32_t c) /* bytes of its shortest block */
+{
+	if (c <= HAK_RUN_UNITS)
+		return (uint64_t)c << HAK_UNIT_SHIFT;
+	c -= HAK_RUN_UNITS;
+	uint32_t shift = c / HAK_BIG_STEPS - 1;
+	return (uint64_t)(c - shift * HAK_BIG_STEPS) << shift << HAK_UNIT_SHIFT;
+}
+
+/* FNV-1a. */
+HAK_INLINE uint32_t hak_big_hash(uint32_t site, uint32_t class)
+{
+	uint64_t key = (uint64_t)site << 32 | class;
+	uint32_t hash = 2166136261u;
+	for (int i = 0; i < 8; i++, key >>= 8)
+		hash = (hash ^ (uint32_t)(key & 255)) * 16777619u;
+	return hash;
+}
+
+HAK_INLINE hak_slab_t *hak_big_run(hak_big_t *b) { return (hak_slab_t *)(void *)((char *)b - offsetof(hak_slab_t, big)); }
+HAK_INLINE hak_whale_t *hak_big_whale(hak_big_t *b) { return (hak_whale_t *)(void *)((char *)b - offsetof(hak_whale_t, big)); }
+HAK_INLINE char *hak_big_base(hak_big_t *b) { return b->kind == HAK_BIG_RUN ? hak_big_run(b)->base : hak_big_whale(b)->base; }
+
+static hak_big_key_t *hak_big_key_find_locked(uint32_t site, uint32_t class) /* NULL: not known */
+{
+	hak_big_key_t *k = NULL;
+	if (hak_bigcache.buckets)
+		k = hak_bigcache.bucket[hak_big_hash(site, class) & (hak_bigcache.buckets - 1)];
+	while (k && (k->site != site || k->class != class))
+		k = k->next;
+	return k;
+}
+
+/* Takes a key without a block out of the table: there is one. */
+static HAK_COLD hak_big_key_t *hak_big_key_recycle_locked(void)
+{
+	for (;; hak_bigcache.hand++)
+		for (hak_big_key_t **at = &hak_bigcache.bucket[hak_bigcache.hand & (hak_bigcache.buckets - 1)], *k; (k = *at); at = &k->next)
+			if (!k->entries) {
+				*at = k->next;
+				hak_bigcache.keys--;
+				hak_bigcache.idle--;
+				return k;
+			}
+}
+
+/* Doubles the table.  Refused: it stays as it is, chains grow longer, and some keys later it is tried again. */
+static HAK_COLD void hak_big_grow_locked(void)
+{
+	uint32_t old = hak_bigcache.buckets, n = old * 2;
+	size_t len = hak_round_up(n * sizeof(hak_big_key_t *), hak_boot.os_page);
+	hak_big_key_t **to = (hak_big_key_t **)(void *)hak_meta_map(len), **from = hak_bigcache.bucket;
+
+	hak_bigcache.grow_at += to ? 0 : old / 4;
+	if (!to)
+		return;
+	for (uint32_t i = 0; i < old; i++)
+		for (hak_big_key_t *k = from[i], *next; k; k = next) {
+			hak_big_key_t **at = &to[hak_big_hash(k->site, k->class) & (n - 1)];
+			next = k->next;
+			k->next = *at;
+			*at = k;
+		}
+	hak_bigcache.bucket = to;
+	hak_bigcache.buckets = n;
+	hak_bigcache.grow_at = n < HAK_BIG_BUCKETS_MOST ? n / 4 * 3 : UINT32_MAX;
+	hak_bigcache.table_bytes += len;
+	len = hak_round_up(old * sizeof(hak_big_key_t *), hak_boot.os_page);
+	if (from != hak_bigcache.first && hak_meta_unmap(from, len))
+		hak_bigcache.table_bytes -= len;
+}
+
+static HAK_COLD hak_big_key_t *hak_big_key_make_locked(uint32_t site, uint32_t class) /* NULL: out of memory */
+{
+	hak_big_key_t *k = NULL, **at;
+
+	if (!hak_bigcache.buckets) {
+		hak_bigcache.bucket = hak_bigcache.first;
+		hak_bigcache.buckets = HAK_BIG_BUCKETS;
+		hak_bigcache.grow_at = HAK_BIG_BUCKETS / 4 * 3;
+	}
+	if (hak_bigcache.idle < HAK_BIG_IDLE)
+		k = hak_meta_alloc(sizeof *k);
+	if (!k && hak_bigcache.idle)
+		k = hak_big_key_recycle_locked();
+	if (!k)
+		return NULL;
+	if (hak_bigcache.keys >= hak_bigcache.grow_at)
+		hak_big_grow_locked();
+	at = &hak_bigcache.bucket[hak_big_hash(site, class) & (hak_bigcache.buckets - 1)];
+	*k = (hak_big_key_t){.next = *at, .site = site, .class = class};
+	*at = k;
+	hak_bigcache.keys++;
+	hak_bigcache.idle++;
+	return k;
+}
+
+static void hak_big_stamp_locked(void)
+{
+	uint64_t stamp = UINT64_MAX;
+	for (int kind = 0; kind < HAK_BIG_KINDS; kind++)
+		if (hak_bigcache.oldest[kind] && hak_bigcache.oldest[kind]->stamp < stamp)
+			stamp = hak_bigcache.oldest[kind]->stamp;
+	hak_store(&hak_bigcache.stamp, stamp);
+}
+
+static void hak_big_insert_locked(hak_big_t *b, hak_big_key_t *k, uint64_t kind, size_t len, uint64_t stamp)
+{
+	*b = (hak_big_t){.next = k->first, .older = hak_bigcache.newest[kind], .key = k, .len = len, .stamp = stamp, .kind = kind};
+	if (k->first)
+		k->first->prev = b;
+	k->first = b;
+	*(b->older ? &b->older->newer : &hak_bigcache.oldest[kind]) = b;
+	hak_bigcache.newest[kind] = b;
+	hak_bigcache.idle -= k->entries == 0 && k != &hak_bigcache.odd;
+	k->entries++;
+	k->bytes += len;
+	hak_count(&hak_bigcache.entries[kind], 1u);
+	hak_count(&hak_bigcache.bytes[kind], len);
+	hak_big_stamp_locked();
+}
+
+static void hak_big_remove_locked(hak_big_t *b)
+{
+	hak_big_key_t *k = b->key;
+	*(b->prev ? &b->prev->next : &k->first) = b->next;
+	if (b->next)
+		b->next->prev = b->prev;
+	*(b->older ? &b->older->newer : &hak_bigcache.oldest[b->kind]) = b->newer;
+	*(b->newer ? &b->newer->older : &hak_bigcache.newest[b->kind]) = b->older;
+	k->entries--;
+	k->bytes -= b->len;
+	hak_bigcache.idle += k->entries == 0 && k != &hak_bigcache.odd;
+	hak_count(&hak_bigcache.entries[b->kind], -1ull);
+	hak_count(&hak_bigcache.bytes[b->kind], -(uint64_t)b->len);
+	b->key = NULL;
+	hak_big_stamp_locked();
+}
+
+/* Requests for the key of late: in this period, and half as many of each before it. */
+static uint32_t hak_big_use_locked(hak_big_key_t *k)
+{
+	uint32_t period = (uint32_t)((hak_bigcache.hits + hak_bigcache.misses) >> HAK_BIG_PERIOD), age = period - k->period;
+	k->use = age < 32 ? k->use >> age : 0;
+	k->period = period;
+	return k->use;
+}
+
+/* Whether runs of the key are worth keeping: its size comes again and again.  Kept runs of sizes that hardly do, as
+ * random ones, would stand in the way of the others: free memory that does not join costs more than hits bring. */
+static bool hak_big_is_wanted_locked(hak_big_key_t *k)
+{
+	uint64_t all = hak_bigcache.hits + hak_bigcache.misses;
+	return hak_big_use_locked(k) * HAK_BIG_SHARE >= (all < 2 << HAK_BIG_PERIOD ? all : 2 << HAK_BIG_PERIOD);
+}
+
+/* Keeps a block that was just freed.  False: it is not to be kept, or there is no memory for its key.  A block that
+ * must be kept, since the system does not take it back, is. */
+static bool hak_big_put(hak_big_t *b, uint64_t kind, size_t len, uint32_t site, bool must)
+{
+	uint32_t class = hak_big_class(len);
+	hak_big_key_t *k = NULL;
+
+	if (!must && (uint64_t)hak_load(&hak_option.bigcache) < len)
+		return false;
+	hak_lock(&hak_bigcache.lock);
+	if (!(k = hak_big_key_find_locked(site, class)) && !(k = hak_big_key_make_locked(site, class)) && must)
+		k = &hak_bigcache.odd;
+	if (k && kind == HAK_BIG_RUN && !hak_big_is_wanted_locked(k))
+		k = NULL;
+	if (k) {
+		if (kind == HAK_BIG_RUN) {
+			hak_bigcache.run_frees++;
+			hak_bigcache.run_freed_bytes += len;
+		}
+		hak_big_insert_locked(b, k, kind, len, hak_os_now());
+	}
+	hak_unlock(&hak_bigcache.lock);
+	return k != NULL;
+}
+
+/* A kept block for a request of n bytes: long enough and aligned, and at most an eighth longer.  A run is live again.
+ * NULL: there is none. */
+static hak_big_t *hak_big_take(size_t n, size_t align, uint32_t site)
+{
+	bool on = hak_load(&hak_option.bigcache) != 0;
+	uint32_t first = hak_big_class(n), last;
+	size_t most = n + n / HAK_BIG_SLACK;
+	hak_big_key_t *own = NULL;
+	hak_big_t *b = NULL;
+
+	if (!on && hak_load(&hak_bigcache.stamp) == UINT64_MAX)
+		return NULL;
+	last = first <= HAK_RUN_UNITS ? first : hak_big_class(most);
+	hak_lock(&hak_bigcache.lock);
+	for (uint32_t c = first; c <= last && !b; c++) {
+		hak_big_key_t *k = hak_big_key_find_locked(site, c);
+		uint32_t looked = 0;
+		own = c == first ? k : own;
+		for (b = k ? k->first : NULL; b; b = b->next, looked++) {
+			if (looked == HAK_BIG_LOOKED)
+				b = NULL;
+			if (!b || (b->len >= n && b->len <= most && ((uintptr_t)hak_big_base(b) & (align - 1)) == 0))
+				break;
+		}
+	}
+	if (b) {
+		b->key->hits++;
+		hak_big_remove_locked(b);
+		hak_bigcache.hits++;
+		if (b->kind == HAK_BIG_RUN) {
+			hak_bigcache.run_allocs++;
+			hak_bigcache.run_alloc_bytes += b->len;
+			hak_store(&hak_unit[hak_big_run(b)->unit], HAK_RUN_HEAD);
+		}
+	} else if (on) {
+		hak_bigcache.misses++;
+		if (own || (own = hak_big_key_make_locked(site, first)))
+			own->misses++;
+	}
+	if (own)
+		own->use = hak_big_use_locked(own) + 1;
+	hak_unlock(&hak_bigcache.lock);
+	return b;
+}
+
+HAK_INLINE uint64_t hak_big_units(void) /* of the page heap's, those in BigCache */
+{
+	return hak_load(&hak_bigcache.bytes[HAK_BIG_RUN]) >> HAK_UNIT_SHIFT;
+}
+
+/* Whether something is kept that is older than it may grow. */
+HAK_INLINE bool hak_big_is_old(uint64_t now)
+{
+	uint64_t stamp = hak_load(&hak_bigcache.stamp);
+	return stamp != UINT64_MAX && now > stamp + (uint64_t)hak_load(&hak_option.purge_ms);
+}
+
 /* ==================================================== shards =================================================== */
 
 HAK_INLINE hak_super_t *hak_super_of(uint32_t u) { return hak_super[u / HAK_SUPER_UNITS]; }
@@ -1928,13 +2268,26 @@ static bool hak_shard_has_free_locked(const hak_shard_t *shard, uint32_t u)
 	return super && hak_load(&super->shard) == hak_shard_number(shard) && hak_load(&hak_unit[u]) == 0;
 }
 
-/* Units u .. u + len become free and join their free neighbours of the same shard.  The age of the whole is that of its
- * larger dirty part, so that a busy neighbour does not keep old memory young. */
-static void hak_run_free_locked(hak_shard_t *shard, uint32_t u, uint32_t len, uint64_t now)
+/* The place in the order of age for what was freed at *stamp, nearly always the newest.  What is neither that nor the
+ * oldest is looked for in a few steps, and may pass for younger than it is. */
+static hak_slab_t *hak_age_place(const hak_shard_t *shard, uint64_t *stamp)
+{
+	hak_slab_t *older = shard->newest;
+	if (shard->oldest && shard->oldest->stamp > *stamp)
+		return NULL;
+	for (int i = 0; i < HAK_AGE_LOOKED && older && older->stamp > *stamp; i++)
+		older = older->older;
+	if (older && older->stamp > *stamp)
+		*stamp = older->stamp;
+	return older;
+}
+
+/* Units u .. u + len, which came out of use at `stamp`, become free and join their free neighbours of the same shard.  The
+ * age of the whole is that of its larger dirty part, so that a busy neighbour does not keep old memory young. */
+static void hak_run_free_locked(hak_shard_t *shard, uint32_t u, uint32_t len, uint64_t stamp)
 {
 	uint32_t dirty = hak_dirty_count(u, len), most = dirty, start = u, end = u + len;
-	uint64_t stamp = now;
-	hak_slab_t *older = shard->newest;
+	hak_slab_t *older = hak_age_place(shard, &stamp);
 
 	hak_words_set(u, len, 0);
 	for (int side = 0; side < 2; side++) {
@@ -2211,6 +2564,88 @@ static bool hak_shard_others_are_rich(const hak_shard_t *own, uint32_t units)
 	        || hak_shard_sum(dirty_units) - own->count.dirty_units > hak_shard_sum(used_units) / HAK_SHARD_SHARE);
 }
 
+/* Units that callers and heaps have.  Without the shards' locks it may be off by what changes hands just now. */
+HAK_INLINE uint64_t hak_page_in_use(void)
+{
+	uint64_t kept = hak_big_units(), used = hak_shard_sum(used_units);
+	return used > kept ? used - kept : 0;
+}
+
+/* Units that nobody uses and that have memory behind them. */
+HAK_INLINE uint64_t hak_page_kept(void) { return hak_shard_sum(dirty_units) + hak_big_units(); }
+
+/* A kept run leaves BigCache and becomes free units, as old as it was.  Its shard's lock, and BigCache's. */
+static void hak_run_unkeep_locked(hak_shard_t *shard, hak_slab_t *r)
+{
+	uint64_t stamp = r->big.stamp;
+	hak_count(&shard->count.used_units, -(uint64_t)r->len); /* first, so that nobody takes it for memory in use again */
+	hak_big_remove_locked(&r->big);
+	hak_count(&shard->count.large_blocks, -1ull);
+	hak_count(&shard->count.large_units, -(uint64_t)r->len);
+	hak_run_free_locked(shard, r->unit, r->len, stamp);
+	hak_run_tell_locked(shard);
+}
+
+/* From b on, the oldest kept run that is the shard's.  Both locks. */
+static hak_big_t *hak_run_kept_locked(const hak_shard_t *shard, hak_big_t *b)
+{
+	while (b && hak_shard_of(hak_big_run(b)->unit) != shard)
+		b = b->newer;
+	return b;
+}
+
+/* The shard's oldest kept run that was freed before `before` leaves BigCache; *given counts it.  False: there is none. */
+static HAK_COLD bool hak_run_unkeep_oldest_locked(hak_shard_t *shard, uint64_t before, uint64_t *given)
+{
+	hak_big_t *b;
+	hak_lock(&hak_bigcache.lock);
+	b = hak_run_kept_locked(shard, hak_bigcache.oldest[HAK_BIG_RUN]);
+	if (b && b->stamp >= before)
+		b = NULL;
+	if (b) {
+		++*given;
+		hak_run_unkeep_locked(shard, hak_big_run(b));
+	}
+	hak_unlock(&hak_bigcache.lock);
+	return b != NULL;
+}
+
+/* No free run of the shard with dirty units is as long as `need`: one in BigCache may be, or become so with its
+ * neighbours.  The shortest of the oldest that is long enough leaves it, or else the oldest.  False: all together would
+ * not do. */
+static HAK_COLD bool hak_run_unkeep_for_locked(hak_shard_t *shard, uint32_t need)
+{
+	hak_big_t *best = NULL, *oldest, *b;
+	if (hak_big_units() == 0 || hak_page_kept() < need)
+		return false;
+	hak_lock(&hak_bigcache.lock);
+	b = oldest = hak_run_kept_locked(shard, hak_bigcache.oldest[HAK_BIG_RUN]);
+	for (int i = 0; i < HAK_BIG_LOOKED && b; i++, b = hak_run_kept_locked(shard, b->newer))
+		if (hak_big_run(b)->len >= need && (!best || b->len < best->len))
+			best = b;
+	if (!best)
+		best = oldest;
+	if (best) {
+		hak_bigcache.needed++;
+		hak_run_unkeep_locked(shard, hak_big_run(best));
+	}
+	hak_unlock(&hak_bigcache.lock);
+	return best != NULL;
+}
+
+/* The run at u leaves BigCache, if it stands there and is the shard's: what is before it wants to grow. */
+static HAK_COLD void hak_run_unkeep_at_locked(hak_shard_t *shard, uint32_t u)
+{
+	if (!hak_super_of(u) || hak_load(&hak_unit[u]) != HAK_RUN_KEPT || hak_shard_of(u) != shard)
+		return;
+	hak_lock(&hak_bigcache.lock);
+	if (hak_load(&hak_unit[u]) == HAK_RUN_KEPT && hak_slab_of(u)->big.key) { /* no key: it is in somebody's hands */
+		hak_bigcache.needed++;
+		hak_run_unkeep_locked(shard, hak_slab_of(u));
+	}
+	hak_unlock(&hak_bigcache.lock);
+}
+
 /* A free run of at least `units`: of the shard *at, of another, with whose lock *at comes back, or new.  Clean runs of
  * others beside used units come last of all, as they do not cost less than a superslab of one's own, which is no memory
  * until it is touched, and one would meet there again.  NULL: out of memory. */
@@ -2221,6 +2656,8 @@ static hak_slab_t *hak_run_get_locked(hak_shard_t **at, uint32_t units, uint64_t
 	for (hak_slab_t *r;;) {
 		if ((r = hak_run_find_locked(*at, HAK_DIRTY, units)))
 			return r;
+		if (hak_run_unkeep_for_locked(*at, units))
+			continue;
 		if (hak_shard_others_are_rich(*at, units) && (r = hak_shard_borrow_locked(at, units, HAK_DIRTY, true, now)))
 			return r;
 		if ((r = hak_run_find_best_locked(*at, HAK_CLEAN, units)))
@@ -2235,16 +2672,17 @@ static hak_slab_t *hak_run_get_locked(hak_shard_t **at, uint32_t units, uint64_t
 
 static void hak_page_peak(void)
 {
-	uint64_t bytes = (hak_shard_sum(used_units) << HAK_UNIT_SHIFT) + hak_load(&hak_whales.bytes);
+	uint64_t bytes = (hak_page_in_use() << HAK_UNIT_SHIFT) + hak_load(&hak_whales.bytes);
 	hak_gauge_raise(&hak_page.peak_bytes, bytes);
 	hak_gauge_raise(&hak_page.peak_shown, bytes);
 }
 
-/* Free dirty units that may be kept: as many as are in use, or as the option says and what experience adds to it. */
+/* Units that may be kept, free dirty ones and those in BigCache: as many as are in use, or as the option says and what
+ * experience adds to it. */
 static uint64_t hak_page_allowance(void)
 {
 	uint64_t keep = ((uint64_t)hak_load(&hak_option.retain) >> HAK_UNIT_SHIFT) + hak_shard_sum(regret_units);
-	uint64_t used = hak_shard_sum(used_units);
+	uint64_t used = hak_page_in_use();
 	return keep > used ? keep : used;
 }
 
@@ -2253,7 +2691,7 @@ static uint64_t hak_page_allowance(void)
 static bool hak_page_is_over_locked(const hak_shard_t *shard)
 {
 	uint64_t part = ((uint64_t)hak_load(&hak_option.retain) >> HAK_UNIT_SHIFT) / hak_load(&hak_page.shards);
-	return shard->count.dirty_units > part && hak_shard_sum(dirty_units) > hak_page_allowance();
+	return shard->count.dirty_units + hak_big_units() > part && hak_page_kept() > hak_page_allowance();
 }
 
 /* Whether a shard has dirty units that were freed before `before` (ms). */
@@ -2267,7 +2705,7 @@ static bool hak_page_is_due(uint64_t before)
 	for (uint32_t i = 0, n = hak_load(&hak_page.shards); i < n; i++)
 		if (hak_shard_is_due(&hak_page.shard[i], before))
 			return true;
-	return false;
+	return hak_load(&hak_bigcache.stamp) < before;
 }
 
 /* Clean units are handed out: if as many were purged a moment ago, a program's use goes up and down, and more is worth
@@ -2357,12 +2795,19 @@ static HAK_COLD bool hak_shard_purge(hak_shard_t *shard, uint64_t before, uint64
 	bool done = true;
 
 	hak_lock(&shard->lock);
-	for (hak_slab_t *r; done && (r = shard->oldest);) {
-		uint32_t u = r->unit, len = r->len, dirty, piece = HAK_PURGE_SUPERS * HAK_SUPER_UNITS;
-		uint64_t stamp = r->stamp, kept = hak_shard_sum(dirty_units);
-		hak_slab_t *older = r->older;
-		if (stamp >= before && kept <= keep)
+	for (hak_slab_t *r; done;) {
+		/* What is in BigCache takes its turn by age: it becomes free first. */
+		uint64_t kept = hak_page_kept(), oldest = kept > keep ? UINT64_MAX : before;
+		r = shard->oldest;
+		if (r && r->stamp < oldest)
+			oldest = r->stamp;
+		if (hak_big_units() && hak_run_unkeep_oldest_locked(shard, oldest, kept > keep ? &hak_bigcache.over : &hak_bigcache.aged))
+			continue;
+		if (!r || (r->stamp >= before && kept <= keep))
 			break;
+		uint32_t u = r->unit, len = r->len, dirty, piece = HAK_PURGE_SUPERS * HAK_SUPER_UNITS;
+		uint64_t stamp = r->stamp;
+		hak_slab_t *older = r->older;
 		if (stamp >= before && kept - keep < piece) /* no more of a young run than need be */
 			piece = hak_max32((uint32_t)(kept - keep), HAK_SUPER_UNITS);
 		hak_run_remove_locked(shard, r);
@@ -2430,10 +2875,10 @@ static HAK_COLD size_t hak_page_purge(uint64_t before, bool wait)
 		hak_shard_forget(&hak_page.shard[i], now);
 	keep = hak_page_allowance();
 	/* When more is kept than that, a sixteenth goes at a time, not one unit for each unit that comes. */
-	keep = hak_shard_sum(dirty_units) > keep ? keep - keep / 16 : UINT64_MAX;
+	keep = hak_page_kept() > keep ? keep - keep / 16 : UINT64_MAX;
 	for (uint32_t i = 0; i < shards; i++) {
 		hak_shard_t *shard = &hak_page.shard[(hak_page.purge_next + i) % shards];
-		if (hak_shard_is_due(shard, before) || hak_shard_sum(dirty_units) > keep)
+		if (hak_shard_is_due(shard, before) || hak_load(&hak_bigcache.stamp) < before || hak_page_kept() > keep)
 			if (!hak_shard_purge(shard, before, keep, now, &returned))
 				break;
 	}
@@ -2507,14 +2952,6 @@ static hak_whale_t *hak_whale_leave_locked(const void *p) /* NULL: not a whale *
 	return w;
 }
 
-static void hak_whale_unlist_kept_locked(hak_whale_t **at)
-{
-	hak_whale_t *w = *at;
-	*at = w->next;
-	hak_whales.kept_count--;
-	hak_store(&hak_whales.kept_bytes, hak_whales.kept_bytes - w->len);
-}
-
 static void hak_whale_forget_locked(hak_whale_t *w) /* the entry, for another whale */
 {
 	w->next = hak_whales.unused;
@@ -2528,47 +2965,107 @@ static void hak_whale_count_locked(int64_t bytes)
 	hak_gauge_add(HAK_TIER_whale, bytes);
 }
 
-static void hak_whale_keep_locked(hak_whale_t *w) /* as the newest */
+static void hak_whale_forget(hak_whale_t *w)
 {
-	w->stamp = hak_os_now();
-	w->next = hak_whales.kept;
-	hak_whales.kept = w;
-	hak_whales.kept_count++;
-	hak_store(&hak_whales.kept_bytes, hak_whales.kept_bytes + w->len);
+	hak_lock(&hak_whales.lock);
+	hak_whale_forget_locked(w);
+	hak_unlock(&hak_whales.lock);
 }
 
-/* Unmaps kept whales: those freed before `before`, and the oldest while there are more than may be kept.  What the
- * system does not unmap stays kept, without its memory, and its turn comes after the others'. */
+/* A mapping that nobody has goes back, or into BigCache, without its memory, if the system does not unmap it.  Returns
+ * the bytes that went. */
+static HAK_COLD size_t hak_whale_unmap(hak_whale_t *w)
+{
+	size_t len = w->len;
+	if (hak_os_unmap(w->base, len)) {
+		hak_whale_forget(w);
+		return len;
+	}
+	hak_os_purge(w->base, len);
+	hak_big_put(&w->big, HAK_BIG_WHALE, len, w->site, true);
+	return 0;
+}
+
+/* The oldest mapping in BigCache that was freed before `before`, taken out; *given counts it.  NULL: there is none. */
+static HAK_COLD hak_whale_t *hak_whale_unkeep_oldest(uint64_t before, uint64_t *given)
+{
+	hak_lock(&hak_bigcache.lock);
+	hak_big_t *b = hak_bigcache.oldest[HAK_BIG_WHALE];
+	if (b && b->stamp >= before)
+		b = NULL;
+	if (b) {
+		++*given;
+		hak_big_remove_locked(b);
+	}
+	hak_unlock(&hak_bigcache.lock);
+	return b ? hak_big_whale(b) : NULL;
+}
+
+static bool hak_whale_is_over(void) /* whether more mappings are kept than may be */
+{
+	uint64_t keep = (uint64_t)hak_load(&hak_option.retain), used = hak_load(&hak_whales.bytes);
+	return hak_load(&hak_bigcache.bytes[HAK_BIG_WHALE]) > (keep > used ? keep : used);
+}
+
+/* Unmaps mappings in BigCache: those freed before `before`, and the oldest while there are more than may be kept.  What
+ * the system does not unmap stays kept, and its turn comes after the others'. */
 static HAK_COLD size_t hak_whale_purge(uint64_t before)
 {
 	size_t sum = 0;
-	hak_lock(&hak_whales.lock);
 	for (int refusals = 0; refusals < HAK_REFUSALS;) {
-		hak_whale_t **at = &hak_whales.kept, *w;
-		uint64_t keep = (uint64_t)hak_load(&hak_option.retain);
-		if (keep < hak_whales.bytes)
-			keep = hak_whales.bytes;
-		while (*at && (*at)->next) /* the last is the oldest */
-			at = &(*at)->next;
-		w = *at;
-		if (!w || (w->stamp >= before && hak_whales.kept_bytes <= keep && hak_whales.kept_count <= HAK_KEPT_WHALES))
+		bool over = hak_whale_is_over();
+		hak_whale_t *w = hak_whale_unkeep_oldest(over ? UINT64_MAX : before,
+		                                         over ? &hak_bigcache.over : &hak_bigcache.aged);
+		if (!w)
 			break;
-		hak_whale_unlist_kept_locked(at);
-		hak_unlock(&hak_whales.lock);
-		bool done = hak_os_unmap(w->base, w->len);
-		if (!done)
-			hak_os_purge(w->base, w->len);
-		hak_lock(&hak_whales.lock);
-		if (done) {
-			sum += w->len;
-			hak_whale_forget_locked(w);
+		size_t len = hak_whale_unmap(w);
+		sum += len;
+		refusals += len == 0;
+	}
+	return sum;
+}
+
+/* What BigCache holds beyond its budget leaves it, the oldest first: runs become free units, mappings go. */
+static HAK_COLD void hak_big_shrink(void)
+{
+	bool over = false;
+	for (int refusals = 0; refusals < HAK_REFUSALS;) {
+		uint64_t runs = hak_load(&hak_bigcache.bytes[HAK_BIG_RUN]), whales = hak_load(&hak_bigcache.bytes[HAK_BIG_WHALE]);
+		uint64_t stamp = hak_load(&hak_bigcache.stamp);
+		hak_whale_t *w;
+		if (runs + whales <= (uint64_t)hak_load(&hak_option.bigcache))
+			break;
+		if (whales && (w = hak_whale_unkeep_oldest(runs ? stamp + 1 : UINT64_MAX, &hak_bigcache.over))) {
+			refusals += hak_whale_unmap(w) == 0;
 		} else {
-			hak_whale_keep_locked(w);
-			refusals++;
+			hak_shard_t *shard;
+			hak_lock(&hak_bigcache.lock);
+			uint32_t u = hak_bigcache.oldest[HAK_BIG_RUN] ? hak_big_run(hak_bigcache.oldest[HAK_BIG_RUN])->unit : 0;
+			hak_unlock(&hak_bigcache.lock);
+			if (!u)
+				continue;
+			shard = hak_shard_lock(u);
+			hak_run_unkeep_oldest_locked(shard, UINT64_MAX, &hak_bigcache.over);
+			over = hak_page_kept() > hak_page_allowance();
+			hak_unlock(&shard->lock);
 		}
 	}
-	hak_unlock(&hak_whales.lock);
-	return sum;
+	if (over)
+		hak_page_purge(0, false);
+}
+
+/* After a block was put into BigCache: what is too much, or too old, goes.  free. */
+static void hak_big_watch(void)
+{
+	uint64_t runs = hak_load(&hak_bigcache.bytes[HAK_BIG_RUN]), whales = hak_load(&hak_bigcache.bytes[HAK_BIG_WHALE]);
+	uint64_t now = hak_os_now(), age = hak_big_is_old(now) ? now - (uint64_t)hak_load(&hak_option.purge_ms) : 0;
+
+	if (hak_unlikely(runs + whales > (uint64_t)hak_load(&hak_option.bigcache)))
+		hak_big_shrink();
+	if (hak_unlikely(age || hak_page_kept() > hak_page_allowance()))
+		hak_page_purge(age, false);
+	if (hak_unlikely(age || hak_whale_is_over()))
+		hak_whale_purge(age);
 }
 
 static hak_whale_t *hak_whale_entry_locked(void)
@@ -2581,52 +3078,46 @@ static hak_whale_t *hak_whale_entry_locked(void)
 	return w;
 }
 
-/* A mapping of its own for a block.  *zero: it is fresh.  NULL: out of memory. */
-static HAK_COLD void *hak_whale_alloc(size_t n, size_t align, bool *zero)
+/* A block of BigCache that was a mapping is a caller's again. */
+static void *hak_whale_reuse(hak_whale_t *w)
 {
-	size_t len = hak_round_up(n, hak_boot.os_page);
-	hak_whale_t **best = NULL, *w = NULL;
-	char *base;
-
-	*zero = false;
 	hak_lock(&hak_whales.lock);
-	for (hak_whale_t **at = &hak_whales.kept; *at; at = &(*at)->next)
-		if ((*at)->len >= len && (*at)->len - len <= len / 4 && ((uintptr_t)(*at)->base & (align - 1)) == 0
-		    && (!best || (*at)->len < (*best)->len))
-			best = at;
-	if (best) {
-		w = *best;
-		hak_whale_unlist_kept_locked(best);
-		hak_whales.hits++;
-	} else {
-		w = hak_whale_entry_locked();
-	}
-	hak_unlock(&hak_whales.lock);
-	if (!w)
-		return NULL;
-	if (!best) {
-		base = hak_os_map_aligned(len, align, PROT_READ | PROT_WRITE, &w->base, &w->len);
-		if (!base && hak_whale_purge(UINT64_MAX) + hak_page_purge(UINT64_MAX, false))
-			base = hak_os_map_aligned(len, align, PROT_READ | PROT_WRITE, &w->base, &w->len);
-		hak_lock(&hak_whales.lock);
-		if (!base || w->len != len) { /* with ends that cannot be had off: it is nobody's block, but it is mapped */
-			if (base)
-				hak_whale_keep_locked(w);
-			else
-				hak_whale_forget_locked(w);
-			hak_unlock(&hak_whales.lock);
-			if (base)
-				hak_whale_purge(0);
-			return NULL;
-		}
-		*zero = true;
-	} else {
-		hak_lock(&hak_whales.lock);
-	}
+	hak_whales.hits++;
 	hak_whales.allocs++;
 	hak_whale_count_locked((int64_t)w->len);
 	hak_whale_enter_locked(w);
-	base = w->base;
+	hak_unlock(&hak_whales.lock);
+	return w->base;
+}
+
+/* A mapping of its own for a block.  NULL: out of memory. */
+static HAK_COLD void *hak_whale_alloc(size_t n, size_t align, uint32_t site)
+{
+	size_t len = hak_round_up(n, hak_boot.os_page);
+	hak_whale_t *w;
+	char *base;
+
+	hak_lock(&hak_whales.lock);
+	w = hak_whale_entry_locked();
+	hak_unlock(&hak_whales.lock);
+	if (!w)
+		return NULL;
+	w->site = site;
+	base = hak_os_map_aligned(len, align, PROT_READ | PROT_WRITE, &w->base, &w->len);
+	if (!base && hak_whale_purge(UINT64_MAX) + hak_page_purge(UINT64_MAX, false))
+		base = hak_os_map_aligned(len, align, PROT_READ | PROT_WRITE, &w->base, &w->len);
+	if (!base) {
+		hak_whale_forget(w);
+		return NULL;
+	}
+	if (w->len != len) { /* with ends that cannot be had off: it is nobody's block, but it is mapped */
+		hak_whale_unmap(w);
+		return NULL;
+	}
+	hak_lock(&hak_whales.lock);
+	hak_whales.allocs++;
+	hak_whale_count_locked((int64_t)w->len);
+	hak_whale_enter_locked(w);
 	hak_unlock(&hak_whales.lock);
 	hak_page_peak();
 	return base;
@@ -2636,15 +3127,17 @@ static HAK_COLD bool hak_whale_free(void *p) /* false: not a whale */
 {
 	hak_lock(&hak_whales.lock);
 	hak_whale_t *w = hak_whale_leave_locked(p);
-	if (!w) {
-		hak_unlock(&hak_whales.lock);
-		return false;
+	if (w) {
+		hak_whales.frees++;
+		hak_whale_count_locked(-(int64_t)w->len);
 	}
-	hak_whales.frees++;
-	hak_whale_count_locked(-(int64_t)w->len);
-	hak_whale_keep_locked(w);
 	hak_unlock(&hak_whales.lock);
-	hak_whale_purge(hak_page_is_forbidden() ? UINT64_MAX : 0);
+	if (!w)
+		return false;
+	if (!hak_page_is_forbidden() && hak_big_put(&w->big, HAK_BIG_WHALE, w->len, w->site, false))
+		hak_big_watch();
+	else
+		hak_whale_unmap(w);
 	return true;
 }
 
@@ -4335,8 +4828,10 @@ static HAK_COLD void hak_heap_tick_slow(hak_heap_t *h)
 	}
 	if (now > age && hak_page_is_due(now - age))
 		hak_page_purge(now - age, false);
-	if (hak_load(&hak_whales.kept_bytes) && now > age)
+	if (hak_load(&hak_bigcache.bytes[HAK_BIG_WHALE]) && now > age)
 		hak_whale_purge(now - age);
+	if (hak_load(&hak_bigcache.stamp) != UINT64_MAX)
+		hak_big_shrink();
 }
 
 HAK_INLINE void hak_heap_tick(hak_heap_t *h) /* owner, no claim */
@@ -4700,10 +5195,31 @@ static void hak_large_gone_locked(hak_shard_t *shard)
 	hak_count(&shard->count.large_frees, 1u);
 }
 
-/* A block above 1 MiB, or of an alignment above a unit. */
-static HAK_NOINLINE void *hak_large_alloc(size_t n, size_t align, bool *zero)
+/* A block out of BigCache.  NULL: it has none that fits. */
+static void *hak_large_reuse(size_t len, size_t align, uint32_t site)
+{
+	hak_big_t *b = hak_big_take(len, align, site);
+	char *base = NULL;
+
+	if (b && b->kind == HAK_BIG_RUN) {
+		hak_slab_t *r = hak_big_run(b);
+		size_t had = (size_t)r->len << HAK_UNIT_SHIFT;
+		base = r->base;
+		r->site = site;
+		hak_gauge_add(HAK_TIER_whale, (int64_t)had);
+	} else if (b) {
+		base = hak_whale_reuse(hak_big_whale(b));
+	}
+	if (b)
+		hak_page_peak();
+	return base;
+}
+
+/* A block above 1 MiB, or of an alignment above a unit, for a call site.  *zero: its memory was never used. */
+static HAK_NOINLINE void *hak_large_alloc(size_t n, size_t align, uint64_t at, bool *zero)
 {
 	size_t units = (n + HAK_UNIT - 1) >> HAK_UNIT_SHIFT, align_units = align > HAK_UNIT ? align >> HAK_UNIT_SHIFT : 1;
+	uint32_t site = hak_big_site(at);
 	hak_slab_t *r = NULL;
 	void *p;
 
@@ -4714,14 +5230,22 @@ static HAK_NOINLINE void *hak_large_alloc(size_t n, size_t align, bool *zero)
 	hak_boot_init();
 	if (units == 0)
 		units = 1;
+	*zero = false;
+	if (n > HAK_CLASS_MAX) {
+		size_t len = units <= HAK_RUN_MAX / HAK_UNIT ? units << HAK_UNIT_SHIFT : hak_round_up(n, hak_boot.os_page);
+		if ((p = hak_large_reuse(len, align, site)))
+			return p;
+	}
 	if (units + align_units <= HAK_RUN_MAX / HAK_UNIT) {
-		hak_shard_t *shard = hak_shard_for(0, 0); /* long runs of all threads in one shard, where they join */
+		hak_shard_t *shard = hak_shard_for(at, 0); /* without a site those of all threads in one shard, where they join */
 		hak_lock(&shard->lock);
 		uint64_t now = hak_os_now();
 		uint32_t u = hak_run_alloc_locked(&shard, (uint32_t)units, (uint32_t)align_units, zero, now);
 		if (u) {
 			r = hak_slab_of(u);
 			r->len = (uint32_t)units;
+			r->site = site;
+			r->big.key = NULL;
 			hak_words_set(u + 1, (uint32_t)units - 1, HAK_RUN_BODY);
 			hak_words_set(u, 1, HAK_RUN_HEAD);
 			hak_count(&shard->count.large_blocks, 1u);
@@ -4733,25 +5257,37 @@ static HAK_NOINLINE void *hak_large_alloc(size_t n, size_t align, bool *zero)
 		if (r)
 			return r->base;
 	}
-	if (!(p = hak_whale_alloc(n ? n : 1, align > hak_boot.os_page ? align : hak_boot.os_page, zero)))
+	p = hak_whale_alloc(n ? n : 1, align > hak_boot.os_page ? align : hak_boot.os_page, site);
+	*zero = true;
+	if (!p)
 		errno = ENOMEM;
 	return p;
 }
 
 static HAK_NOINLINE void hak_large_free(void *p, uint32_t u)
 {
-	bool over = false, good;
-	hak_shard_t *shard = hak_shard_lock(u);
-	good = hak_word(u) == HAK_RUN_HEAD && hak_slab_of(u)->base == p;
-	if (good) {
-		uint32_t units = hak_slab_of(u)->len;
-		hak_large_gone_locked(shard);
-		hak_large_count_locked(shard, -(int64_t)units);
-		over = hak_run_release_locked(shard, u, units, hak_os_now());
-	}
-	hak_unlock(&shard->lock);
-	if (!good)
+	hak_slab_t *r = hak_slab_of(u);
+	uint32_t units = r->len, word = HAK_RUN_HEAD;
+	size_t len = (size_t)units << HAK_UNIT_SHIFT;
+	hak_shard_t *shard;
+	bool over;
+
+	if (r->base != p)
 		hak_die("free", p, HAK_ERR_INTERIOR);
+	if (!hak_cas(&hak_unit[u], &word, HAK_RUN_KEPT)) /* of two threads that free it, one gets here */
+		hak_die("free", p, HAK_ERR_ALREADY_FREE);
+	hak_gauge_add(HAK_TIER_whale, -(int64_t)len);
+	if (len > HAK_CLASS_MAX && !hak_page_is_forbidden() && !hak_option.use_registry
+	    && hak_big_put(&r->big, HAK_BIG_RUN, len, r->site, false)) {
+		hak_big_watch();
+		return;
+	}
+	shard = hak_shard_lock(u);
+	hak_large_gone_locked(shard);
+	hak_count(&shard->count.large_units, -(uint64_t)units);
+	hak_count(&shard->count.large_units_freed, units);
+	over = hak_run_release_locked(shard, u, units, hak_os_now());
+	hak_unlock(&shard->lock);
 	if (over)
 		hak_page_purge(0, false);
 }
@@ -4773,6 +5309,7 @@ static HAK_COLD bool hak_large_resize(uint32_t u, uint32_t units)
 		over = hak_run_release_locked(shard, u + units, len - units, now);
 	} else if (units > len) {
 		more = units - len;
+		hak_run_unkeep_at_locked(shard, u + len);
 		fits = hak_shard_has_free_locked(shard, u + len) && (next = hak_slab_of(u + len))->len >= more
 		       && hak_run_permit_locked(next, 0, more);
 		if (fits) {
@@ -4807,6 +5344,7 @@ static HAK_COLD void *hak_large_to_whale(void *p, uint32_t u, size_t n)
 	base = moved ? hak_os_remap(moved, len, to) : NULL;
 	w->base = base ? base : moved;
 	w->len = base ? to : len;
+	w->site = hak_slab_of(u)->site;
 	if (moved && !base) /* back by hand: the system may have no mapping left to move it in */
 		memcpy(p, moved, len);
 	hak_lock(&hak_whales.lock);
@@ -4814,14 +5352,12 @@ static HAK_COLD void *hak_large_to_whale(void *p, uint32_t u, size_t n)
 		hak_whales.allocs++;
 		hak_whale_count_locked((int64_t)(to - len)); /* the rest of it has moved from one count to the other */
 		hak_whale_enter_locked(w);
-	} else if (moved) {
-		hak_whale_keep_locked(w);
-	} else {
+	} else if (!moved) {
 		hak_whale_forget_locked(w);
 	}
 	hak_unlock(&hak_whales.lock);
 	if (moved && !base)
-		hak_whale_purge(0);
+		hak_whale_unmap(w);
 	if (base) {
 		hak_shard_t *shard = hak_shard_lock(u);
 		uint32_t units = hak_slab_of(u)->len;
@@ -4862,7 +5398,7 @@ static HAK_NOINLINE void *hak_malloc_slow(size_t n, size_t asked)
 	bool zero;
 
 	if (n > HAK_CLASS_MAX)
-		return hak_guard_open_any(hak_large_alloc(n, 1, &zero), asked);
+		return hak_guard_open_any(hak_large_alloc(n, 1, 0, &zero), asked);
 	hak_boot_init();
 	do {
 		h = hak_heap_attach();
@@ -5008,7 +5544,7 @@ HAK_EXPORT void *hak_calloc(size_t count, size_t size)
 		return NULL;
 	}
 	if (hak_unlikely(n > HAK_CLASS_MAX)) {
-		p = hak_large_alloc(hak_guard_room(n), 1, &zero);
+		p = hak_large_alloc(hak_guard_room(n), 1, 0, &zero);
 		return hak_guard_open_any(p && !zero ? memset(p, 0, n) : p, n);
 	}
 	p = hak_hot_malloc(n);
@@ -5102,7 +5638,7 @@ static void *hak_aligned(size_t align, size_t n)
 			if ((hak_class[c].size & (align - 1)) == 0)
 				return hak_hot_malloc_for(hak_class[c].size, n);
 	}
-	return hak_guard_open_any(hak_large_alloc(room, align, &zero), n);
+	return hak_guard_open_any(hak_large_alloc(room, align, 0, &zero), n);
 }
 
 HAK_EXPORT void *hak_aligned_alloc(size_t align, size_t n)
@@ -5114,10 +5650,12 @@ HAK_EXPORT void *hak_aligned_alloc(size_t align, size_t n)
 	return hak_aligned(align, n);
 }
 
-/* Sites: accepted, and without an effect until there are rules for them. */
+/* Sites: BigCache keeps their large blocks apart; without an effect on others until there are rules for them. */
 HAK_EXPORT void *hak_alloc_at(size_t n, uint64_t site)
 {
-	(void)site;
+	bool zero;
+	if (n > HAK_CLASS_MAX)
+		return hak_guard_open_any(hak_large_alloc(hak_guard_room(n), 1, site, &zero), n);
 	return hak_hot_malloc(n);
 }
 
@@ -5264,12 +5802,12 @@ HAK_EXPORT HAK_COLD size_t hak_trim(void)
 #define HAK_SHARD_FIELDS(X)                                                                          \
 	X(I, shard, "", "", "number of the shard")                                                       \
 	X(Q, superslabs, "superslabs", "", "superslabs that belong to it")                               \
-	X(Q, used_bytes, "bytes", "", "units in slabs and large blocks")                                 \
+	X(Q, used_bytes, "bytes", "", "units in slabs, large blocks and BigCache")                       \
 	X(Q, dirty_bytes, "bytes", "", "free units whose memory has been used and not given back")       \
 	X(Q, clean_bytes, "bytes", "", "free units without memory behind them")                          \
 	X(Q, free_runs, "runs", "", "runs of free units")                                                \
 	X(Q, orphan_slabs, "slabs", "", "slabs of dead threads that nobody has taken over")              \
-	X(Q, large_blocks, "blocks", "", "blocks above 1 MiB that callers hold")                         \
+	X(Q, large_blocks, "blocks", "", "large blocks in it: those of callers, and those in BigCache")  \
 	X(Q, taken, "acquisitions", "", "acquisitions of its lock")                                      \
 	X(Q, contended, "acquisitions", "", "of these, those that had to wait")                          \
 	X(Q, moved_in, "superslabs", "", "superslabs that it took from other shards, ever")              \
@@ -5278,13 +5816,22 @@ HAK_EXPORT HAK_COLD size_t hak_trim(void)
 #define HAK_SEGMENT_FIELDS(X)                                                                                 \
 	X(Q, address, "address", "", "where it begins")                                                           \
 	X(Q, total_size, "bytes", "", "its size")                                                                 \
-	X(z, state, "", "", "slab, orphan (slab without a thread), run (a large block), whale, kept whale, free") \
+	X(z, state, "", "", "slab, orphan (slab without a thread), run (a large block), whale, kept whale (either, freed), free") \
 	X(z, tier, "", "", "tier of its blocks; free: none")                                                      \
 	X(Q, block_size, "bytes", "", "size of a block; 0: free")                                                 \
 	X(Q, blocks, "blocks", "", "blocks that it has room for")                                                 \
 	X(Q, used_blocks, "blocks", "", "of these, those out of it: live, cached and in transit")                 \
 	X(I, heap, "", "", "the heap that owns it; 0: none")                                                      \
 	X(Q, dirty_bytes, "bytes", "", "free: bytes with memory behind them; others: total_size")
+
+#define HAK_BIG_FIELDS(X)                                                                              \
+	X(I, site, "", "", "the call site, in 32 bits; 0: none was given")                                 \
+	X(I, class, "", "", "size class: units of 64 KiB, and above 64 MiB eight classes to a doubling")   \
+	X(Q, size, "bytes", "", "the shortest block of that class")                                        \
+	X(Q, entries, "blocks", "", "freed blocks that it has kept")                                       \
+	X(Q, bytes, "bytes", "", "their bytes")                                                            \
+	X(Q, hits, "blocks", "", "its blocks handed out again")                                            \
+	X(Q, misses, "blocks", "", "requests for its size that BigCache had no block for")
 
 #define HAK_OWNER_FIELDS(X)                                     \
 	X(Q, base, "address", "", "start of the block")             \
@@ -5313,6 +5860,7 @@ typedef struct hak_heap_row { HAK_HEAP_FIELDS(HAK_DECLARE_FIELD) } hak_heap_row_
 typedef struct hak_lock_row { HAK_LOCK_FIELDS(HAK_DECLARE_FIELD) } hak_lock_row_t;
 typedef struct hak_shard_row { HAK_SHARD_FIELDS(HAK_DECLARE_FIELD) } hak_shard_row_t;
 typedef struct hak_segment { HAK_SEGMENT_FIELDS(HAK_DECLARE_FIELD) } hak_segment_t;
+typedef struct hak_big_row { HAK_BIG_FIELDS(HAK_DECLARE_FIELD) } hak_big_row_t;
 typedef struct hak_owner { HAK_OWNER_FIELDS(HAK_DECLARE_FIELD) } hak_owner_t;
 typedef struct hak_stats { HAK_GLOBAL_STATS(HAK_DECLARE_COUNTER) HAK_HEAP_COUNTERS(HAK_DECLARE_COUNTER) } hak_stats_t;
 
@@ -5333,6 +5881,7 @@ typedef struct hak_about {
 #define HAK_LOCK_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_lock_row_t, kind, name, unit, view, help)
 #define HAK_SHARD_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_shard_row_t, kind, name, unit, view, help)
 #define HAK_SEGMENT_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_segment_t, kind, name, unit, view, help)
+#define HAK_BIG_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_big_row_t, kind, name, unit, view, help)
 #define HAK_OWNER_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_owner_t, kind, name, unit, view, help)
 #define HAK_OPTION_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_option_row_t, kind, name, unit, view, help)
 #define HAK_STAT_FIELD(name, unit, view, help) HAK_FIELD(hak_stats_t, Q, name, unit, view, help)
@@ -5342,6 +5891,7 @@ static const hak_field_t hak_heap_fields[] = {HAK_HEAP_FIELDS(HAK_HEAP_FIELD)};
 static const hak_field_t hak_lock_fields[] = {HAK_LOCK_FIELDS(HAK_LOCK_FIELD)};
 static const hak_field_t hak_shard_fields[] = {HAK_SHARD_FIELDS(HAK_SHARD_FIELD)};
 static const hak_field_t hak_segment_fields[] = {HAK_SEGMENT_FIELDS(HAK_SEGMENT_FIELD)};
+static const hak_field_t hak_big_fields[] = {HAK_BIG_FIELDS(HAK_BIG_FIELD)};
 static const hak_field_t hak_owner_fields[] = {HAK_OWNER_FIELDS(HAK_OWNER_FIELD)};
 static const hak_field_t hak_option_fields[] = {HAK_OPTION_FIELDS(HAK_OPTION_FIELD)};
 static const hak_field_t hak_stat_fields[] = {HAK_GLOBAL_STATS(HAK_STAT_FIELD) HAK_HEAP_COUNTERS(HAK_STAT_FIELD)};
@@ -5356,6 +5906,7 @@ static const hak_record_t hak_records[] = {
 	HAK_RECORD("option", hak_option_fields, hak_option_row_t),
 	HAK_RECORD("owner", hak_owner_fields, hak_owner_t),
 	HAK_RECORD("shard", hak_shard_fields, hak_shard_row_t),
+	HAK_RECORD("big", hak_big_fields, hak_big_row_t),
 };
 static const hak_about_t hak_about_this = {
 	HAK_ABI, sizeof(hak_about_t), HAK_VERSION, HAK_VARIANT, hak_records, sizeof hak_records / sizeof *hak_records, 0};
@@ -5604,22 +6155,27 @@ static HAK_COLD void hak_segment_add_runs_locked(hak_segments_t *t, const hak_ra
 		len = word == HAK_RUN_AT_HAND ? 1 : s->len; /* a heap may be making a slab of it */
 		hak_segment_t row = {.address = (uint64_t)(uintptr_t)s->base, .total_size = (uint64_t)len << HAK_UNIT_SHIFT,
 			.state = "free", .tier = "", .dirty_bytes = (uint64_t)hak_dirty_count(u, len) << HAK_UNIT_SHIFT};
-		if (word == HAK_RUN_HEAD) {
-			row.state = "run";
+		if (word == HAK_RUN_HEAD || word == HAK_RUN_KEPT) {
+			/* Without a key it is in the hands of a thread that frees it, and counts as live until it is kept.  In a
+			 * child of fork that thread may be gone. */
+			hak_lock_uncounted(&hak_bigcache.lock);
+			bool kept = hak_load(&hak_unit[u]) == HAK_RUN_KEPT && s->big.key;
+			hak_unlock(&hak_bigcache.lock);
+			row.state = kept ? "kept whale" : "run";
 			row.tier = hak_tier[HAK_TIER_whale].name;
 			row.block_size = row.total_size;
-			row.blocks = row.used_blocks = 1;
+			row.blocks = 1;
+			row.used_blocks = !kept;
 		}
 		hak_segment_add(t, row);
 	}
 }
 
-static HAK_COLD void hak_segment_add_whales(hak_segments_t *t, const hak_whale_t *w, bool kept)
+static HAK_COLD void hak_segment_add_whale(hak_segments_t *t, const hak_whale_t *w, bool kept)
 {
-	for (; w; w = w->next)
-		hak_segment_add(t, (hak_segment_t){.address = (uint64_t)(uintptr_t)w->base, .total_size = w->len,
-			.state = kept ? "kept whale" : "whale", .tier = hak_tier[HAK_TIER_whale].name, .block_size = w->len,
-			.blocks = 1, .used_blocks = kept ? 0 : 1, .dirty_bytes = w->len});
+	hak_segment_add(t, (hak_segment_t){.address = (uint64_t)(uintptr_t)w->base, .total_size = w->len,
+		.state = kept ? "kept whale" : "whale", .tier = hak_tier[HAK_TIER_whale].name, .block_size = w->len,
+		.blocks = 1, .used_blocks = kept ? 0 : 1, .dirty_bytes = w->len});
 }
 
 /* All memory that is committed, piece by piece, in no order.  Returns how many pieces there are, which may be more than
@@ -5646,10 +6202,32 @@ HAK_EXPORT HAK_COLD int hak_segment_table(hak_segment_t *rows, size_t row_size, 
 	hak_unlock(&hak_page.purging);
 	hak_lock_uncounted(&hak_whales.lock);
 	for (uint32_t i = 0; i < HAK_WHALE_BUCKETS; i++)
-		hak_segment_add_whales(&t, hak_whales.bucket[i], false);
-	hak_segment_add_whales(&t, hak_whales.kept, true);
+		for (const hak_whale_t *w = hak_whales.bucket[i]; w; w = w->next)
+			hak_segment_add_whale(&t, w, false);
 	hak_unlock(&hak_whales.lock);
+	hak_lock_uncounted(&hak_bigcache.lock);
+	for (hak_big_t *b = hak_bigcache.oldest[HAK_BIG_WHALE]; b; b = b->newer)
+		hak_segment_add_whale(&t, hak_big_whale(b), true);
+	hak_unlock(&hak_bigcache.lock);
 	return t.n;
+}
+
+/* The keys of BigCache, in no order.  Returns how many there are, which may be more than fit. */
+HAK_EXPORT HAK_COLD int hak_big_table(hak_big_row_t *rows, size_t row_size, int most)
+{
+	int n = 0;
+
+	if (most > 0 && row_size != sizeof *rows)
+		return -HAK_ERR_SIZE;
+	hak_boot_init();
+	hak_lock_uncounted(&hak_bigcache.lock);
+	for (uint32_t i = 0; i < hak_bigcache.buckets; i++)
+		for (const hak_big_key_t *k = hak_bigcache.bucket[i]; k; k = k->next)
+			if (n++ < most)
+				rows[n - 1] = (hak_big_row_t){.site = k->site, .class = k->class, .size = hak_big_class_size(k->class),
+					.entries = k->entries, .bytes = k->bytes, .hits = k->hits, .misses = k->misses};
+	hak_unlock(&hak_bigcache.lock);
+	return n;
 }
 
 /* The peaks of statistics begin anew, at what is in use now. */
@@ -5705,6 +6283,32 @@ HAK_EXPORT HAK_COLD int hak_class_table(hak_class_row_t *rows, size_t row_size, 
 	return HAK_CLASSES;
 }
 
+/* Runs and BigCache, which the page heap's counts include.  The page heap's lock. */
+static HAK_COLD void hak_stats_large_locked(hak_stats_t *s)
+{
+	hak_lock_uncounted(&hak_bigcache.lock);
+	uint64_t units = hak_big_units();
+	s->large_blocks = hak_shard_sum(large_blocks) - hak_bigcache.entries[HAK_BIG_RUN];
+	s->large_bytes = (hak_shard_sum(large_units) - units) << HAK_UNIT_SHIFT;
+	s->in_use_bytes = ((hak_shard_sum(used_units) - units) << HAK_UNIT_SHIFT) + s->whale_bytes;
+	s->allocs += hak_shard_sum(large_allocs) + hak_bigcache.run_allocs;
+	s->frees += hak_shard_sum(large_frees) + hak_bigcache.run_frees;
+	s->alloc_bytes += (hak_shard_sum(large_units_alloced) << HAK_UNIT_SHIFT) + hak_bigcache.run_alloc_bytes;
+	s->freed_bytes += (hak_shard_sum(large_units_freed) << HAK_UNIT_SHIFT) + hak_bigcache.run_freed_bytes;
+	s->kept_whale_bytes = hak_bigcache.bytes[HAK_BIG_RUN] + hak_bigcache.bytes[HAK_BIG_WHALE];
+	s->big_hits = hak_bigcache.hits;
+	s->big_misses = hak_bigcache.misses;
+	s->big_entries = hak_bigcache.entries[HAK_BIG_RUN] + hak_bigcache.entries[HAK_BIG_WHALE];
+	s->big_evicted_age = hak_bigcache.aged;
+	s->big_evicted_budget = hak_bigcache.over;
+	s->big_evicted_need = hak_bigcache.needed;
+	s->big_keys = hak_bigcache.keys;
+	s->big_buckets = hak_bigcache.buckets;
+	s->metadata_bytes = hak_bigcache.table_bytes;
+	s->committed_bytes = s->whale_bytes + hak_bigcache.bytes[HAK_BIG_WHALE];
+	hak_unlock(&hak_bigcache.lock);
+}
+
 /* A snapshot, and the rows of the classes that it is made from. */
 static HAK_COLD void hak_stats_fill(hak_stats_t *s, hak_class_row_t row[HAK_CLASSES])
 {
@@ -5742,20 +6346,14 @@ static HAK_COLD void hak_stats_fill(hak_stats_t *s, hak_class_row_t row[HAK_CLAS
 	s->frees += hak_whales.frees;
 	s->alloc_bytes += hak_whales.alloc_bytes;
 	s->freed_bytes += hak_whales.freed_bytes;
-	s->kept_whale_bytes = hak_whales.kept_bytes;
 	hak_unlock(&hak_whales.lock);
 	uint32_t shards = hak_page_lock_all();
 	s->shards = shards;
 	s->shard_growths = hak_load(&hak_page.growths);
-	s->large_blocks = hak_shard_sum(large_blocks);
-	s->large_bytes = hak_shard_sum(large_units) << HAK_UNIT_SHIFT;
-	s->allocs += hak_shard_sum(large_allocs);
-	s->frees += hak_shard_sum(large_frees);
-	s->alloc_bytes += hak_shard_sum(large_units_alloced) << HAK_UNIT_SHIFT;
-	s->freed_bytes += hak_shard_sum(large_units_freed) << HAK_UNIT_SHIFT;
+	hak_stats_large_locked(s);
+	s->in_use_bytes -= at_hand << HAK_UNIT_SHIFT;
 	s->free_dirty_bytes = (hak_shard_sum(dirty_units) + hak_shard_sum(purging_dirty) + at_hand) << HAK_UNIT_SHIFT;
 	s->free_clean_bytes = (hak_shard_sum(clean_units) + hak_shard_sum(purging_clean)) << HAK_UNIT_SHIFT;
-	s->in_use_bytes = ((hak_shard_sum(used_units) - at_hand) << HAK_UNIT_SHIFT) + s->whale_bytes;
 	s->peak_in_use_bytes = hak_load(&hak_page.peak_shown);
 	if (s->peak_in_use_bytes < s->in_use_bytes)
 		s->peak_in_use_bytes = s->in_use_bytes;
@@ -5778,7 +6376,7 @@ static HAK_COLD void hak_stats_fill(hak_stats_t *s, hak_class_row_t row[HAK_CLAS
 	s->threads_exited = hak_heaps.exited;
 	hak_unlock(&hak_heaps.lock);
 	hak_lock_uncounted(&hak_meta.lock);
-	s->metadata_bytes = hak_meta.bytes;
+	s->metadata_bytes += hak_meta.bytes;
 	hak_unlock(&hak_meta.lock);
 	hak_lock_uncounted(&hak_index.lock);
 	s->index_bytes = hak_index.bytes;
@@ -5787,7 +6385,7 @@ static HAK_COLD void hak_stats_fill(hak_stats_t *s, hak_class_row_t row[HAK_CLAS
 	s->index_refusals = hak_index.refusals;
 	hak_unlock(&hak_index.lock);
 	/* Not the sum of its parts: that the two are the same is a law that the tests check. */
-	s->committed_bytes = s->superslabs * HAK_SUPER + s->whale_bytes + s->kept_whale_bytes + s->metadata_bytes;
+	s->committed_bytes += s->superslabs * HAK_SUPER + s->metadata_bytes; /* and mappings, live and kept */
 	hak_lock_rows(lock);
 	for (int i = 0; i < HAK_LOCK_ROWS - 1; i++) { /* the last is the claims */
 		s->shared_locks += lock[i].taken;
@@ -5819,7 +6417,7 @@ HAK_EXPORT HAK_COLD uint64_t hak_stat(const char *name)
 HAK_EXPORT HAK_COLD int hak_tier_table(hak_tier_row_t *rows, size_t row_size, int most)
 {
 	hak_class_row_t row[HAK_CLASSES];
-	hak_stats_t s;
+	hak_stats_t s, large = {0};
 
 	if (most <= 0)
 		return HAK_TIER_COUNT;
@@ -5846,11 +6444,12 @@ HAK_EXPORT HAK_COLD int hak_tier_table(hak_tier_row_t *rows, size_t row_size, in
 	w->live_blocks = s.large_blocks + s.whale_blocks;
 	w->live_bytes = s.large_bytes + s.whale_bytes;
 	uint32_t shards = hak_page_lock_all();
-	w->allocs = hak_shard_sum(large_allocs);
-	w->frees = hak_shard_sum(large_frees);
-	w->alloc_bytes = hak_shard_sum(large_units_alloced) << HAK_UNIT_SHIFT;
-	w->freed_bytes = hak_shard_sum(large_units_freed) << HAK_UNIT_SHIFT;
+	hak_stats_large_locked(&large);
 	hak_page_unlock_all(shards);
+	w->allocs = large.allocs;
+	w->frees = large.frees;
+	w->alloc_bytes = large.alloc_bytes;
+	w->freed_bytes = large.freed_bytes;
 	hak_lock_uncounted(&hak_whales.lock);
 	w->allocs += hak_whales.allocs;
 	w->frees += hak_whales.frees;
@@ -6142,8 +6741,10 @@ static void hak_hg_declare(void)
 	hak_hg_relaxed(hak_gauge);              /* hak_reset_peaks, beside hak_gauge_raise */
 	hak_hg_relaxed(hak_index.missing);      /* hak_lookup, which found nothing */
 	hak_hg_relaxed(hak_index.turn);         /* hak_index_find */
-	hak_hg_relaxed(hak_whales.kept_bytes);
 	hak_hg_relaxed(hak_whales.bytes);       /* hak_page_peak */
+	hak_hg_relaxed(hak_option.bigcache);
+	hak_hg_relaxed(hak_bigcache.stamp);
+	hak_hg_relaxed(hak_bigcache.bytes);
 	hak_hg_relaxed(h->count);               /* hak_stats_collect */
 	for (size_t i = 0; i < HAK_LOCK_COUNT; i++) { /* hak_lock_rows */
 		hak_hg_relaxed(hak_shared_locks[i].lock->taken);

@@ -217,7 +217,8 @@ def choose_allocators(options: argparse.Namespace) -> list[Allocator]:
 
 # ---- One run
 
-COUNTERS = ("allocs", "cache_hits", "shared_locks", "shared_locks_contended", "claims")  # hakmem's
+# hakmem's
+COUNTERS = ("allocs", "cache_hits", "shared_locks", "shared_locks_contended", "claims", "big_hits", "big_misses")
 
 
 @dataclass(frozen=True)
@@ -255,7 +256,14 @@ class Sample:
     shared_locks: int | None
     shared_locks_contended: int | None
     claims: int | None
+    big_hits: int | None = None
+    big_misses: int | None = None
     cached_bytes: int | None = None  # in hakmem's thread caches, on average; of `adaptive` alone
+
+    @property
+    def big_hit_rate(self) -> float | None:
+        """Of the mallocs above 1 MiB while BigCache was on."""
+        return over(self.big_hits, (self.big_hits or 0) + (self.big_misses or 0))
 
     @property
     def hit_rate(self) -> float | None:
@@ -375,6 +383,7 @@ class Row:
     faults: float | None = None  # while it was measured, so the more the more ops there were
     faults_per_kop: float | None = None
     hit_rate: float | None = None  # 0 to 1
+    big_hit_rate: float | None = None  # 0 to 1, of BigCache
     locks_per_mop: float | None = None
     contended_per_mop: float | None = None
     claims_per_mop: float | None = None
@@ -465,6 +474,7 @@ def summarise(
             "faults",
             "faults_per_kop",
             "hit_rate",
+            "big_hit_rate",
             "handovers",
             "cached_bytes",
         ):
@@ -521,6 +531,7 @@ COLUMNS: dict[str, Callable[[Row], str]] = {
     "RSS MB": lambda r: cell(r.peak_rss_bytes, ".1f", 1e-6),
     "faults/kop": lambda r: scaled(r.faults_per_kop, RATE) if r.faults else cell(r.faults, ".0f"),
     "hit %": lambda r: cell(r.hit_rate, ".2f", 100),
+    "big hit %": lambda r: cell(r.big_hit_rate, ".2f", 100),
     "locks/Mop": lambda r: scaled(r.locks_per_mop, RATE),
     "failure": lambda r: r.failure or "",
 }
@@ -617,6 +628,16 @@ class Timed:
 
 SCENARIOS = ("scenario-json", "scenario-mir", "scenario-vm", "scenario-mixed")
 
+BIG_SCENARIO = "scenario-vm"  # the one whose blocks are above 1 MiB
+
+
+def without_bigcache(allocator: Allocator) -> Iterator[Allocator]:
+    """hakmem once more, with BigCache off: what is left is the page heap, which keeps free memory as well."""
+    if allocator.name == HAKMEM:
+        variables = {**allocator.variables, "HAKMEM_BIGCACHE": "0"}
+        yield replace(allocator, name=f"{HAKMEM} without BigCache", variables=variables)
+
+
 TIMED = {
     "larson": Timed(
         "a server: 8-1,024 bytes; threads replace and hand on their blocks, after 500,000 ops as in the published "
@@ -645,8 +666,9 @@ def timed_jobs(name: str, options: argparse.Namespace, allocators: Sequence[Allo
     """A subcommand's workloads, at --threads where it has that option."""
     table = TIMED[name]
     for label in table.workloads:
+        more = [without for own in allocators if label == BIG_SCENARIO for without in without_bigcache(own)]
         for threads in getattr(options, "threads", table.threads):
-            yield workload(label, threads, options.seconds), allocators
+            yield workload(label, threads, options.seconds), [*allocators, *more]
 
 
 # ---- Python programs: each defines work(), a round of which is an op, and `kept`, what so many rounds leave behind

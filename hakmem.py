@@ -48,10 +48,10 @@ from typing import Any, Callable, NamedTuple, NoReturn, Optional, Union, cast
 
 __all__ = [
     "Buffer", "Config", "HakmemError", "MemoryPool", "Mode", "Option", "RssMonitor", "RssSample", "UnknownOptionError",
-    "aligned_alloc", "alloc_at", "calloc", "class_table", "config", "default_memory_pool", "free", "free_at",
-    "heap_table", "lock_table", "main", "malloc", "memory_snapshot", "memory_stats", "memory_stats_as_nested_dict",
-    "memory_summary", "mode", "owner_of", "realloc", "report", "reset_peak_memory_stats", "shard_table",
-    "tier_table", "total_allocated_bytes", "trim", "usable_size",
+    "aligned_alloc", "alloc_at", "big_table", "calloc", "class_table", "config", "default_memory_pool", "free",
+    "free_at", "heap_table", "lock_table", "main", "malloc", "memory_snapshot", "memory_stats",
+    "memory_stats_as_nested_dict", "memory_summary", "mode", "owner_of", "realloc", "report",
+    "reset_peak_memory_stats", "shard_table", "tier_table", "total_allocated_bytes", "trim", "usable_size",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
@@ -228,7 +228,7 @@ def _layout(described: Any) -> _Layout:
 
 _LAYOUTS = {raw.name.decode(): _layout(raw) for raw in (_RawRecord * _about.nrecords).from_address(_about.records)}
 _STATS, _CLASS, _TIER, _OPTION, _OWNER = (_LAYOUTS[name] for name in ("stats", "class", "tier", "option", "owner"))
-_HEAP, _LOCK, _SEGMENT, _SHARD = (_LAYOUTS[name] for name in ("heap", "lock", "segment", "shard"))
+_HEAP, _LOCK, _SEGMENT, _SHARD, _BIG = (_LAYOUTS[name] for name in ("heap", "lock", "segment", "shard", "big"))
 
 
 # ---- bindings ----------------------------------------------------------------------------------------------
@@ -296,6 +296,8 @@ _heap_table = _bind("hak_heap_table", _code, [ctypes.POINTER(_HEAP.structure), _
 _lock_table = _bind("hak_lock_table", _code, [ctypes.POINTER(_LOCK.structure), _size, _code])
 # int hak_shard_table(struct hak_shard_row *rows, size_t row_size, int max_rows);
 _shard_table = _bind("hak_shard_table", _code, [ctypes.POINTER(_SHARD.structure), _size, _code])
+# int hak_big_table(struct hak_big_row *rows, size_t row_size, int max_rows);
+_big_table = _bind("hak_big_table", _code, [ctypes.POINTER(_BIG.structure), _size, _code])
 # int hak_segment_table(struct hak_segment *rows, size_t row_size, int max_rows);
 _segment_table = _bind("hak_segment_table", _code, [ctypes.POINTER(_SEGMENT.structure), _size, _code])
 # void hak_reset_peaks(void);
@@ -647,6 +649,14 @@ def shard_table() -> list[Any]:
     return _rows(_SHARD, _shard_table)
 
 
+def big_table() -> list[Any]:
+    """What BigCache knows of each pair of call site and size class: the freed blocks that it keeps, hits and misses.
+
+    Empty until a block above 1 MiB was asked for. A pair without a kept block may be forgotten with its counts.
+    """
+    return sorted(_rows(_BIG, _big_table))
+
+
 # torch.cuda's key, and the counter of hakmem behind it, where there is one
 _TORCH_KEYS = {
     "allocated_bytes.{}.current": "live_bytes",
@@ -885,6 +895,7 @@ _VIEWS: dict[str, Callable[[], list[_Table]]] = {
     "frees": lambda: [_classes("frees"), _counters("frees")],
     "refills": lambda: [_classes("refills"), _counters("refills")],
     "caches": _caches,
+    "bigcache": lambda: [_record_table("keys", _BIG, big_table(), "bigcache"), _counters("bigcache")],
     "locks": lambda: [_record_table("locks", _LOCK, lock_table(), "locks"), _counters("locks")],
     "shards": lambda: [_record_table("shards", _SHARD, shard_table(), "shards"), _counters("shards")],
     "config": _options,
@@ -927,8 +938,9 @@ def report(view: str = "summary", fmt: str = "simple") -> str:
 
     "summary": each tier, and the main counters. "pools": where every committed byte is. "classes": the size classes.
     "threads": what each thread's heap holds. "refills", "frees": where blocks came from and went to, by class.
-    "caches": what the threads' caches may hold, by class, and how often that was changed. "locks": how often each was
-    taken and waited for. "shards": the parts of the page heap. "config": the options. Bytes are shown in KiB, MiB, ...
+    "caches": what the threads' caches may hold, by class, and how often that was changed. "bigcache": freed blocks
+    above 1 MiB that are kept, by call site and size class. "locks": how often each was taken and waited for. "shards":
+    the parts of the page heap. "config": the options. Bytes are shown in KiB, MiB, ...
 
     fmt="json" has the same rows with plain numbers: {"mode": {...}, "view": ..., "tables": {title: [row, ...]}}.
     ValueError for a view or format that there is not.

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from _helpers import ROOT
 from interleavings import Explored, Refuted, Step, System, Thread, explore, must
-from models import heaps, locks, pages
+from models import bigcache, heaps, locks, pages
+from models.bigcache import Kept
 from models.heaps import Heaps
 from models.locks import Boot, Futex
 from models.pages import Pages
 
-MODELS = (heaps, locks, pages)
+MODELS = (heaps, locks, pages, bigcache)
 ENVIRONMENT = {"interrupt", "collect", "copy"}  # steps of the system or of the test, not of hakmem
 
 
@@ -441,6 +442,9 @@ HOLDS: dict[str, Callable[[str], System]] = {
     "the shards become more beside an allocation, a purge and a fork": lambda without: Pages(
         without, freers="1", takers=(1,), free=((2, 2),), growers=1, forkers=1
     ),
+    "a run is freed, kept, taken again, evicted, made anew, and its neighbour grows": Kept,
+    "two threads take and two purge a kept run": lambda without: Kept(without, 1, takers=2, purgers=2, growers=0),
+    "two threads free one run while it is evicted": lambda without: Kept(without, freers=2, takers=0, makers=0),
 }
 
 
@@ -513,6 +517,12 @@ REFUTED_BY: dict[str, tuple[str, str]] = {  # the part taken out: the scenario t
     "the order of two shards' locks": ("two threads without a run", "shard 0 is locked while shard 1 is"),
     "the giver's lock where a superslab moves": ("the shards become more", "moves while forker 0 is at it"),
     "the purge lock of a growth": ("the shards become more", "shard 1 is needed, and does not hold it"),
+    "the compare-and-swap of a large free": ("two threads free one run", "put into BigCache twice"),
+    "the word of a run that is live again": ("a run is freed, kept", "is told that it is free"),
+    "the key that a run loses with its place": ("a run is freed, kept", "leaves BigCache that is not in it"),
+    "the key that a new run has not got": ("a run is freed, kept", "leaves BigCache that is not in it"),
+    "the look at the key of a kept neighbour": ("a run is freed, kept", "leaves BigCache that is not in it"),
+    "BigCache's lock in an eviction": ("two threads take and two purge", "leaves BigCache that is not in it"),
 }
 PARTS = {part: place for module in MODELS for part, place in module.PARTS.items()}
 

@@ -72,7 +72,7 @@ def test_every_export_is_bound_or_has_a_checked_twin(run, root, library):
     exports = {name for name in exported if name.startswith("hak_")}
     bound = set(re.findall(r'_bind\("(hak_\w+)"', (root / "hakmem.py").read_text(encoding="utf-8")))
     aborting = {"hak_free", "hak_realloc", "hak_usable_size"}  # bound in their checked form
-    for_c_programs = {"hak_stat"}  # from Python, memory_stats()
+    for_c_programs = {"hak_stat", *(f"hak_lookup_by_{way}" for way in ("address", "registry", "scan"))}  # for benchmarks
     assert exports == bound | aborting | for_c_programs | {"hak_about"}
 
 
@@ -403,7 +403,8 @@ def test_structures_are_those_of_c():
             assert field.kind in hakmem._KINDS
             assert field.help or field.kind == "z" or layout in (hakmem._OPTION, hakmem._OWNER, hakmem._SEGMENT)
         assert len(layout.structure._fields_) == len(layout.fields)
-    assert {"stats", "class", "tier", "heap", "lock", "segment", "option", "owner", "shard"} == set(hakmem._LAYOUTS)
+    layouts = {"stats", "class", "tier", "heap", "lock", "segment", "option", "owner", "shard", "big"}
+    assert layouts == set(hakmem._LAYOUTS)
 
 
 # ---- reports
