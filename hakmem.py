@@ -393,12 +393,12 @@ def site_rule(
     """Say how blocks of a call site are to be treated from now on; without a keyword, as all others again.
 
     site: a number given to alloc_at(), or where sites are captured (HAKMEM_SITES=1, `run --sites`) "module.so+0x1a2b"
-    as site_table() has it, or the name of a function that its module exports (C++: mangled). lifetime: "short" or "long",
-    slabs apart from all others', for blocks up to 32 KiB. retain: ms for which a freed block above 1 MiB is kept,
-    0 to 3,600,000; each such block is a mapping of its own. shard: the shard of the page heap, 0 to 65,535. cache=False:
-    threads do not cache its blocks, whose slabs are apart from all others', too; not together with a lifetime.
+    as site_table() has it, or the name of a function that its module exports (C++: mangled). lifetime: "short" or
+    "long", slabs apart from all others', for blocks up to 32 KiB. retain: ms for which a freed block above 1 MiB is
+    kept, 0 to 3,600,000; each such block is a mapping of its own. shard: the shard of the page heap, 0 to 65,535.
+    cache=False: threads do not cache its blocks, whose slabs are apart, too; not together with a lifetime.
 
-    HakmemError for what is no rule, for a rule for code where sites are not captured, and for the 1,025th site with a rule.
+    HakmemError for what is no rule, for a rule for code where sites are not captured, and for a 1,025th rule.
     """
     says = [f"lifetime={lifetime}"] * (lifetime is not None) + ["nocache"] * (cache is False)
     says += [f"{name}={operator.index(n)}" for name, n in (("retain", retain), ("shard", shard)) if n is not None]
@@ -926,7 +926,9 @@ def _rule_text(row: Any) -> str:
 
 def _sites() -> list[_Table]:
     """The sites with the most live bytes, or where these are not known the most bytes; and the rules."""
-    known = sorted((row for row in site_table() if row.allocs), key=lambda row: (row.live_bytes, row.bytes), reverse=True)
+    known = sorted(
+        (row for row in site_table() if row.allocs), key=lambda row: (row.live_bytes, row.bytes), reverse=True
+    )
     figures = ("allocs", "bytes", "live_blocks", "live_bytes")
     units = {field.name: field.unit for field in _SITE.fields}
     rows = [
