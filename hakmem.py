@@ -1251,7 +1251,7 @@ def _parser() -> argparse.ArgumentParser:
     hardened = "find misuse of blocks (-o hardened=2: use after free, too); the same as --variant hardened"
     run.add_argument("--hardened", dest="variant", action="store_const", const="hardened", help=hardened)
     sites = "count blocks by call site: report('sites') in the program; the same as -o sites=1"
-    run.add_argument("--sites", dest="option", action="append_const", const="sites=1", help=sites)
+    run.add_argument("--sites", dest="option", action="append_const", const="sites=1", default=[], help=sites)
     run.add_argument("-o", dest="option", action="append", default=[], metavar="OPTION=VALUE", help="set an option")
     run.add_argument("--pythonmalloc", action="store_true", help="set PYTHONMALLOC=malloc: objects of Python as well")
     run.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
