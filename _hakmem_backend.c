@@ -3901,8 +3901,8 @@ static HAK_COLD void hak_heap_tick_slow(hak_heap_t *h)
 	hak_heap_help(h, now);
 	if (hak_load(&hak_page.dirty_units) && now > age)
 		hak_page_purge(now - age, false);
-	if (hak_load(&hak_whales.kept_bytes) && now > age)
-		hak_whale_purge(now - age);
+	if (hak_load(&hak_whales.kept_bytes)) /* those of a rule have times of their own */
+		hak_whale_purge(now > age ? now - age : 0);
 }
 
 HAK_INLINE void hak_heap_tick(hak_heap_t *h) /* owner, no claim */
