@@ -558,7 +558,7 @@ typedef struct hak_class {
 	uint16_t batch;       /* blocks of a refill at most */
 	uint8_t tier;
 	uint8_t base;         /* the class itself, or that of which it is a group's copy */
-	bool cached;          /* the tier's switch is on, and the group has stacks */
+	bool cached;          /* the tier's switch is on */
 	bool plain;           /* hardened: slabs of one unit, level 1: the fast paths look at its notes */
 } hak_class_t;
 
@@ -1278,7 +1278,6 @@ static HAK_COLD void hak_class_init_groups(void)
 		hak_class_t *k = &hak_class[c];
 		bool grouped = c < HAK_CLASS_UNCACHED;
 		*k = hak_class[grouped ? (c - HAK_CLASSES) % HAK_GROUP_CLASSES : c - HAK_CLASS_UNCACHED];
-		k->cached &= grouped;
 		k->first = k->most = (uint16_t)(grouped ? hak_group_capacity(k) : 0);
 		k->small = k->large = (uint16_t)(grouped ? slot : 0);
 		slot += grouped ? k->first + 1u : 0;

@@ -151,6 +151,8 @@ static void a_block_is_its_last_caller_s(void)
 
 /* ---- threads and fork */
 
+static int stop;
+
 enum { LANES = 4, HELD = 500, ROUNDS = 20000, SITES = 40 };
 static struct lane {
     void *block[HELD];
@@ -161,7 +163,7 @@ static struct lane {
 static void *churn(void *argument)
 {
     struct lane *lane = argument;
-    for (int i = 0; i < ROUNDS; i++) {
+    for (int i = 0; i < ROUNDS || !__atomic_load_n(&stop, __ATOMIC_RELAXED); i++) {
         uint64_t bits = next_random(&lane->random);
         size_t k = bits % HELD;
         struct lane *of = &lanes[(bits >> 20) % LANES]; /* a slot is its own thread's; blocks of others come by exchange */
@@ -213,10 +215,11 @@ static void live_bytes_are_exact_over_threads_and_fork(void)
         lanes[i].random = (uint64_t)i;
         CHECK(pthread_create(&threads[i], NULL, churn, &lanes[i]) == 0);
     }
-    for (int i = 0; i < 20; i++) { /* children of a process whose other threads allocate */
+    for (int i = 0; i < 40; i++) { /* children of a process whose other threads allocate */
         pid_t child = fork();
         CHECK(child >= 0);
         if (!child) {
+            alarm(20);
             for (int k = 0; k < 1000; k++) free(alloc_at((size_t)k, 1 + (uint64_t)k % 60));
             read_table();
             free(malloc(100));
@@ -224,6 +227,7 @@ static void live_bytes_are_exact_over_threads_and_fork(void)
         }
         CHECK(waitpid(child, &status, 0) == child && status == 0, "status %d", status);
     }
+    __atomic_store_n(&stop, 1, __ATOMIC_RELAXED);
     for (int i = 0; i < LANES; i++) CHECK(pthread_join(threads[i], NULL) == 0);
     check_live();
     pid_t child = fork();
@@ -436,8 +440,6 @@ static void a_thread_s_group_blocks_are_freed_by_another(void)
 }
 
 /* ---- readers while rules and sites come */
-
-static int stop;
 
 static void *read_sites(void *argument)
 {
