@@ -831,7 +831,7 @@ static struct hak_track_share { /* lock: its own */
 	size_t places, used;     /* places: a power of two, or 0 */
 } hak_track[HAK_TRACK_SHARES];
 
-static uint32_t hak_class_end = HAK_CLASSES; /* classes in use: all of them with the first rule; set once, relaxed */
+static uint32_t hak_class_end = HAK_CLASSES; /* classes in use: all with the first rule; published with release */
 
 /* Threads start on a heap that is empty and constant: its stacks have nothing to pop and its tag owns no unit, so
  * that the first malloc and free take the slow path, and no init test stands on the fast one. */
@@ -1773,7 +1773,7 @@ static HAK_COLD int hak_rule_enter_locked(const hak_rule_t *rule)
 		i++;
 	if (i == HAK_SITE_RULES || (rule->kind == HAK_RULE_NUMBER && !hak_site_insert_locked(rule->id, false)))
 		return HAK_ERR_MANY_RULES;
-	if (hak_load(&hak_class_end) == HAK_CLASSES)
+	if (hak_load_acquire(&hak_class_end) == HAK_CLASSES)
 		hak_class_init_groups();
 	if (i == count) {
 		hak_sites.rule[i] = *rule;
@@ -3307,7 +3307,7 @@ static void hak_heap_flush_locked(hak_heap_t *h, uint32_t c, uint32_t n)
 /* All of them, down to nothing and to their first capacity.  Owner. */
 static HAK_COLD void hak_heap_flush_all_locked(hak_heap_t *h)
 {
-	for (uint32_t c = 0; c < hak_load(&hak_class_end); c++) {
+	for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++) {
 		hak_heap_flush_locked(h, c, hak_heap_level(h, c));
 		hak_heap_stack_reset(h, c);
 	}
@@ -3316,7 +3316,7 @@ static HAK_COLD void hak_heap_flush_all_locked(hak_heap_t *h)
 static uint64_t hak_heap_slab_bytes(const hak_heap_t *h)
 {
 	uint64_t sum = 0;
-	for (uint32_t c = 0; c < hak_load(&hak_class_end); c++)
+	for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++)
 		sum += (uint64_t)h->bin[c].slabs * hak_class[c].units;
 	return sum << HAK_UNIT_SHIFT;
 }
@@ -3325,7 +3325,7 @@ static uint64_t hak_heap_slab_bytes(const hak_heap_t *h)
 static HAK_COLD size_t hak_heap_purge_locked(hak_heap_t *h)
 {
 	size_t sum = 0;
-	for (uint32_t c = 0; c < hak_load(&hak_class_end); c++) {
+	for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++) {
 		hak_bin_t *b = &h->bin[c];
 		if (b->current && b->current->used == 0)
 			hak_heap_release_locked(h, b->current);
@@ -3593,7 +3593,7 @@ static HAK_COLD bool hak_heap_disown_locked(hak_heap_t *h)
 	bool over = false;
 
 	hak_lock(&hak_page.lock);
-	for (uint32_t c = 0; c < hak_load(&hak_class_end); c++) {
+	for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++) {
 		hak_bin_t *b = &h->bin[c];
 		for (hak_slab_t *s; (s = b->current ? b->current : b->partial.head ? b->partial.head : b->full.head);) {
 			hak_heap_delist_locked(h, s);
@@ -3736,7 +3736,7 @@ static void hak_remote_free(hak_heap_t *h, void *p, uint32_t word)
 static HAK_COLD uint32_t hak_heap_strays_locked(hak_heap_t *h, void **stray, uint32_t most)
 {
 	uint32_t n = 0;
-	for (uint32_t c = 0; c < hak_load(&hak_class_end); c++)
+	for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++)
 		for (uint32_t i = hak_heap_level(h, c); i > 0 && n < most; i--) {
 			void **at = &h->slot[h->floor[c] + i];
 			if (hak_word(hak_unit_of(*at)) == (h->tag | c))
@@ -4012,7 +4012,7 @@ static HAK_COLD hak_heap_t *hak_heap_make_locked(uint32_t id) /* lock: heaps.  N
 	h->inbox = HAK_CLOSED;
 	if (hak_fork_is_here())
 		hak_lock_grab(&h->claim); /* in fork this thread holds every claim, and gives all of them back */
-	for (uint32_t c = 0; c < hak_load(&hak_class_end); c++)
+	for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++)
 		hak_heap_stack_reset(h, c);
 	hak_store_release(&hak_heap[id], h);
 	return h;
@@ -4762,7 +4762,7 @@ HAK_EXPORT HAK_COLD size_t hak_trim(void)
 		hak_batch_reroute(self, stray);
 	}
 	hak_lock(&hak_page.lock);
-	for (uint32_t c = 0; c < hak_load(&hak_class_end); c++)
+	for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++)
 		for (hak_slab_t *s = hak_page.orphan[c].head; s; s = s->next)
 			sum += hak_slab_purge(s);
 	hak_unlock(&hak_page.lock);
@@ -4997,7 +4997,7 @@ static HAK_COLD void hak_stats_collect(hak_class_row_t row[HAK_CLASSES], hak_hea
 			.slab_bytes = (uint64_t)hak_slab_units(k) << HAK_UNIT_SHIFT, .blocks_per_slab = k->blocks,
 			.max_cached = k->cached && hak_option.enable_tls ? k->most : 0};
 	}
-	for (uint32_t i = 0; i < hak_load(&hak_class_end); i++) { /* groups count in the class that they are of */
+	for (uint32_t i = 0; i < hak_load_acquire(&hak_class_end); i++) { /* groups count in the class that they are of */
 		uint32_t c = hak_class[i].base;
 		row[c].used_blocks += hak_page.orphan_used[i];
 		row[c].slabs += hak_page.orphans[i];
@@ -5013,7 +5013,7 @@ static HAK_COLD void hak_stats_collect(hak_class_row_t row[HAK_CLASSES], hak_hea
 		hak_lock_uncounted(&h->claim); /* its slow paths stand still; its fast path goes on */
 		for (int t = 0; t < HAK_TIER_whale; t++)
 			hak_gauge_tell_locked(h, t);
-		for (uint32_t i = 0; i < hak_load(&hak_class_end); i++) {
+		for (uint32_t i = 0; i < hak_load_acquire(&hak_class_end); i++) {
 			const hak_bin_t *b = &h->bin[i];
 			uint64_t v = hak_load(&h->v[i]), allocs = (v >> 16) + b->folded;
 			uint64_t level = (v & 0xFFFF) - h->floor[i];
@@ -5034,7 +5034,7 @@ static HAK_COLD void hak_stats_collect(hak_class_row_t row[HAK_CLASSES], hak_hea
 	}
 	for (uint32_t id = HAK_OWNER_SHARED; id < end; id++) {
 		hak_heap_t *h = hak_heap_by_id(id);
-		for (uint32_t i = 0; h && i < hak_load(&hak_class_end); i++) {
+		for (uint32_t i = 0; h && i < hak_load_acquire(&hak_class_end); i++) {
 			uint64_t sent = hak_load(&h->bin[i].sent);
 			uint32_t c = hak_class[i].base;
 			row[c].remote_frees += sent;
@@ -5113,7 +5113,7 @@ HAK_EXPORT HAK_COLD int hak_heap_table(hak_heap_row_t *rows, size_t row_size, in
 		*r = (hak_heap_row_t){.heap = id, .thread = hak_load(&h->thread), .used_bytes = hak_heap_used_locked(h),
 			.inbox_bytes = hak_load(&h->inbox_bytes), .remote_frees = hak_load(&h->count.remote_frees),
 			.refills = h->count.refills, .flushes = h->count.flushes, .claims = h->claim.taken};
-		for (uint32_t c = 0; c < hak_load(&hak_class_end); c++) {
+		for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++) {
 			const hak_bin_t *b = &h->bin[c];
 			r->allocs += (hak_load(&h->v[c]) >> 16) + b->folded;
 			r->misses += b->misses;
@@ -5151,7 +5151,7 @@ static HAK_COLD void hak_segment_add_slabs(hak_segments_t *t, const hak_slab_t *
 static HAK_COLD void hak_segment_add_heap(hak_segments_t *t, hak_heap_t *h)
 {
 	hak_lock_uncounted(&h->claim);
-	for (uint32_t c = 0; c < hak_load(&hak_class_end); c++) {
+	for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++) {
 		const hak_bin_t *b = &h->bin[c];
 		if (b->current) {
 			hak_slab_t alone = *b->current; /* it stands in no list: its link is stale */
@@ -5210,7 +5210,7 @@ HAK_EXPORT HAK_COLD int hak_segment_table(hak_segment_t *rows, size_t row_size, 
 			hak_segment_add_heap(&t, hak_heap_by_id(id));
 	hak_lock_uncounted(&hak_page.purging);
 	hak_lock_uncounted(&hak_page.lock);
-	for (uint32_t c = 0; c < hak_load(&hak_class_end); c++) {
+	for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++) {
 		hak_segment_add_slabs(&t, hak_page.orphan[c].head, 0);
 		hak_segment_add_slabs(&t, hak_page.orphan_full[c].head, 0);
 	}
@@ -5711,7 +5711,7 @@ static HAK_COLD void hak_fork_parent(void)
  * inbox since fork-prepare.  Those blocks stay used for ever, as do the blocks that the threads held themselves. */
 static HAK_COLD void hak_fork_forget(hak_heap_t *h)
 {
-	for (uint32_t c = 0; c < hak_load(&hak_class_end); c++) {
+	for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++) {
 		/* As if the thread had taken all that stood there: so the counts say as well that it is used. */
 		hak_store(&h->v[c], h->v[c] + ((uint64_t)hak_heap_level(h, c) << 16));
 		hak_heap_stack_reset(h, c);
