@@ -13,7 +13,7 @@
  *
  * Sections: keys · small helpers · blocks · latencies · what is counted from the start of the clock · teams of
  * threads · pairs, calloc, burst · replacement (mixed, mid, large) · larson · requests (scenario-json and so on) ·
- * prodcons · churn · realloc · lookup · caches (hot-class and so on) · first calls · the table of workloads ·
+ * prodcons · churn · realloc · lookup · caches (hot-class and so on) · first calls · strewn · the table of workloads ·
  * the report · main. A new workload is a function that returns
  * what it did, and a row in the table.
  */
@@ -50,6 +50,8 @@
 	KEY(uint64_t, touch,     4096,    1,    1e9,  "bytes from one write to the next in a new block; 1000000000: its ends only") \
 	KEY(uint64_t, step,      64,      1,    1e9,  "bytes appended at a time, on average")                     \
 	KEY(uint64_t, rounds,    50,      1,    1e6,  "a thread hands on after rounds * slots ops")               \
+	KEY(uint64_t, phase,   33554432, 1,   1e10, "strewn: bytes that are live in a phase")                     \
+	KEY(uint64_t, apart,   8192,    1,    1e9,  "strewn: bytes from one block that stays to the next")        \
 	KEY(uint64_t, json,      0,       0,    1000, "share of json among the requests")                         \
 	KEY(uint64_t, mir,       0,       0,    1000, "share of mir among the requests")                          \
 	KEY(uint64_t, vm,        0,       0,    1000, "share of vm among the requests")                           \
@@ -1057,6 +1059,78 @@ static struct result run_first_call(void) { return run_newcomers(FIRST_CALL); }
 static struct result run_first_of_class(void) { return run_newcomers(FIRST_OF_CLASS); }
 static struct result run_first_thousand(void) { return run_newcomers(FIRST_THOUSAND); }
 
+/* ---- strewn: in each phase blocks of one more size, and all are freed but a few, which stay to the end ---- */
+
+enum { STAYING = 1 }; /* the site of the blocks that stay, for rules */
+
+typedef void *alloc_at_function(size_t bytes, uint64_t site);
+
+static void *plain_alloc_at(size_t bytes, uint64_t site)
+{
+	(void)site;
+	return malloc(bytes);
+}
+
+static alloc_at_function *find_alloc_at(void) /* hakmem's, where it is in the process */
+{
+	alloc_at_function *function;
+	void *symbol = dlsym(RTLD_DEFAULT, "hak_alloc_at");
+	if (symbol == NULL)
+		return plain_alloc_at;
+	memcpy(&function, &symbol, sizeof function);
+	return function;
+}
+
+struct strewn { /* blocks, from the newest to the oldest, each with its mark behind the link */
+	struct strewn *next;
+	uint32_t size;
+	unsigned char mark;
+};
+
+static struct strewn *strewn_push(struct strewn *list, void *memory, size_t size, unsigned char mark)
+{
+	struct strewn *block = checked(memory);
+	*block = (struct strewn){ list, (uint32_t)size, mark };
+	((unsigned char *)block)[size - 1] = mark;
+	return block;
+}
+
+static void strewn_free(struct strewn *list)
+{
+	for (struct strewn *next; list != NULL; list = next) {
+		next = list->next;
+		if (((unsigned char *)list)[list->size - 1] != list->mark)
+			die("a block of %lu bytes has lost its end", (unsigned long)list->size);
+		free(list);
+	}
+}
+
+static struct result run_strewn(void)
+{
+	alloc_at_function *alloc_at = find_alloc_at();
+	struct strewn *staying = NULL;
+	uint64_t random = random_seed(0), ops = 0;
+	if (key.min <= sizeof *staying)
+		die("min=%llu: a block holds more than %zu bytes", (unsigned long long)key.min, sizeof *staying);
+	count(at_start);
+	uint64_t start = now_ns();
+	for (size_t size = key.min; size <= key.max; size += size / 4) {
+		struct strewn *going = NULL;
+		for (uint64_t at = 0, next = key.apart; at < key.phase; at += size, ops++) {
+			unsigned char mark = (unsigned char)random_next(&random);
+			if (at < next) {
+				going = strewn_push(going, malloc(size), size, mark);
+			} else {
+				staying = strewn_push(staying, alloc_at(size, STAYING), size, mark);
+				next = at + key.apart / 2 + random_below((uint32_t)random, key.apart);
+			}
+		}
+		strewn_free(going);
+	}
+	strewn_free(staying);
+	return (struct result){ .ops = ops, .seconds = seconds_since(start), .handovers = UNKNOWN };
+}
+
 /* ---- The table of workloads ---- */
 
 #define TEAM   "threads seconds seed "
@@ -1115,6 +1189,9 @@ static const struct workload {
 	  "the first malloc of each size up to 32 KiB in each thread, after another malloc; likewise" },
 	{ "first-thousand", run_first_thousand, "threads seconds seed min max", "threads=100 min=16 max=1024",
 	  "the first 1,000 mallocs of each thread, after another malloc; likewise" },
+	{ "strewn", run_strewn, "min max phase apart seed", "min=64 max=1024",
+	  "phase after phase of blocks of one more size, few of which stay to the end; stresses what these hold of slabs; "
+	  "in hakmem they have a site, so that a rule may set them apart" },
 	{ "pairs", run_pairs, LOOP, "", "malloc, free: the fast path and nothing else" },
 	{ "calloc", run_calloc, LOOP, "", "calloc, free" },
 	{ "burst", run_burst, LOOP, "", "64 mallocs, then 64 frees" },

@@ -25,7 +25,9 @@
  * Superslab: 64 units, aligned.  Run: consecutive units, free or one large block.  Heap: one thread's stacks and
  * slabs.  Class: a block size.  Tier: tiny, l2, l25, whale.  Claim: the lock of one heap's slabs.  Orphan: a slab
  * whose thread has died.  Shard: a part of the page heap with a lock of its own, to which superslabs belong.  Segment:
- * what a pointer can be looked up to, a slab, a large run or a whale.
+ * what a pointer can be looked up to, a slab, a large run or a whale.  Site: where a block is asked for, a number that
+ * the caller gives or the address that malloc returns to.  Rule: what a user wants of a site's blocks.  Group: classes of
+ * the same sizes with slabs of their own, for the blocks of sites with a rule.
  *
  * Invariants.
  *  1. Only the holder of a heap's claim changes that heap's slabs (bitmaps, lists).  The owner holds it in its slow
@@ -45,18 +47,19 @@
  *  7. free never needs memory, and preserves errno.
  *
  * Order of locks: heaps list, claim, purge, page heap's shards by number, ranges, batch pool, whales, BigCache, index,
- * metadata.
+ * metadata, sites (the table of sites, then the shares of the table of their blocks).
  *
  * Sections: tables; compiler and platform; atomics and locks; types; state; OS; messages; options; size classes;
- * metadata; gauges; index of segments; BigCache; shards; page heap; whales; slabs; owner look-up; hardening; heaps;
- * remote frees and orphans; adaptive sizing; refill and flush; thread start and end; large runs; slow paths; HOT PATHS
- * (start reading there); derived calls; introspection; lifecycle; libc and C++.
+ * metadata; gauges; sites; index of segments; BigCache; shards; page heap; whales; slabs; owner look-up; hardening;
+ * heaps; remote frees and orphans; adaptive sizing; refill and flush; thread start and end; large runs; slow paths; HOT
+ * PATHS (start reading there); derived calls; introspection; lifecycle; libc and C++.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE 1
 #endif
 #include <errno.h>
 #include <limits.h>
+#include <link.h>
 #include <linux/futex.h>
 #include <linux/stat.h>
 #include <pthread.h>
@@ -89,7 +92,7 @@
 	X(l25, 32769, 1048576, 4, 1, 20)
 
 /* name, type, unit, default, least, most, when it may change, help, and when a user would want it.  Read from
- * HAKMEM_<NAME> at the first call. */
+ * HAKMEM_<NAME> at the first call.  The number of a text is its length. */
 #define HAK_OPTIONS(X)                                                                                   \
 	X(enable_tls, bool, "", 1, 0, 1, start, "thread caches; 0: one shared heap behind one lock (P0)",    \
 	  "0 to compare, or to see whether a bug has to do with threads")                                    \
@@ -122,6 +125,10 @@
 	  "smaller in a tight cgroup with many threads, larger where hundreds of threads are all busy")      \
 	X(prewarm_tls, int, "", 0, 0, 2, any, "a new thread's caches of blocks up to 32 KiB are filled at its first call; 2: and touched", \
 	  "1 or 2 where a thread's first requests must be quick, and it can make a first call before them")  \
+	X(sites, bool, "", 0, 0, 1, start, "counts blocks by call site, the address that malloc returns to (each call pays)", \
+	  "1 to see which code allocates what, and to find the site for a rule")                            \
+	X(site_rules, text, "bytes", 0, 0, 65536, start, "rules for sites: 42:lifetime=long;lib.so+0x1a2b:retain=0;name:nocache", \
+	  "where one site's blocks outlive those around them, or should not be kept once they are freed")   \
 	X(hardened, int, "", HAK_HARDENED, HAK_HARDENED, 2 * HAK_HARDENED, start,                            \
 	  "hardened library: 1 checks each pointer and each block's end, 2 also for use after free",         \
 	  "1 in tests and where input is hostile, 2 to find a bug")                                          \
@@ -213,7 +220,9 @@
 	X(shards, "shards", "shards", "parts of the page heap with a lock each")                                          \
 	X(shard_growths, "growths", "shards", "times that their number doubled")                                          \
 	X(superslabs_moved, "superslabs", "shards", "free superslabs that another shard took")                            \
-	X(runs_borrowed, "runs", "shards", "free runs that a thread took from another shard, where they lie")
+	X(runs_borrowed, "runs", "shards", "free runs that a thread took from another shard, where they lie")                \
+	X(sites, "sites", "sites", "sites that have a row of their own")                                                  \
+	X(site_blocks_untracked, "blocks", "sites", "blocks of sites that their live blocks do not count: no memory for the note")
 
 /* Errors that the checked calls return, new ones at the end; the same words stand in the message before an abort. */
 #define HAK_ERRORS(X)                                                                   \
@@ -231,7 +240,10 @@
 	X(OVERRUN, "written past its end")                                                  \
 	X(STALE, "written to after it was freed")                                           \
 	X(DELETE_SIZE, "deleted with another size than it was made with")                   \
-	X(IN_USE, "about to be handed out while in use: freed twice before")
+	X(IN_USE, "about to be handed out while in use: freed twice before")                \
+	X(RULE, "not a rule for a site: 42:nocache, name:lifetime=long and lib.so+0x1a2b:retain=0,shard=1 are") \
+	X(NO_SITES, "sites are not captured: HAKMEM_SITES=1 must be set when the process starts") \
+	X(MANY_RULES, "there are as many rules as there may be")
 
 /* Locks that threads share, in their order (claims come after the first): name, place, help. */
 #define HAK_SHARED_LOCKS(X)                                              \
@@ -243,7 +255,8 @@
 	X(whales, hak_whales.lock, "mappings of their own")                  \
 	X(bigcache, hak_bigcache.lock, "freed blocks above 1 MiB, kept")     \
 	X(index, hak_index.lock, "where segments lie, with use_registry")    \
-	X(metadata, hak_meta.lock, "memory for heaps, slabs and batches")
+	X(metadata, hak_meta.lock, "memory for heaps, slabs and batches")   \
+	X(sites, hak_sites.lock, "tables of sites, of rules and of their blocks")
 
 /* Environment names with the prefix that are read by hakmem.py and not here. */
 #define HAK_PYTHON_ENV(X) X("HAKMEM_LIBRARY")
@@ -301,6 +314,13 @@ enum {
 	HAK_GAUGE_SHARE = 8,              /* a heap tells the gauges of a change once it is an eighth of what they know, ... */
 	HAK_GAUGE_LEAST = 4 << 10,        /* ... but not of less than these bytes, ... */
 	HAK_GAUGE_MOST = 64 << 10,        /* ... and always of these */
+	HAK_SITES_MAX = 65536,            /* rows of the table of sites, that of all others among them */
+	HAK_SITE_BUCKETS = 2 * HAK_SITES_MAX, /* places to find a row by: half of them are empty at least */
+	HAK_SITE_COUNTS = 4,              /* copies of a site's counts, for threads not to meet */
+	HAK_SITE_RULES = 1024,            /* rules at most */
+	HAK_SITE_WHERE = 512,             /* bytes of a rule's left side, its NUL included */
+	HAK_TRACK_SHARES = 64,            /* parts of the table of sites' blocks, with a lock each */
+	HAK_GROUP_STACK = 32,             /* most blocks in a stack of a lifetime group */
 };
 #define HAK_UNIT ((size_t)1 << HAK_UNIT_SHIFT)
 #define HAK_SUPER (HAK_UNIT * HAK_SUPER_UNITS)
@@ -313,6 +333,17 @@ enum {
 #define HAK_ADD_CLASSES(name, lo, hi, steps, blocks, classes) +classes
 #define HAK_NAME_TIER(name, lo, hi, steps, blocks, classes) HAK_TIER_##name,
 enum { HAK_CLASSES = 0 HAK_TIERS(HAK_ADD_CLASSES) };
+
+/* Behind the classes stand their groups, for sites with a rule: two lifetimes of those up to HAK_MID_MAX, then all once
+ * more without stacks.  A class of a group has its own slabs and the geometry of its `base`. */
+#define HAK_ADD_LIVED(name, lo, hi, steps, blocks, classes) +((hi) <= HAK_MID_MAX ? (classes) : 0)
+enum {
+	HAK_GROUP_CLASSES = 0 HAK_TIERS(HAK_ADD_LIVED),
+	HAK_GROUPS = 2, /* short, long */
+	HAK_CLASS_UNCACHED = HAK_CLASSES + HAK_GROUPS * HAK_GROUP_CLASSES,
+	HAK_CLASS_COUNT = HAK_CLASS_UNCACHED + HAK_CLASSES,
+};
+_Static_assert(HAK_CLASS_COUNT <= 256, "a unit word has 8 bits for the class");
 enum { HAK_TIERS(HAK_NAME_TIER) HAK_TIER_whale, HAK_TIER_COUNT };
 #define HAK_NAME_ERROR(name, text) HAK_ERR_##name,
 enum { HAK_ERRORS(HAK_NAME_ERROR) HAK_ERR_COUNT };
@@ -626,6 +657,7 @@ typedef struct hak_class {
 	uint16_t small, large;/* where the two regions of slots begin (their NULL slot) */
 	uint16_t batch;       /* blocks of a refill at most */
 	uint8_t tier;
+	uint8_t base;         /* the class itself, or that of which it is a group's copy */
 	bool cached;          /* the tier's switch is on */
 	bool plain;           /* hardened: slabs of one unit, level 1: the fast paths look at its notes */
 } hak_class_t;
@@ -674,9 +706,9 @@ typedef struct hak_heap_counters {
 typedef struct hak_heap {
 	uint32_t tag;                       /* id << 8; a unit word less this is the class if the heap owns the unit */
 	uint32_t id;
-	uint64_t v[HAK_CLASSES];            /* owner: 16 bits stack index, 48 bits count of allocations */
-	uint16_t top[HAK_CLASSES];          /* owner: index at which the stack is full; 0: not in use, as floor and index */
-	uint16_t floor[HAK_CLASSES];        /* owner: index of the NULL below the stack */
+	uint64_t v[HAK_CLASS_COUNT];        /* owner: 16 bits stack index, 48 bits count of allocations */
+	uint16_t top[HAK_CLASS_COUNT];      /* owner: index at which the stack is full; 0: not in use, as floor and index */
+	uint16_t floor[HAK_CLASS_COUNT];    /* owner: index of the NULL below the stack */
 	uint32_t tick;                      /* owner: slow paths until the clock is looked at */
 	uint32_t spares;                    /* owner: batches in spare */
 	hak_batch_t *spare;                 /* owner: empty batches */
@@ -697,11 +729,12 @@ typedef struct hak_heap {
 	uint64_t peak_bytes;                /* claim: most of the sum of used_bytes since the last settling */
 	uint32_t left_alone;                /* claim: full inboxes that others have emptied since the owner's last slow path */
 	uint32_t lost;                      /* claim: its slabs were disowned, and its stacks not yet sorted out */
+	uint32_t shard;                     /* owner: the shard that a rule names for what is asked for just now, and 1 */
 	uint32_t units;                     /* claim: of these, ... */
 	uint32_t unit[HAK_UNITS_AT_HAND];   /* ... free units of slabs that were empty, for the next ones */
 	uint32_t kept;                      /* claim: HAK_KEPT_...: has slabs of a thread that has ended */
 	uint64_t kept_stamp;                /* claim: ms since when */
-	hak_bin_t bin[HAK_CLASSES];
+	hak_bin_t bin[HAK_CLASS_COUNT];
 	hak_heap_counters_t count;
 	hak_batch_t *inbox HAK_LINE;        /* anybody: pushed with CAS; HAK_CLOSED when no thread has the heap */
 	uint64_t inbox_bytes;               /* anybody: atomic */
@@ -748,6 +781,7 @@ typedef struct hak_whale {
 	size_t len;             /* mapped bytes */
 	size_t asked;           /* hardened: of these, those that its caller asked for */
 	uint32_t site;          /* where it was made, as hak_big_site has it */
+	uint64_t keep;          /* by a rule: ms for which it is kept once it is freed, and 1; 0: no rule says */
 	hak_big_t big;          /* in BigCache, after it was freed */
 } hak_whale_t;
 
@@ -762,6 +796,35 @@ typedef struct hak_entries { /* a table of them: never unmapped, as somebody may
 	uint32_t shift; /* of the hash, so that as many of its bits are left: constant */
 	hak_entry_t at[];
 } hak_entries_t;
+
+/* A site, by its number in the order in which they were seen. */
+typedef struct hak_site {
+	uint64_t id;            /* what the caller said, or an address of code: set before the row can be found */
+	uint64_t policy;        /* anybody, as one word: what the rules say, and of which generation of rules that is */
+	const char *place;      /* code: its name as rules have it, once somebody has asked; set once */
+	const char *function;   /* likewise: the function around it */
+	bool code;              /* id is an address: set with it */
+} hak_site_t;
+
+/* Anybody, atomic: one of the copies of a site's counts. */
+typedef struct hak_site_count {
+	uint64_t allocs, bytes;         /* ever */
+	uint64_t live, live_bytes;      /* of the blocks that are tracked; one copy alone may be below 0 */
+} hak_site_count_t;
+
+typedef struct hak_rule {
+	char where[HAK_SITE_WHERE];     /* as the user wrote it: set before the rule can be seen */
+	uint64_t id;                    /* a number, or the offset in a module */
+	uint32_t kind;                  /* HAK_RULE_... */
+	uint32_t length;                /* of the module's or the symbol's name, where it begins */
+	uint64_t policy;                /* anybody: HAK_POLICY_... bits; 0: taken back */
+} hak_rule_t;
+
+/* A block of a site, so that its end is known, too.  Lock of the share. */
+typedef struct hak_track {
+	uintptr_t block;                /* 0: a free place */
+	uint64_t what;                  /* bytes that its caller asked for, above 17 bits of the site's row */
+} hak_track_t;
 
 /* The free runs by length: exact below 64 units, four bins to a doubling above. */
 enum { HAK_RUN_BINS = 64 + 4 * 20, HAK_RUN_WORDS = (HAK_RUN_BINS + 63) / 64, HAK_WHALE_BUCKETS = 4096 };
@@ -793,10 +856,10 @@ typedef struct hak_shard {
 	uint64_t regret_stamp;                           /* ms when regret_units was last halved */
 	uint64_t recent_units, recent_stamp;             /* purged of late, and when the last of it was */
 	uint64_t orphan_untold[HAK_TIER_whale];          /* bytes freed in orphans that the gauges do not know of */
-	hak_list_t orphan[HAK_CLASSES];                  /* slabs without a heap that are worth taking over */
-	hak_list_t orphan_full[HAK_CLASSES];
-	uint64_t orphans[HAK_CLASSES], orphan_used[HAK_CLASSES];
-	uint64_t orphan_received[HAK_CLASSES], orphan_claimed[HAK_CLASSES];
+	hak_list_t orphan[HAK_CLASS_COUNT];                  /* slabs without a heap that are worth taking over */
+	hak_list_t orphan_full[HAK_CLASS_COUNT];
+	uint64_t orphans[HAK_CLASS_COUNT], orphan_used[HAK_CLASS_COUNT];
+	uint64_t orphan_received[HAK_CLASS_COUNT], orphan_claimed[HAK_CLASS_COUNT];
 } hak_shard_t;
 
 #define HAK_DECLARE_OPTION(name, type, unit, def, lo, hi, when, help, use) int64_t name;
@@ -820,7 +883,7 @@ static struct {
 HAK_TABLE(uint32_t, unit, HAK_UNITS_MAX)                             /* the unit table */
 HAK_TABLE(hak_super_t *, super, HAK_UNITS_MAX / HAK_SUPER_UNITS)     /* metadata; NULL: not committed */
 HAK_TABLE(hak_heap_t *, heap, HAK_HEAPS_MAX)                         /* by id; set once */
-HAK_TABLE(hak_class_t, class, HAK_CLASSES)                           /* set at start, as are the next three */
+HAK_TABLE(hak_class_t, class, HAK_CLASS_COUNT)                       /* set at start, as are the next three */
 HAK_TABLE(uint8_t, class_small, HAK_SMALL_MAX / 8 + 1)
 HAK_TABLE(uint8_t, class_mid, HAK_MID_MAX / 256 + 1)
 HAK_TABLE(uint8_t, class_big, HAK_CLASS_MAX / 8192 + 1)
@@ -846,6 +909,7 @@ static struct {
 	uint32_t ready;    /* 0 nothing, 1 being set up, 2 done */
 	size_t os_page;
 	size_t slots;      /* in a heap struct */
+	uint32_t group_slot; /* of these, the first of the groups' */
 	pthread_key_t key; /* its destructor is the end of a thread */
 	bool has_key;
 	uint64_t secret[2]; /* hardened: for the order of reuse, odd, and for the seals */
@@ -868,7 +932,7 @@ static struct {
 	uint64_t growths;                                /* purge lock */
 	uint32_t purge_next;                             /* purge lock: the shard that gives memory back first, in turn */
 	uint64_t nonempty HAK_LINE;                      /* bit for each shard with a free run: written under its lock; atomic */
-	uint64_t orphaned[HAK_CLASSES];                  /* bit for each shard with an orphan worth taking over: likewise */
+	uint64_t orphaned[HAK_CLASS_COUNT];                  /* bit for each shard with an orphan worth taking over: likewise */
 	uint64_t peak_bytes;                             /* anybody: most bytes in use, ever */
 	uint64_t peak_shown;                             /* anybody: likewise, since the peaks were reset */
 	hak_lock_t purging HAK_LINE;                     /* held by the one thread that gives memory back */
@@ -943,12 +1007,38 @@ static struct { /* lock: metadata */
 	uint64_t bytes;
 } hak_meta;
 
+static struct { /* lock: sites */
+	hak_lock_t lock HAK_LINE;
+	uint32_t on;             /* hak_alloc_at looks its site up: set once, relaxed */
+	uint32_t generation;     /* goes up with each change of the rules, published with release; 20 bits */
+	uint32_t made;           /* rows; published with release */
+	uint32_t rules;          /* likewise, of rule */
+	uint32_t *bucket;        /* numbers of rows by hash, 0: none; published with release, and so is each of them */
+	hak_site_t *row;         /* row 0 stands for all sites that have none; set before bucket, as is the next */
+	hak_site_count_t *count; /* HAK_SITE_COUNTS times HAK_SITES_MAX */
+	hak_rule_t *rule;        /* set with the first rule */
+	uint64_t bytes;          /* anybody, atomic: mapped for all this */
+	uint64_t untracked;      /* anybody, atomic: blocks */
+	hak_site_count_t none;   /* anybody, atomic: of what has no row, as there was no memory for the table */
+} hak_sites;
+
+static struct hak_track_share { /* lock: its own */
+	hak_lock_t lock HAK_LINE;
+	hak_track_t *place;      /* a block stands at its hash, or behind it without a gap */
+	size_t places, used;     /* places: a power of two, or 0 */
+} hak_track[HAK_TRACK_SHARES];
+
+static uint32_t hak_class_end = HAK_CLASSES; /* classes in use: all with the first rule; published with release */
+
 /* Threads start on a heap that is empty and constant: its stacks have nothing to pop and its tag owns no unit, so
  * that the first malloc and free take the slow path, and no init test stands on the fast one. */
 static const hak_heap_t hak_heap_none = {.tag = 0xFFFFFF00u, .slot = {NULL}};
 static const hak_heap_t hak_heap_dead = {.tag = 0xFFFFFF00u, .slot = {NULL}}; /* the same, after the thread's end */
 #define HAK_HEAP_START ((hak_heap_t *)(uintptr_t)&hak_heap_none)
+/* What the hot paths take for the thread's heap, and what it is.  They differ where call sites are captured: there the
+ * first stays on the empty heap, so that each call comes to the slow paths. */
 static _Thread_local hak_heap_t *hak_self __attribute__((tls_model("initial-exec"))) = HAK_HEAP_START;
+static _Thread_local hak_heap_t *hak_own __attribute__((tls_model("initial-exec"))) = HAK_HEAP_START;
 
 /* ====================================================== OS ===================================================== */
 
@@ -1159,6 +1249,9 @@ static hak_option_row_t hak_option_rows[] = {HAK_OPTIONS(HAK_OPTION_ROW)};
 #define HAK_OPTION_PLACE(name, type, unit, def, lo, hi, when, help, use) &hak_option.name,
 static int64_t *const hak_option_places[] = {HAK_OPTIONS(HAK_OPTION_PLACE)};
 enum { HAK_OPTION_COUNT = sizeof hak_option_rows / sizeof *hak_option_rows };
+static const char *hak_option_texts[HAK_OPTION_COUNT]; /* of options that are texts: in the environment, then copied */
+#define HAK_OPTION_INDEX(name, type, unit, def, lo, hi, when, help, use) HAK_OPTION_##name,
+enum { HAK_OPTIONS(HAK_OPTION_INDEX) };
 
 static HAK_COLD bool hak_option_parse_text(const hak_option_row_t *row, const char *text, int64_t *out)
 {
@@ -1167,6 +1260,8 @@ static HAK_COLD bool hak_option_parse_text(const hak_option_row_t *row, const ch
 	static const char suffixes[] = "KMGT";
 	char *end;
 
+	if (row->type[0] == 't')
+		return *out = (int64_t)strlen(text), true;
 	if (row->type[0] == 'b' && row->type[1] == 'o')
 		for (size_t i = 0; i < sizeof words / sizeof *words; i++)
 			if (strcasecmp(text, words[i].word) == 0)
@@ -1234,13 +1329,15 @@ static HAK_COLD void hak_option_read(const char *variable)
 		if (strlen(row->env) == len && strncmp(variable, row->env, len) == 0) {
 			bool good = hak_option_parse_text(row, equals + 1, &value) && value >= row->least && value <= row->most;
 			*hak_option_places[i] = good ? value : row->initial; /* where a name stands twice, the last counts */
+			hak_option_texts[i] = good && row->type[0] == 't' ? equals + 1 : NULL;
 			if (!good && row->least == row->most)
 				hak_sayf("hakmem: %s=%s: needs the %s library (python -m hakmem run --%s); ignored\n", row->env,
 				         hak_say_text(text, sizeof text, equals + 1, SIZE_MAX), row->name, row->name);
 			else if (!good)
 				hak_sayf("hakmem: %s=%s: must be %s from %lld to %lld%s%s; using %lld\n", row->env,
 				         hak_say_text(text, sizeof text, equals + 1, SIZE_MAX),
-				         row->type[1] == 'o' ? "a switch (on, off)" : row->type[1] == 'y' ? "a number (64M, say)" : "a number",
+				         row->type[0] == 't' ? "a text" : row->type[1] == 'o' ? "a switch (on, off)"
+				         : row->type[1] == 'y' ? "a number (64M, say)" : "a number",
 				         (long long)row->least, (long long)row->most, *row->unit ? " " : "", row->unit, (long long)row->initial);
 			return;
 		}
@@ -1307,6 +1404,8 @@ static HAK_COLD uint32_t hak_class_units(uint32_t size, uint32_t least)
 	}
 }
 
+HAK_INLINE uint32_t hak_group_capacity(const hak_class_t *base) { return hak_min32(base->first, HAK_GROUP_STACK); }
+
 /* Fills the class table, the three size tables and the layout of the stacks from the rows of HAK_TIERS. */
 static HAK_COLD void hak_class_init(void)
 {
@@ -1320,6 +1419,7 @@ static HAK_COLD void hak_class_init(void)
 			hak_class_t *k = &hak_class[c++];
 			uint32_t octave = 1u << (31 - __builtin_clz(size));
 			k->size = size;
+			k->base = (uint8_t)(k - hak_class);
 			k->tier = (uint8_t)t;
 			k->units = (uint16_t)hak_class_units(size, tier->blocks);
 			k->blocks = ((uint32_t)k->units << HAK_UNIT_SHIFT) / size;
@@ -1346,6 +1446,9 @@ static HAK_COLD void hak_class_init(void)
 			slot += hak_class[c].most + 1u;
 		}
 	}
+	hak_boot.group_slot = slot;
+	for (c = 0; c < HAK_GROUPS * HAK_GROUP_CLASSES; c++)
+		slot += hak_group_capacity(&hak_class[c % HAK_GROUP_CLASSES]) + 1u;
 	hak_assert(slot <= UINT16_MAX);
 	hak_boot.slots = slot;
 
@@ -1364,6 +1467,26 @@ static HAK_COLD void hak_class_init(void)
 			k++;
 		hak_class_big[i] = (uint8_t)k;
 	}
+}
+
+/* The groups, for the first rule.  A heap that is there already has no stacks for them, which is a stack of no room,
+ * until its first refill. */
+static HAK_COLD void hak_class_init_groups(void)
+{
+	uint32_t slot = hak_boot.group_slot;
+	for (uint32_t c = HAK_CLASSES; c < HAK_CLASS_COUNT; c++) {
+		hak_class_t *k = &hak_class[c];
+		bool grouped = c < HAK_CLASS_UNCACHED;
+		*k = hak_class[grouped ? (c - HAK_CLASSES) % HAK_GROUP_CLASSES : c - HAK_CLASS_UNCACHED];
+		k->first = k->most = k->room = (uint16_t)(grouped ? hak_group_capacity(k) : 0);
+		k->least = (uint16_t)hak_min32(k->least, k->first);
+		k->tight = (uint16_t)hak_min32(k->tight, k->first);
+		k->cached = k->cached && grouped;
+		k->small = k->large = (uint16_t)(grouped ? slot : 0);
+		slot += grouped ? k->first + 1u : 0;
+	}
+	hak_assert(slot == hak_boot.slots);
+	hak_store_release(&hak_class_end, HAK_CLASS_COUNT);
 }
 
 /* =================================================== metadata ================================================== */
@@ -1417,6 +1540,19 @@ out:
 	return p;
 }
 
+/* The program may write over its environment. */
+static HAK_COLD void hak_option_keep_texts(void)
+{
+	for (int i = 0; i < HAK_OPTION_COUNT; i++) {
+		char *copy = hak_option_texts[i] ? hak_meta_alloc((size_t)*hak_option_places[i] + 1) : NULL;
+		if (copy)
+			memcpy(copy, hak_option_texts[i], (size_t)*hak_option_places[i] + 1);
+		else if (hak_option_texts[i])
+			*hak_option_places[i] = 0;
+		hak_option_texts[i] = copy;
+	}
+}
+
 /* ===================================================== gauges ================================================== */
 
 static void hak_gauge_raise(uint64_t *peak, uint64_t bytes)
@@ -1468,6 +1604,559 @@ HAK_INLINE void hak_gauge_watch_locked(hak_heap_t *h, int t)
 {
 	if (hak_unlikely(h->used_bytes[t] - h->told_low[t] > h->told_span[t]))
 		hak_gauge_tell_locked(h, t);
+}
+
+/* ===================================================== sites =================================================== */
+
+/* A site is a number that a caller of hak_alloc_at gives, or, where sites are captured, the address that malloc returns
+ * to.  Each has a row, in the order in which they were seen, and a bucket finds the row by hash.  Both only come, under
+ * the lock; readers take none.  Sites for which there is no row left are counted in row 0.
+ *
+ * Rules stand in an array that only grows; one that is taken back says nothing any more.  What they say of a site
+ * stands in its row, in one word with the generation of the rules: a row of another generation is matched anew by
+ * whoever meets it next.  The names of modules and functions are asked of the dynamic linker then, while no lock of ours
+ * is held, and by dl_iterate_phdr alone, whose lock is not held while constructors run. */
+enum { HAK_RULE_NUMBER, HAK_RULE_OFFSET, HAK_RULE_SYMBOL };
+enum { HAK_RETAIN_MOST = 3600000, HAK_SHARD_MOST = 65535, HAK_GENERATIONS = 1 << 20 };
+#define HAK_POLICY_UNCACHED 4u
+#define hak_policy_group(w) ((uint32_t)(w) & 3u) /* 0: none; short, long */
+#define hak_policy_keep(w) ((w) >> 3 & 0x3FFFFF) /* ms for which a freed whale is kept, and 1; 0: no rule says */
+#define hak_policy_shard(w) ((w) >> 25 & 0x1FFFF) /* the shard, and 1; 0: no rule says */
+#define hak_policy_generation(w) ((uint32_t)((w) >> 44))
+#define HAK_POLICY_KEEP(ms) (((uint64_t)(ms) + 1) << 3)
+#define HAK_POLICY_SHARD(n) (((uint64_t)(n) + 1) << 25)
+#define HAK_POLICY_GENERATION(n) ((uint64_t)(n) << 44)
+static const char *const hak_group_names[] = {"", "short", "long"};
+
+/* The class in which a site's blocks of class c stand. */
+HAK_INLINE uint32_t hak_policy_class(uint64_t policy, uint32_t c)
+{
+	uint32_t group = hak_policy_group(policy);
+	if (policy & HAK_POLICY_UNCACHED)
+		return HAK_CLASS_UNCACHED + c;
+	return group && c < HAK_GROUP_CLASSES ? HAK_CLASSES + (group - 1) * HAK_GROUP_CLASSES + c : c;
+}
+
+/* What a rule must have said for a block to stand in class c of a group. */
+static HAK_COLD uint64_t hak_policy_of_class(uint32_t c)
+{
+	return c >= HAK_CLASS_UNCACHED ? HAK_POLICY_UNCACHED : (c - HAK_CLASSES) / HAK_GROUP_CLASSES + 1;
+}
+
+/* ---- the text of rules: WHERE:WHAT,WHAT;... */
+
+static HAK_COLD bool hak_rule_number(const char *s, const char *end, uint64_t most, uint64_t *out)
+{
+	bool hex = end - s > 2 && s[0] == '0' && s[1] == 'x';
+	uint64_t n = 0;
+	if (hex)
+		s += 2;
+	if (s == end)
+		return false;
+	for (; s < end; s++) {
+		int low = *s | 32;
+		uint64_t digit = *s >= '0' && *s <= '9' ? (uint64_t)(*s - '0') : hex && low >= 'a' && low <= 'f' ? (uint64_t)(low - 'a' + 10) : 16;
+		if (digit == 16 || __builtin_mul_overflow(n, hex ? 16u : 10u, &n) || __builtin_add_overflow(n, digit, &n))
+			return false;
+	}
+	*out = n;
+	return n <= most;
+}
+
+static HAK_COLD bool hak_rule_is_word(const char *s, const char *end, const char *word)
+{
+	return strlen(word) == (size_t)(end - s) && memcmp(s, word, (size_t)(end - s)) == 0;
+}
+
+/* The left side, written down in one form, so that the same site is the same text. */
+static HAK_COLD bool hak_rule_parse_where(hak_rule_t *r, const char *s, const char *end)
+{
+	const char *plus = NULL;
+	for (const char *at = s; at < end; at++) {
+		if (*at <= ' ' || *at > '~')
+			return false;
+		if (end - at > 3 && memcmp(at, "+0x", 3) == 0)
+			plus = at;
+	}
+	if (s == end || end - s > HAK_SITE_WHERE - 20)
+		return false;
+	if (hak_rule_number(s, end, UINT64_MAX, &r->id)) {
+		r->kind = HAK_RULE_NUMBER;
+		snprintf(r->where, sizeof r->where, "%llu", (unsigned long long)r->id);
+		return r->id != 0;
+	}
+	r->kind = plus ? HAK_RULE_OFFSET : HAK_RULE_SYMBOL;
+	r->length = (uint32_t)((plus ? plus : end) - s);
+	if (plus) {
+		snprintf(r->where, sizeof r->where, "%.*s+0x", (int)r->length, s);
+		if (plus == s || !hak_rule_number(plus + 1, end, UINT64_MAX, &r->id))
+			return false;
+		snprintf(r->where + r->length, sizeof r->where - r->length, "+0x%llx", (unsigned long long)r->id);
+		return true;
+	}
+	for (const char *at = s; at < end; at++) /* what a symbol is made of */
+		if (!((*at | 32) >= 'a' && (*at | 32) <= 'z') && *at != '_' && *at != '.' && *at != '$'
+		    && (at == s || *at < '0' || *at > '9'))
+			return false;
+	snprintf(r->where, sizeof r->where, "%.*s", (int)r->length, s);
+	return true;
+}
+
+static HAK_COLD bool hak_rule_parse_what(uint64_t *policy, const char *s, const char *end)
+{
+	uint64_t group = 0, keep = 0, shard = 0, uncached = 0, n;
+	bool none = false;
+	for (const char *next;; s = next + 1) {
+		if (!(next = memchr(s, ',', (size_t)(end - s))))
+			next = end;
+		const char *equals = memchr(s, '=', (size_t)(next - s)), *value = equals ? equals + 1 : next;
+		if (!equals)
+			equals = next;
+		if (hak_rule_is_word(s, next, "nocache"))
+			uncached = HAK_POLICY_UNCACHED;
+		else if (hak_rule_is_word(s, next, "none"))
+			none = true;
+		else if (hak_rule_is_word(s, next, "lifetime=short"))
+			group = 1;
+		else if (hak_rule_is_word(s, next, "lifetime=long"))
+			group = 2;
+		else if (hak_rule_is_word(s, equals, "retain") && hak_rule_number(value, next, HAK_RETAIN_MOST, &n))
+			keep = HAK_POLICY_KEEP(n);
+		else if (hak_rule_is_word(s, equals, "shard") && hak_rule_number(value, next, HAK_SHARD_MOST, &n))
+			shard = HAK_POLICY_SHARD(n);
+		else
+			return false;
+		if (next == end)
+			break;
+	}
+	*policy = group | keep | shard | uncached;
+	return !(none && *policy) && !(uncached && group); /* blocks past the caches have slabs of their own already */
+}
+
+static HAK_COLD bool hak_rule_parse(hak_rule_t *r, const char *s, const char *end)
+{
+	const char *colon = memchr(s, ':', (size_t)(end - s));
+	return colon && hak_rule_parse_where(r, s, colon) && hak_rule_parse_what(&r->policy, colon + 1, end);
+}
+
+/* ---- which code an address is */
+
+typedef struct hak_spot {
+	uintptr_t at;
+	uintptr_t offset;               /* in the module, as the module's symbols have it */
+	uintptr_t into;                 /* in the function */
+	bool ask;                       /* for the function, too: it takes a look at all symbols of the module */
+	char module[HAK_SITE_WHERE];    /* empty: none is there */
+	char function[HAK_SITE_WHERE];  /* empty: no symbol that the module exports */
+} hak_spot_t;
+
+static HAK_COLD void hak_spot_name(char to[HAK_SITE_WHERE], const char *from)
+{
+	hak_say_text(to, HAK_SITE_WHERE, from, SIZE_MAX);
+}
+
+/* Some of the dynamic section's addresses are relative to where the module lies, others are not. */
+static HAK_COLD const void *hak_spot_address(const struct dl_phdr_info *info, uintptr_t p)
+{
+	return (const void *)(p < info->dlpi_addr ? p + info->dlpi_addr : p);
+}
+
+static HAK_COLD uint32_t hak_spot_symbols(const uint32_t *hash, const uint32_t *gnu)
+{
+	uint32_t last = 0;
+	if (hash)
+		return hash[1];
+	if (!gnu)
+		return 0;
+	const uint32_t *bucket = gnu + 4 + gnu[2] * (sizeof(uintptr_t) / 4), *chain = bucket + gnu[0];
+	for (uint32_t i = 0; i < gnu[0]; i++)
+		last = hak_max32(last, bucket[i]);
+	if (last < gnu[1])
+		return 0;
+	while (!(chain[last - gnu[1]] & 1))
+		last++;
+	return last + 1;
+}
+
+static HAK_COLD void hak_spot_find_function(const struct dl_phdr_info *info, hak_spot_t *spot, const ElfW(Dyn) *d)
+{
+	const ElfW(Sym) *symbols = NULL, *best = NULL;
+	const char *names = NULL;
+	const uint32_t *hash = NULL, *gnu = NULL;
+	uintptr_t at = spot->offset - 1; /* in the call: what comes after it may be another function */
+
+	for (; d->d_tag != DT_NULL; d++) {
+		const void *p = hak_spot_address(info, d->d_un.d_ptr);
+		if (d->d_tag == DT_SYMTAB)
+			symbols = p;
+		else if (d->d_tag == DT_STRTAB)
+			names = p;
+		else if (d->d_tag == DT_HASH)
+			hash = p;
+		else if (d->d_tag == DT_GNU_HASH)
+			gnu = p;
+	}
+	if (!symbols || !names)
+		return;
+	for (uint32_t i = 0, n = hak_spot_symbols(hash, gnu); i < n; i++) {
+		const ElfW(Sym) *s = &symbols[i];
+		if (s->st_shndx != SHN_UNDEF && (s->st_info & 15) == STT_FUNC && at - s->st_value < s->st_size
+		    && (!best || s->st_value > best->st_value))
+			best = s;
+	}
+	if (best) {
+		hak_spot_name(spot->function, names + best->st_name);
+		spot->into = spot->offset - best->st_value;
+	}
+}
+
+static HAK_COLD int hak_spot_look(struct dl_phdr_info *info, size_t size, void *arg)
+{
+	hak_spot_t *spot = arg;
+	const ElfW(Dyn) *dynamic = NULL;
+	const char *slash;
+	char program[4096];
+	bool here = false;
+
+	(void)size;
+	for (int i = 0; i < info->dlpi_phnum; i++) {
+		const ElfW(Phdr) *h = &info->dlpi_phdr[i];
+		here |= h->p_type == PT_LOAD && spot->at - 1 - (info->dlpi_addr + h->p_vaddr) < h->p_memsz;
+		if (h->p_type == PT_DYNAMIC)
+			dynamic = (const void *)(info->dlpi_addr + h->p_vaddr);
+	}
+	if (!here)
+		return 0;
+	const char *name = info->dlpi_name;
+	if (!name || !*name) { /* the program itself */
+		ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
+		program[n > 0 ? n : 0] = '\0';
+		name = program;
+	}
+	slash = strrchr(name, '/');
+	hak_spot_name(spot->module, slash ? slash + 1 : name);
+	spot->offset = spot->at - info->dlpi_addr;
+	if (spot->ask && dynamic)
+		hak_spot_find_function(info, spot, dynamic);
+	return 1;
+}
+
+static HAK_COLD void hak_spot_find(hak_spot_t *spot, uintptr_t at, bool ask) /* no lock of ours is held */
+{
+	int saved = errno;
+	spot->at = at;
+	spot->ask = ask;
+	spot->offset = spot->into = 0;
+	spot->module[0] = spot->function[0] = '\0';
+	dl_iterate_phdr(hak_spot_look, spot);
+	errno = saved;
+}
+
+/* ---- the table of sites */
+
+HAK_INLINE uint32_t hak_site_hash(uint64_t id) { return (uint32_t)(id * 0x9E3779B97F4A7C15u >> 32) % HAK_SITE_BUCKETS; }
+
+static uint32_t hak_site_find(uint64_t id, bool code) /* the site's row; 0: it has none */
+{
+	const uint32_t *bucket = hak_load_acquire(&hak_sites.bucket);
+	if (!bucket)
+		return 0;
+	for (uint32_t i = hak_site_hash(id), n;; i = (i + 1) % HAK_SITE_BUCKETS) {
+		if (!(n = hak_load_acquire(&bucket[i])) || (hak_sites.row[n].id == id && hak_sites.row[n].code == code))
+			return n;
+	}
+}
+
+static HAK_COLD bool hak_site_map_locked(void) /* false: out of memory */
+{
+	size_t rows = HAK_SITES_MAX * sizeof(hak_site_t), counts = HAK_SITE_COUNTS * HAK_SITES_MAX * sizeof(hak_site_count_t);
+	size_t len = rows + counts + HAK_SITE_BUCKETS * sizeof(uint32_t);
+	char *p;
+	if (hak_sites.bucket)
+		return true;
+	if (!(p = hak_meta_map(len)))
+		return false;
+	hak_add_shared(&hak_sites.bytes, len);
+	hak_sites.row = (void *)p;
+	hak_sites.count = (void *)(p + rows);
+	hak_store_release(&hak_sites.made, 1u);
+	hak_store_release(&hak_sites.bucket, (uint32_t *)(void *)(p + rows + counts));
+	return true;
+}
+
+static HAK_COLD uint32_t hak_site_insert_locked(uint64_t id, bool code)
+{
+	uint32_t n = hak_site_find(id, code), i;
+	if (n || hak_sites.made == HAK_SITES_MAX)
+		return n;
+	n = hak_sites.made;
+	hak_sites.row[n].id = id;
+	hak_sites.row[n].code = code;
+	for (i = hak_site_hash(id); hak_load(&hak_sites.bucket[i]); i = (i + 1) % HAK_SITE_BUCKETS)
+		;
+	hak_store_release(&hak_sites.bucket[i], n);
+	hak_store_release(&hak_sites.made, n + 1);
+	return n;
+}
+
+static HAK_COLD uint32_t hak_site_meet_slow(uint64_t id, bool code)
+{
+	uint32_t n = 0;
+	if (hak_load(&hak_sites.made) == HAK_SITES_MAX)
+		return 0;
+	hak_lock(&hak_sites.lock);
+	if (hak_site_map_locked())
+		n = hak_site_insert_locked(id, code);
+	hak_unlock(&hak_sites.lock);
+	return n;
+}
+
+static uint32_t hak_site_meet(uint64_t id, bool code) /* the site's row, made if it is new; 0: there is none left */
+{
+	uint32_t n = hak_site_find(id, code);
+	return hak_likely(n != 0) ? n : hak_site_meet_slow(id, code);
+}
+
+/* What the rules say of a site; more exact ones count more. */
+static HAK_COLD uint64_t hak_site_match_slow(hak_site_t *site, uint32_t generation)
+{
+	uint32_t count = hak_load_acquire(&hak_sites.rules);
+	hak_spot_t spot = {.at = 0};
+	uint64_t policy = 0;
+	bool exact = false, ask = false;
+
+	for (uint32_t i = 0; i < count; i++)
+		ask |= hak_sites.rule[i].kind == HAK_RULE_SYMBOL;
+	for (uint32_t i = 0; i < count && !exact; i++) {
+		const hak_rule_t *r = &hak_sites.rule[i];
+		uint64_t says = hak_load(&r->policy);
+		if (!says || site->code != (r->kind != HAK_RULE_NUMBER))
+			continue;
+		if (site->code && !spot.at)
+			hak_spot_find(&spot, (uintptr_t)site->id, ask);
+		exact = r->kind == HAK_RULE_NUMBER ? r->id == site->id
+		      : r->kind == HAK_RULE_OFFSET && r->id == spot.offset && strlen(spot.module) == r->length
+		        && memcmp(spot.module, r->where, r->length) == 0;
+		if (exact || (r->kind == HAK_RULE_SYMBOL && strcmp(spot.function, r->where) == 0))
+			policy = says;
+	}
+	policy |= HAK_POLICY_GENERATION(generation);
+	hak_store(&site->policy, policy);
+	return policy;
+}
+
+static uint64_t hak_site_policy(uint32_t n)
+{
+	uint32_t now = hak_load_acquire(&hak_sites.generation);
+	if (!n || !now)
+		return 0;
+	uint64_t policy = hak_load(&hak_sites.row[n].policy);
+	if (hak_likely(hak_policy_generation(policy) == now))
+		return policy;
+	return hak_site_match_slow(&hak_sites.row[n], now);
+}
+
+/* ---- rules */
+
+static HAK_COLD bool hak_rule_map_locked(void)
+{
+	size_t len = HAK_SITE_RULES * sizeof(hak_rule_t);
+	if (!hak_sites.rule && (hak_sites.rule = (void *)hak_meta_map(len)))
+		hak_add_shared(&hak_sites.bytes, len);
+	return hak_sites.rule && hak_site_map_locked();
+}
+
+static HAK_COLD int hak_rule_enter_locked(const hak_rule_t *rule)
+{
+	uint32_t i = 0, count = hak_sites.rules;
+	if (!hak_rule_map_locked())
+		return HAK_ERR_NOMEM;
+	while (i < count && strcmp(hak_sites.rule[i].where, rule->where) != 0)
+		i++;
+	if (i == HAK_SITE_RULES || (rule->kind == HAK_RULE_NUMBER && !hak_site_insert_locked(rule->id, false)))
+		return HAK_ERR_MANY_RULES;
+	if (hak_load_acquire(&hak_class_end) == HAK_CLASSES)
+		hak_class_init_groups();
+	if (i == count) {
+		hak_sites.rule[i] = *rule;
+		hak_store_release(&hak_sites.rules, count + 1);
+	} else {
+		hak_store(&hak_sites.rule[i].policy, rule->policy);
+	}
+	hak_store_release(&hak_sites.generation, hak_sites.generation % (HAK_GENERATIONS - 1) + 1);
+	hak_store_release(&hak_sites.on, 1u);
+	return HAK_ERR_OK;
+}
+
+static HAK_COLD int hak_rule_add(const char *s, const char *end)
+{
+	hak_rule_t rule = {.id = 0};
+	int error;
+	if (!hak_rule_parse(&rule, s, end))
+		return HAK_ERR_RULE;
+	if (rule.kind != HAK_RULE_NUMBER && !hak_option.sites)
+		return HAK_ERR_NO_SITES;
+	hak_lock(&hak_sites.lock);
+	error = hak_rule_enter_locked(&rule);
+	hak_unlock(&hak_sites.lock);
+	return error;
+}
+
+/* Adds each rule of a text.  `say`: a bad one gets a line, and the others hold; else the first bad one ends it. */
+static HAK_COLD int hak_rules_add(const char *text, bool say)
+{
+	char shown[120];
+	for (const char *end; *text; text = *end ? end + 1 : end) {
+		end = strchrnul(text, ';');
+		int error = end == text ? HAK_ERR_OK : hak_rule_add(text, end);
+		if (error && !say)
+			return error;
+		if (error)
+			hak_sayf("hakmem: %s: %s: %s; ignored\n", hak_option_rows[HAK_OPTION_site_rules].env,
+			         hak_say_text(shown, sizeof shown, text, (size_t)(end - text)), hak_error_texts[error]);
+	}
+	return HAK_ERR_OK;
+}
+
+static HAK_COLD void hak_site_init(void)
+{
+	if (hak_option.sites)
+		hak_store(&hak_sites.on, 1u);
+	if (hak_option_texts[HAK_OPTION_site_rules])
+		hak_rules_add(hak_option_texts[HAK_OPTION_site_rules], true);
+}
+
+/* ---- the blocks of sites */
+
+static hak_site_count_t *hak_site_counts(uint32_t n)
+{
+	if (!hak_load_acquire(&hak_sites.bucket))
+		return &hak_sites.none;
+	return &hak_sites.count[hak_own->id % HAK_SITE_COUNTS * HAK_SITES_MAX + n];
+}
+
+HAK_INLINE uint64_t hak_track_hash(uintptr_t block) { return block * 0x9E3779B97F4A7C15u; }
+HAK_INLINE struct hak_track_share *hak_track_share_of(uintptr_t block) { return &hak_track[hak_track_hash(block) >> 58]; }
+HAK_INLINE size_t hak_track_home(uintptr_t block, size_t places)
+{
+	return (hak_track_hash(block) >> 20) & (places - 1);
+}
+
+/* The place of a block, or the free one where it would stand. */
+static size_t hak_track_find_locked(const struct hak_track_share *s, uintptr_t block)
+{
+	size_t i = hak_track_home(block, s->places);
+	while (s->place[i].block && s->place[i].block != block)
+		i = (i + 1) & (s->places - 1);
+	return i;
+}
+
+static HAK_COLD void hak_track_grow_locked(struct hak_track_share *s) /* by as much again, if there is memory */
+{
+	struct hak_track_share old = *s;
+	size_t places = s->places ? 2 * s->places : hak_boot.os_page / sizeof(hak_track_t);
+	hak_track_t *place = (void *)hak_meta_map(places * sizeof *place);
+	if (!place)
+		return;
+	s->place = place;
+	s->places = places;
+	for (size_t i = 0; i < old.places; i++)
+		if (old.place[i].block)
+			place[hak_track_find_locked(s, old.place[i].block)] = old.place[i];
+	hak_meta_unmap(old.place, old.places * sizeof *place);
+	hak_add_shared(&hak_sites.bytes, (places - old.places) * sizeof *place);
+}
+
+enum { HAK_TRACK_ADDED, HAK_TRACK_THERE, HAK_TRACK_REFUSED };
+static int hak_track_add(uintptr_t block, uint64_t what)
+{
+	struct hak_track_share *s = hak_track_share_of(block);
+	int done = HAK_TRACK_REFUSED;
+
+	hak_lock(&s->lock);
+	if (s->used >= s->places / 4 * 3)
+		hak_track_grow_locked(s);
+	if (s->places && s->used + 1 < s->places) { /* one place is free at least: there ends every search */
+		hak_track_t *t = &s->place[hak_track_find_locked(s, block)];
+		done = t->block ? HAK_TRACK_THERE : HAK_TRACK_ADDED;
+		if (!t->block) {
+			*t = (hak_track_t){block, what};
+			s->used++;
+		}
+	}
+	hak_unlock(&s->lock);
+	return done;
+}
+
+static uint64_t hak_track_take(uintptr_t block) /* what was known of it; 0: nothing */
+{
+	struct hak_track_share *s = hak_track_share_of(block);
+	uint64_t what = 0;
+
+	hak_lock(&s->lock);
+	size_t mask = s->places - 1, hole = s->places ? hak_track_find_locked(s, block) : 0;
+	if (s->places && s->place[hole].block) {
+		what = s->place[hole].what;
+		/* Those behind move up, as far as they may stand before their place. */
+		for (size_t i = (hole + 1) & mask; s->place[i].block; i = (i + 1) & mask)
+			if (((i - hak_track_home(s->place[i].block, s->places)) & mask) >= ((i - hole) & mask)) {
+				s->place[hole] = s->place[i];
+				hole = i;
+			}
+		s->place[hole].block = 0;
+		s->used--;
+	}
+	hak_unlock(&s->lock);
+	return what;
+}
+
+#define HAK_TRACK_SITE 0x1FFFFu /* the low bits of what: a row's number, and 1 */
+#define hak_track_what(n, bytes) ((uint64_t)(bytes) << 17 | ((n) + 1))
+#define hak_track_row(what) ((uint32_t)((what) & HAK_TRACK_SITE) - 1)
+_Static_assert(HAK_SITES_MAX < HAK_TRACK_SITE, "a row's number has 17 bits");
+
+static void hak_site_count_live(uint64_t what, bool more)
+{
+	hak_site_count_t *c = hak_site_counts(hak_track_row(what));
+	hak_add_shared(&c->live, more ? 1u : -1ull);
+	hak_add_shared(&c->live_bytes, more ? what >> 17 : -(what >> 17));
+}
+
+/* A block has been handed out for the site of row n.  A block that is known already stays as it is. */
+static void hak_site_note(uint32_t n, const void *p, size_t bytes)
+{
+	uint64_t what = hak_track_what(n, bytes);
+	if (hak_option.sites) {
+		int done = hak_track_add((uintptr_t)p, what);
+		if (done == HAK_TRACK_THERE)
+			return;
+		if (done == HAK_TRACK_ADDED)
+			hak_site_count_live(what, true);
+		else
+			hak_add_shared(&hak_sites.untracked, 1u);
+	}
+	hak_site_count_t *c = hak_site_counts(n);
+	hak_add_shared(&c->allocs, 1u);
+	hak_add_shared(&c->bytes, bytes);
+}
+
+static uint64_t hak_site_forget(const void *p) /* before p is freed.  What was known of it */
+{
+	uint64_t what = hak_track_take((uintptr_t)p);
+	if (what)
+		hak_site_count_live(what, false);
+	return what;
+}
+
+/* A block that was to be moved is where it was. */
+static HAK_COLD void hak_site_remember(const void *p, uint64_t what)
+{
+	if (!what)
+		return;
+	if (hak_track_add((uintptr_t)p, what) == HAK_TRACK_ADDED)
+		hak_site_count_live(what, true);
+	else
+		hak_add_shared(&hak_sites.untracked, 1u);
 }
 
 /* =============================================== index of segments ============================================= */
@@ -1834,12 +2523,16 @@ static void hak_big_stamp_locked(void)
 
 static void hak_big_insert_locked(hak_big_t *b, hak_big_key_t *k, uint64_t kind, size_t len, uint64_t stamp)
 {
-	*b = (hak_big_t){.next = k->first, .older = hak_bigcache.newest[kind], .key = k, .len = len, .stamp = stamp, .kind = kind};
+	hak_big_t *older = hak_bigcache.newest[kind];
+	while (older && older->stamp > stamp) /* a rule has said how long it is kept, or that it is not */
+		older = older->older;
+	*b = (hak_big_t){.next = k->first, .older = older, .newer = older ? older->newer : hak_bigcache.oldest[kind], .key = k,
+		.len = len, .stamp = stamp, .kind = kind};
 	if (k->first)
 		k->first->prev = b;
 	k->first = b;
 	*(b->older ? &b->older->newer : &hak_bigcache.oldest[kind]) = b;
-	hak_bigcache.newest[kind] = b;
+	*(b->newer ? &b->newer->older : &hak_bigcache.newest[kind]) = b;
 	hak_bigcache.idle -= k->entries == 0 && k != &hak_bigcache.odd;
 	k->entries++;
 	k->bytes += len;
@@ -1884,7 +2577,7 @@ static bool hak_big_is_wanted_locked(hak_big_key_t *k)
 
 /* Keeps a block that was just freed.  False: it is not to be kept, or there is no memory for its key.  A block that
  * must be kept, since the system does not take it back, is. */
-static bool hak_big_put(hak_big_t *b, uint64_t kind, size_t len, uint32_t site, bool must)
+static bool hak_big_put(hak_big_t *b, uint64_t kind, size_t len, uint32_t site, uint64_t stamp, bool must)
 {
 	uint32_t class = hak_big_class(len);
 	hak_big_key_t *k = NULL;
@@ -1901,7 +2594,7 @@ static bool hak_big_put(hak_big_t *b, uint64_t kind, size_t len, uint32_t site, 
 			hak_bigcache.run_frees++;
 			hak_bigcache.run_freed_bytes += len;
 		}
-		hak_big_insert_locked(b, k, kind, len, hak_os_now());
+		hak_big_insert_locked(b, k, kind, len, stamp);
 	}
 	hak_unlock(&hak_bigcache.lock);
 	return k != NULL;
@@ -1994,6 +2687,12 @@ static hak_shard_t *hak_shard_for(uint64_t site, uint32_t heap)
 {
 	uint32_t mask = hak_load(&hak_page.shards) - 1;
 	return &hak_page.shard[(site ? (uint32_t)(site >> 4) : heap) & mask];
+}
+
+/* The shard that a rule names, as far as there are so many. */
+static hak_shard_t *hak_shard_numbered(uint32_t number)
+{
+	return &hak_page.shard[number & (hak_load(&hak_page.shards) - 1)];
 }
 
 /* The shard of a unit.  For one in use it stands: a superslab changes its shard only while all of it is free. */
@@ -2982,8 +3681,18 @@ static HAK_COLD size_t hak_whale_unmap(hak_whale_t *w)
 		return len;
 	}
 	hak_os_purge(w->base, len);
-	hak_big_put(&w->big, HAK_BIG_WHALE, len, w->site, true);
+	hak_big_put(&w->big, HAK_BIG_WHALE, len, w->site, hak_os_now(), true);
 	return 0;
+}
+
+/* The block at p is for a site with a rule: it is kept for so many ms once it is freed. */
+static HAK_COLD void hak_whale_keep_for(const void *p, uint64_t keep)
+{
+	hak_lock(&hak_whales.lock);
+	hak_whale_t *w = *hak_whale_place_locked(p);
+	if (w)
+		w->keep = keep;
+	hak_unlock(&hak_whales.lock);
 }
 
 /* The oldest mapping in BigCache that was freed before `before`, taken out; *given counts it.  NULL: there is none. */
@@ -3125,16 +3834,21 @@ static HAK_COLD void *hak_whale_alloc(size_t n, size_t align, uint32_t site)
 
 static HAK_COLD bool hak_whale_free(void *p) /* false: not a whale */
 {
+	uint64_t age = (uint64_t)hak_load(&hak_option.purge_ms), stamp = hak_os_now(), keep = 0;
 	hak_lock(&hak_whales.lock);
 	hak_whale_t *w = hak_whale_leave_locked(p);
 	if (w) {
 		hak_whales.frees++;
 		hak_whale_count_locked(-(int64_t)w->len);
+		keep = w->keep;
+		w->keep = 0;
 	}
 	hak_unlock(&hak_whales.lock);
 	if (!w)
 		return false;
-	if (!hak_page_is_forbidden() && hak_big_put(&w->big, HAK_BIG_WHALE, w->len, w->site, false))
+	if (keep) /* a rule says for how long: as if it had been freed so much earlier or later than now */
+		stamp = stamp + keep - 1 > age ? stamp + keep - 1 - age : 0;
+	if (keep != 1 && !hak_page_is_forbidden() && hak_big_put(&w->big, HAK_BIG_WHALE, w->len, w->site, stamp, false))
 		hak_big_watch();
 	else
 		hak_whale_unmap(w);
@@ -3476,7 +4190,7 @@ static HAK_COLD void hak_describe(const void *p, int *error, char *out, size_t r
 		if (hak_note_state(note) != HAK_NOTE_NEW)
 			snprintf(number, sizeof number, "%u", hak_note_value(note));
 	}
-	snprintf(out, room, " (%sa block of %u bytes, class %u%s%s)", inside, k->size, c, asked, number);
+	snprintf(out, room, " (%sa block of %u bytes, class %u%s%s)", inside, k->size, k->base, asked, number);
 }
 
 /* The last words.  Whoever catches SIGABRT may still allocate: no lock stops this thread from here on. */
@@ -3931,7 +4645,7 @@ static void hak_heap_flush_locked(hak_heap_t *h, uint32_t c, uint32_t n)
 /* All of them, down to nothing, and out of use.  Owner. */
 static HAK_COLD void hak_heap_flush_all_locked(hak_heap_t *h)
 {
-	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
+	for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++) {
 		hak_heap_flush_locked(h, c, hak_heap_level(h, c));
 		hak_heap_stack_reset(h, c);
 	}
@@ -3940,7 +4654,7 @@ static HAK_COLD void hak_heap_flush_all_locked(hak_heap_t *h)
 static uint64_t hak_heap_slab_bytes(const hak_heap_t *h)
 {
 	uint64_t sum = 0;
-	for (uint32_t c = 0; c < HAK_CLASSES; c++)
+	for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++)
 		sum += (uint64_t)h->bin[c].slabs * hak_class[c].units;
 	return sum << HAK_UNIT_SHIFT;
 }
@@ -3949,7 +4663,7 @@ static uint64_t hak_heap_slab_bytes(const hak_heap_t *h)
 static HAK_COLD size_t hak_heap_purge_locked(hak_heap_t *h)
 {
 	size_t sum = 0;
-	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
+	for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++) {
 		hak_bin_t *b = &h->bin[c];
 		if (b->current && b->current->used == 0)
 			hak_heap_release_locked(h, b->current);
@@ -4313,7 +5027,7 @@ static HAK_COLD bool hak_heap_disown_locked(hak_heap_t *h)
 		hak_gauge_tell_locked(h, t);
 		h->used_bytes[t] = h->told_bytes[t] = h->told_low[t] = h->told_span[t] = 0;
 	}
-	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
+	for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++) {
 		hak_bin_t *b = &h->bin[c];
 		for (hak_slab_t *s; (s = b->current ? b->current : b->partial.head ? b->partial.head : b->full.head);) {
 			hak_heap_delist_locked(h, s);
@@ -4460,7 +5174,7 @@ static void hak_remote_free(hak_heap_t *h, void *p, uint32_t word)
 static HAK_COLD uint32_t hak_heap_strays_locked(hak_heap_t *h, void **stray, uint32_t most)
 {
 	uint32_t n = 0;
-	for (uint32_t c = 0; c < HAK_CLASSES; c++)
+	for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++)
 		for (uint32_t i = hak_heap_level(h, c); i > 0 && n < most; i--) {
 			void **at = &h->slot[h->floor[c] + i];
 			if (hak_word(hak_unit_of(*at)) == (h->tag | c))
@@ -4647,7 +5361,7 @@ HAK_INLINE hak_adapted_t hak_adapt_maybe_locked(hak_heap_t *h, uint32_t c, bool 
 /* Ends the periods that are a second old.  Owner, no claim. */
 static HAK_COLD void hak_adapt_all(hak_heap_t *h)
 {
-	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
+	for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++) {
 		hak_adapted_t a = {.class = c};
 		if (!hak_heap_capacity(h, c))
 			continue;
@@ -4711,10 +5425,10 @@ static HAK_NOINLINE bool hak_heap_new_slab_locked(hak_heap_t *h, uint32_t c)
 		hak_heap_make_slab_locked(h, c, h->unit[--h->units], 1);
 		return true;
 	}
-	shard = hak_orphan_find(hak_shard_for(0, h->id), c);
+	shard = hak_orphan_find(h->shard ? hak_shard_numbered(h->shard - 1) : hak_shard_for(0, h->id), c);
 	hak_heap_adopt_locked(h, shard, c);
 	if (b->partial.head) {
-		for (uint32_t d = 0; d < HAK_CLASSES; d++)
+		for (uint32_t d = 0; d < hak_load_acquire(&hak_class_end); d++)
 			if (h->bin[d].misses && !hak_bin_has_room(&h->bin[d]))
 				hak_heap_adopt_locked(h, shard, d);
 	} else if ((u = hak_run_alloc_locked(&shard, units, hak_option.tiny_use_superslab ? 1 : HAK_SUPER_UNITS, &zero, hak_os_now()))) {
@@ -4850,6 +5564,9 @@ static HAK_NOINLINE void *hak_heap_refill(hak_heap_t *h, uint32_t c)
 	hak_adapted_t adapted = {.class = c};
 	uint32_t n, got, at, capacity;
 
+	if (hak_unlikely(h->floor[c] != k->small && h->floor[c] != k->large)) /* of a group that is younger than this heap */
+		hak_heap_stack_reset(h, c);
+	capacity = (uint32_t)(h->top[c] - h->floor[c]);
 	hak_claim(h);
 	h->left_alone = 0;
 	hak_store(&h->kept, (uint32_t)HAK_KEPT_NOT); /* it was not HAK_KEPT_WAITING: there is a thread */
@@ -5049,7 +5766,7 @@ static HAK_COLD void hak_heap_detach(void *heap)
 
 	if (++h->dying < 3 && pthread_setspecific(hak_boot.key, h) == 0)
 		return;
-	hak_self = (hak_heap_t *)(uintptr_t)&hak_heap_dead; /* from here on every call takes the shared path */
+	hak_self = hak_own = (hak_heap_t *)(uintptr_t)&hak_heap_dead; /* from here on every call takes the shared path */
 	hak_heap_retire(h, true);
 	errno = saved;
 }
@@ -5075,6 +5792,8 @@ static HAK_COLD void hak_boot_init_slow(void)
 	hak_lock(&hak_page.reserving);
 	hak_range_reserve_locked(HAK_SUPER_UNITS);
 	hak_unlock(&hak_page.reserving);
+	hak_option_keep_texts();
+	hak_site_init();
 	hak_boot.has_key = pthread_key_create(&hak_boot.key, hak_heap_detach) == 0;
 	hak_store_release(&hak_boot.ready, 2u);
 	errno = saved;
@@ -5097,13 +5816,15 @@ static HAK_COLD void hak_heap_begin(hak_heap_t *h)
 	hak_store(&h->thread, (uint32_t)syscall(SYS_gettid));
 	h->tick = HAK_TICK;
 	h->dying = 0;
-	hak_self = h;
+	hak_own = h;
+	if (!hak_option.sites)
+		hak_self = h;
 }
 
 /* The calling thread's heap, made or taken over if it has none yet.  NULL: use the shared one. */
 static HAK_NOINLINE hak_heap_t *hak_heap_attach(void)
 {
-	hak_heap_t *h = hak_self;
+	hak_heap_t *h = hak_own;
 	if (hak_likely(h->id != 0))
 		return h;
 	if (h == &hak_heap_dead)
@@ -5127,8 +5848,8 @@ static HAK_NOINLINE hak_heap_t *hak_heap_attach(void)
 	if (!h)
 		return NULL;
 	hak_heap_begin(h);
-	if (pthread_setspecific(hak_boot.key, h)) { /* may allocate: hak_self is set.  Without it nobody sees the thread end */
-		hak_self = HAK_HEAP_START;
+	if (pthread_setspecific(hak_boot.key, h)) { /* may allocate: hak_own is set.  Without it nobody sees the thread end */
+		hak_self = hak_own = HAK_HEAP_START;
 		hak_heap_retire(h, true);
 		return NULL;
 	}
@@ -5215,8 +5936,9 @@ static void *hak_large_reuse(size_t len, size_t align, uint32_t site)
 	return base;
 }
 
-/* A block above 1 MiB, or of an alignment above a unit, for a call site.  *zero: its memory was never used. */
-static HAK_NOINLINE void *hak_large_alloc(size_t n, size_t align, uint64_t at, bool *zero)
+/* A block above 1 MiB, or of an alignment above a unit, for a call site.  `number`: the shard that a rule names, and 1.
+ * *zero: its memory was never used. */
+static HAK_NOINLINE void *hak_large_alloc(size_t n, size_t align, uint64_t at, uint32_t number, bool *zero)
 {
 	size_t units = (n + HAK_UNIT - 1) >> HAK_UNIT_SHIFT, align_units = align > HAK_UNIT ? align >> HAK_UNIT_SHIFT : 1;
 	uint32_t site = hak_big_site(at);
@@ -5237,7 +5959,7 @@ static HAK_NOINLINE void *hak_large_alloc(size_t n, size_t align, uint64_t at, b
 			return p;
 	}
 	if (units + align_units <= HAK_RUN_MAX / HAK_UNIT) {
-		hak_shard_t *shard = hak_shard_for(at, 0); /* without a site those of all threads in one shard, where they join */
+		hak_shard_t *shard = number ? hak_shard_numbered(number - 1) : hak_shard_for(at, 0); /* without a site those of all threads in one shard, where they join */
 		hak_lock(&shard->lock);
 		uint64_t now = hak_os_now();
 		uint32_t u = hak_run_alloc_locked(&shard, (uint32_t)units, (uint32_t)align_units, zero, now);
@@ -5264,6 +5986,24 @@ static HAK_NOINLINE void *hak_large_alloc(size_t n, size_t align, uint64_t at, b
 	return p;
 }
 
+/* The same for a site with a rule: what is to be kept for a time of its own is a mapping of its own. */
+static HAK_COLD void *hak_large_alloc_by(size_t n, size_t align, uint64_t at, bool *zero, uint64_t policy)
+{
+	uint64_t keep = hak_policy_keep(policy);
+	size_t page = hak_boot.os_page;
+	void *p;
+	if (!keep || n <= HAK_CLASS_MAX || n > PTRDIFF_MAX - HAK_SUPER || align > PTRDIFF_MAX - HAK_SUPER)
+		return hak_large_alloc(n, align, at, hak_policy_shard(policy), zero);
+	*zero = false;
+	if (!(p = hak_large_reuse(hak_round_up(n, page), align, hak_big_site(at)))) {
+		*zero = true;
+		if (!(p = hak_whale_alloc(n, align > page ? align : page, hak_big_site(at))))
+			return hak_large_alloc(n, align, at, hak_policy_shard(policy), zero);
+	}
+	hak_whale_keep_for(p, keep);
+	return p;
+}
+
 static HAK_NOINLINE void hak_large_free(void *p, uint32_t u)
 {
 	hak_slab_t *r = hak_slab_of(u);
@@ -5278,7 +6018,7 @@ static HAK_NOINLINE void hak_large_free(void *p, uint32_t u)
 		hak_die("free", p, HAK_ERR_ALREADY_FREE);
 	hak_gauge_add(HAK_TIER_whale, -(int64_t)len);
 	if (len > HAK_CLASS_MAX && !hak_page_is_forbidden() && !hak_option.use_registry
-	    && hak_big_put(&r->big, HAK_BIG_RUN, len, r->site, false)) {
+	    && hak_big_put(&r->big, HAK_BIG_RUN, len, r->site, hak_os_now(), false)) {
 		hak_big_watch();
 		return;
 	}
@@ -5372,6 +6112,12 @@ static HAK_COLD void *hak_large_to_whale(void *p, uint32_t u, size_t n)
 
 /* ================================================== slow paths ================================================= */
 
+/* v holds the stack's index in its low 16 bits and the count of allocations above: a pop adds 1 to the count and
+ * takes 1 from the index in one addition, 0xFFFF.  Below each stack stands a NULL, so an empty one needs no test of
+ * its own. */
+#define HAK_POP 0xFFFF
+#define HAK_PUSH 1
+
 /* One block of the heap that all threads without one share. */
 static HAK_NOINLINE void *hak_shared_alloc(uint32_t c)
 {
@@ -5389,17 +6135,72 @@ static HAK_NOINLINE void *hak_shared_alloc(uint32_t c)
 	return p;
 }
 
-/* The stack was empty, the size is above every class, or the thread has no heap yet.  The size comes, not the class:
- * before the first call has run the size tables are empty. */
-static HAK_NOINLINE void *hak_malloc_slow(size_t n, size_t asked)
+/* A block of the stack of class c, and with an empty one of its slabs.  Owner. */
+static void *hak_heap_alloc(hak_heap_t *h, uint32_t c)
+{
+	uint64_t v = h->v[c];
+	void *p = h->slot[v & 0xFFFF];
+	if (!p)
+		return hak_heap_refill(h, c);
+	hak_store(&h->v[c], v + HAK_POP);
+	return p;
+}
+
+/* A block as a rule wants it, yet to be opened. */
+static HAK_NOINLINE void *hak_block_alloc_by(size_t n, size_t align, uint64_t at, bool *zero, uint64_t policy)
+{
+	hak_heap_t *h;
+	void *p;
+
+	*zero = false;
+	if (n > HAK_CLASS_MAX || align > HAK_UNIT)
+		return hak_large_alloc_by(n, align, at, zero, policy);
+	uint32_t c = hak_policy_class(policy, hak_class_of(n));
+	do {
+		h = hak_heap_attach();
+		if (h)
+			h->shard = hak_policy_shard(policy);
+		p = h ? hak_heap_alloc(h, c) : hak_shared_alloc(c);
+		if (h)
+			h->shard = 0;
+	} while (hak_unlikely(!p) && hak_whale_purge(UINT64_MAX));
+	if (!p)
+		errno = ENOMEM;
+	return p;
+}
+
+/* Where there are rules or sites are captured: a block for the site of a row, whose caller asked for so many bytes of
+ * its n. */
+static HAK_NOINLINE void *hak_site_alloc(size_t n, size_t align, uint64_t at, bool *zero, size_t asked, uint32_t site)
+{
+	void *p = hak_block_alloc_by(n, align, at, zero, hak_site_policy(site));
+	if (p)
+		hak_site_note(site, p, asked);
+	return p;
+}
+
+/* A block above all classes, or of an alignment above a unit: for the caller at that address. */
+static HAK_NOINLINE void *hak_large_alloc_for(size_t n, size_t align, bool *zero, size_t asked, const void *caller)
+{
+	hak_boot_init();
+	if (hak_unlikely(hak_option.sites))
+		return hak_site_alloc(n, align, (uintptr_t)caller, zero, asked, hak_site_meet((uintptr_t)caller, true));
+	return hak_large_alloc(n, align, 0, 0, zero);
+}
+
+/* The stack was empty, the size is above every class, the thread has no heap yet, or sites are captured.  The size comes,
+ * not the class: before the first call has run the size tables are empty. */
+static HAK_NOINLINE void *hak_malloc_slow(size_t n, size_t asked, const void *caller)
 {
 	hak_heap_t *h;
 	void *p;
 	bool zero;
 
-	if (n > HAK_CLASS_MAX)
-		return hak_guard_open_any(hak_large_alloc(n, 1, 0, &zero), asked);
 	hak_boot_init();
+	if (hak_unlikely(hak_option.sites))
+		return hak_guard_open_any(hak_site_alloc(n, 1, (uintptr_t)caller, &zero, asked, hak_site_meet((uintptr_t)caller, true)), asked);
+	if (n > HAK_CLASS_MAX)
+		return hak_guard_open_any(hak_large_alloc(n, 1, 0, 0, &zero), asked);
 	do {
 		h = hak_heap_attach();
 		if (h && hak_unlikely(hak_load(&hak_heaps.kept) != 0))
@@ -5433,7 +6234,8 @@ HAK_INLINE hak_heap_t *hak_free_heap(void *p, uint32_t u, uint32_t word)
 	return h;
 }
 
-/* NULL, a full stack, a block of another heap or of none, a large block, or no block at all. */
+/* NULL, a full stack, a block of another heap or of none, a large block, or no block at all; any block where sites are
+ * captured. */
 static HAK_NOINLINE void hak_free_slow(void *p)
 {
 	uint32_t u, word, owner;
@@ -5442,6 +6244,8 @@ static HAK_NOINLINE void hak_free_slow(void *p)
 
 	if (!p)
 		return;
+	if (hak_unlikely(hak_option.sites))
+		hak_site_forget(p);
 	u = hak_unit_of(p);
 	word = hak_word(u);
 	owner = hak_word_owner(word);
@@ -5471,14 +6275,13 @@ static HAK_NOINLINE void hak_free_slow(void *p)
 
 /* =================================================== HOT PATHS ================================================= */
 
-/* v holds the stack's index in its low 16 bits and the count of allocations above: a pop adds 1 to the count and
- * takes 1 from the index in one addition, 0xFFFF.  Below each stack stands a NULL, so an empty one needs no test of
- * its own. */
-#define HAK_POP 0xFFFF
-#define HAK_PUSH 1
+/* The address that an exported function returns to: whom its block is for.  HAK_INLINED says that of the function into
+ * which a hot path is inlined, which asks for it where it is needed, and not before. */
+#define HAK_CALLER __builtin_return_address(0)
+#define HAK_INLINED ((const void *)0)
 
 /* A block of n bytes, for a caller that asked for so many. */
-HAK_INLINE void *hak_hot_malloc_for(size_t n, size_t asked)
+HAK_INLINE void *hak_hot_malloc_for(size_t n, size_t asked, const void *caller)
 {
 	hak_heap_t *h = hak_self;
 	size_t c;
@@ -5490,16 +6293,16 @@ HAK_INLINE void *hak_hot_malloc_for(size_t n, size_t asked)
 	else if (n <= HAK_CLASS_MAX)
 		c = hak_class_big[(n + 8191) >> 13];
 	else
-		return hak_malloc_slow(n, asked);
+		return hak_malloc_slow(n, asked, caller ? caller : HAK_CALLER);
 	uint64_t v = hak_load(&h->v[c]);
 	void *p = h->slot[v & 0xFFFF];
 	if (hak_unlikely(!p))
-		return hak_malloc_slow(n, asked);
+		return hak_malloc_slow(n, asked, caller ? caller : HAK_CALLER);
 	hak_store(&h->v[c], v + HAK_POP);
 	return HAK_HARDENED ? hak_guard_open_hot(p, &hak_class[c], asked) : p;
 }
 
-HAK_INLINE void *hak_hot_malloc(size_t n) { return hak_hot_malloc_for(hak_guard_room(n), n); }
+HAK_INLINE void *hak_hot_malloc(size_t n, const void *caller) { return hak_hot_malloc_for(hak_guard_room(n), n, caller); }
 
 HAK_INLINE void hak_hot_free(void *p)
 {
@@ -5528,7 +6331,7 @@ HAK_INLINE void hak_hot_free(void *p)
 	hak_store(&h->v[c], v + HAK_PUSH);
 }
 
-HAK_EXPORT void *hak_malloc(size_t n) { return hak_hot_malloc(n); }
+HAK_EXPORT void *hak_malloc(size_t n) { return hak_hot_malloc(n, HAK_INLINED); }
 HAK_EXPORT void hak_free(void *p) { hak_hot_free(p); }
 
 /* ================================================= derived calls =============================================== */
@@ -5544,10 +6347,10 @@ HAK_EXPORT void *hak_calloc(size_t count, size_t size)
 		return NULL;
 	}
 	if (hak_unlikely(n > HAK_CLASS_MAX)) {
-		p = hak_large_alloc(hak_guard_room(n), 1, 0, &zero);
+		p = hak_large_alloc_for(hak_guard_room(n), 1, &zero, n, HAK_CALLER);
 		return hak_guard_open_any(p && !zero ? memset(p, 0, n) : p, n);
 	}
-	p = hak_hot_malloc(n);
+	p = hak_hot_malloc(n, HAK_INLINED);
 	return hak_likely(p != NULL) ? memset(p, 0, n) : p;
 }
 
@@ -5583,17 +6386,12 @@ HAK_EXPORT size_t hak_usable_size(const void *p)
 	return p ? hak_block_size(p, "malloc_usable_size", &room) : 0;
 }
 
-HAK_EXPORT void *hak_realloc(void *p, size_t n)
+/* The block at p, made larger or smaller.  n > 0. */
+static HAK_NOINLINE void *hak_block_resize(void *p, size_t n, const void *caller)
 {
 	size_t want = hak_guard_room(n), size, room;
 	void *q;
 
-	if (!p)
-		return hak_hot_malloc(n);
-	if (n == 0) {
-		hak_hot_free(p);
-		return NULL;
-	}
 	size = hak_block_size(p, "realloc", &room);
 	if (room <= HAK_CLASS_MAX) { /* a class, or the run of a large alignment */
 		if (want <= room && (want >= room / 2 || room <= 64))
@@ -5616,49 +6414,96 @@ HAK_EXPORT void *hak_realloc(void *p, size_t n)
 	}
 	if (HAK_HARDENED)
 		hak_guard_check_for("realloc", p);
-	if (!(q = hak_hot_malloc(n)))
+	uint32_t c = hak_word_class(hak_word(hak_unit_of(p)));
+	if (c >= HAK_CLASSES && !hak_option.sites && hak_word_owner(hak_word(hak_unit_of(p))) >= HAK_OWNER_ORPHAN) {
+		bool zero; /* a block of a group stays in it */
+		q = hak_guard_open_any(hak_block_alloc_by(want, 1, 0, &zero, hak_policy_of_class(c)), n);
+	} else {
+		q = hak_hot_malloc(n, caller);
+	}
+	if (!q)
 		return n <= size ? hak_guard_resize_any(p, n) : NULL; /* no block is too large to stay as it is */
 	memcpy(q, p, n < size ? n : size);
 	hak_hot_free(p);
 	return q;
 }
 
+/* Where sites are captured: from here on the block is its last caller's.  It is forgotten first, as another thread may
+ * get its old place at once; what has moved by way of malloc is noted already. */
+static HAK_COLD void *hak_site_resize(void *p, size_t n, const void *caller)
+{
+	uint64_t what = hak_site_forget(p);
+	void *q = hak_block_resize(p, n, caller);
+	if (q)
+		hak_site_note(hak_site_meet((uintptr_t)caller, true), q, n);
+	else
+		hak_site_remember(p, what);
+	return q;
+}
+
+HAK_INLINE void *hak_realloc_for(void *p, size_t n, const void *caller)
+{
+	if (!p)
+		return hak_hot_malloc(n, caller);
+	if (n == 0) {
+		hak_hot_free(p);
+		return NULL;
+	}
+	return hak_unlikely(hak_option.sites) ? hak_site_resize(p, n, caller) : hak_block_resize(p, n, caller);
+}
+
+HAK_EXPORT void *hak_realloc(void *p, size_t n) { return hak_realloc_for(p, n, HAK_CALLER); }
+
 /* align: a power of two (the callers check). */
-static void *hak_aligned(size_t align, size_t n)
+static void *hak_aligned(size_t align, size_t n, const void *caller)
 {
 	size_t room = hak_guard_room(n);
 	bool zero;
 
 	if (align <= 16 && (room > 8 || align <= 8))
-		return hak_hot_malloc(n);
+		return hak_hot_malloc(n, caller);
 	hak_boot_init();
 	if (align <= HAK_UNIT && room <= HAK_CLASS_MAX) {
 		/* Slabs begin at a unit, so the blocks of every class that is a multiple of the alignment are aligned. */
 		for (uint32_t c = hak_class_of(room > align ? room : align); c < HAK_CLASSES; c++)
 			if ((hak_class[c].size & (align - 1)) == 0)
-				return hak_hot_malloc_for(hak_class[c].size, n);
+				return hak_hot_malloc_for(hak_class[c].size, n, caller);
 	}
-	return hak_guard_open_any(hak_large_alloc(room, align, 0, &zero), n);
+	return hak_guard_open_any(hak_large_alloc_for(room, align, &zero, n, caller), n);
 }
 
-HAK_EXPORT void *hak_aligned_alloc(size_t align, size_t n)
+HAK_INLINE void *hak_aligned_for(size_t align, size_t n, const void *caller)
 {
 	if (align == 0 || (align & (align - 1))) {
 		errno = EINVAL;
 		return NULL;
 	}
-	return hak_aligned(align, n);
+	return hak_aligned(align, n, caller);
 }
 
-/* Sites: BigCache keeps their large blocks apart; without an effect on others until there are rules for them. */
+HAK_EXPORT void *hak_aligned_alloc(size_t align, size_t n) { return hak_aligned_for(align, n, HAK_CALLER); }
+
+/* There are rules, or sites are captured: then every site has a row, else those of rules. */
+static HAK_NOINLINE void *hak_alloc_at_slow(size_t n, uint64_t site, const void *caller)
+{
+	hak_boot_init();
+	uint32_t row = !site || !hak_load(&hak_sites.on) ? 0 : hak_option.sites ? hak_site_meet(site, false) : hak_site_find(site, false);
+	bool zero;
+	if (!site || (!row && !hak_option.sites))
+		return n <= HAK_CLASS_MAX ? hak_hot_malloc(n, caller)
+		     : hak_guard_open_any(hak_large_alloc(hak_guard_room(n), 1, site, 0, &zero), n);
+	return hak_guard_open_any(hak_site_alloc(hak_guard_room(n), 1, site, &zero, n, row), n);
+}
+
+/* For a site of the caller's choice, any number but 0. */
 HAK_EXPORT void *hak_alloc_at(size_t n, uint64_t site)
 {
-	bool zero;
-	if (n > HAK_CLASS_MAX)
-		return hak_guard_open_any(hak_large_alloc(hak_guard_room(n), 1, site, &zero), n);
-	return hak_hot_malloc(n);
+	if (hak_unlikely(hak_load(&hak_sites.on) || n > HAK_CLASS_MAX)) /* BigCache keeps large blocks apart by site */
+		return hak_alloc_at_slow(n, site, HAK_CALLER);
+	return hak_hot_malloc(n, HAK_INLINED);
 }
 
+/* The block knows whose it is: the site is taken so that the two calls look alike. */
 HAK_EXPORT void hak_free_at(void *p, uint64_t site)
 {
 	(void)site;
@@ -5675,7 +6520,7 @@ HAK_EXPORT HAK_COLD size_t hak_trim(void)
 	int saved = errno;
 
 	hak_boot_init();
-	self = hak_self->id ? hak_self : NULL;
+	self = hak_own->id ? hak_own : NULL;
 	if (self) {
 		hak_claim_own(self); /* sorts its stacks out, if others have its slabs */
 		hak_unclaim(self);
@@ -5703,7 +6548,7 @@ HAK_EXPORT HAK_COLD size_t hak_trim(void)
 	for (uint32_t i = 0; i < hak_load(&hak_page.shards); i++) {
 		hak_shard_t *shard = &hak_page.shard[i];
 		hak_lock(&shard->lock);
-		for (uint32_t c = 0; c < HAK_CLASSES; c++)
+		for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++)
 			for (hak_slab_t *s = shard->orphan[c].head; s; s = s->next)
 				sum += hak_slab_purge(s);
 		hak_unlock(&shard->lock);
@@ -5841,10 +6686,30 @@ HAK_EXPORT HAK_COLD size_t hak_trim(void)
 	X(z, tier, "", "", "its tier")                              \
 	X(z, state, "", "", "live (or in another thread's stack), cached in this thread's, or free")
 
+#define HAK_SITE_FIELDS(X)                                                                                         \
+	X(Q, site, "", "", "the number that its caller gives, or the address that malloc returns to")                  \
+	X(z, place, "", "", "code: its module and offset, as rules have it; others: all for which there is no row")    \
+	X(z, function, "", "", "code: the function, if its module exports it")                                         \
+	X(Q, allocs, "blocks", "", "blocks handed out, by realloc too, ever; without capture: since it has a rule")    \
+	X(Q, bytes, "bytes", "", "bytes that were asked for in these")                                                 \
+	X(Q, live_blocks, "blocks", "", "of these, those that are not freed yet; 0 without capture")                   \
+	X(Q, live_bytes, "bytes", "", "bytes that were asked for in those")                                            \
+	X(z, lifetime, "", "", "by a rule: the lifetime group of its blocks, short or long")                           \
+	X(q, retain, "ms", "", "by a rule: how long freed blocks above 1 MiB are kept; -1: as all others")             \
+	X(q, shard, "", "", "by a rule: the shard of the page heap; -1: as all others")                                \
+	X(I, cached, "", "", "0: by a rule threads do not cache its blocks")
+
+#define HAK_RULE_FIELDS(X)                                                                              \
+	X(z, where, "", "", "the site, as the rule has it: a number, a module and an offset, or a symbol")  \
+	X(z, lifetime, "", "", "lifetime group, short or long")                                             \
+	X(q, retain, "ms", "", "how long freed blocks above 1 MiB are kept; -1: as all others")             \
+	X(q, shard, "", "", "shard of the page heap; -1: as all others")                                    \
+	X(I, cached, "", "", "0: threads do not cache its blocks")
+
 #define HAK_OPTION_FIELDS(X)                                                               \
 	X(z, name, "", "", "name, as set() takes it")                                          \
 	X(z, env, "", "", "environment variable that sets it")                                 \
-	X(z, type, "", "", "bool, int or bytes")                                               \
+	X(z, type, "", "", "bool, int, bytes or text")                                         \
 	X(z, unit, "", "", "unit")                                                             \
 	X(z, when, "", "", "start: only in the environment; any: also while the program runs") \
 	X(z, help, "", "", "what it does")                                                     \
@@ -5862,6 +6727,8 @@ typedef struct hak_shard_row { HAK_SHARD_FIELDS(HAK_DECLARE_FIELD) } hak_shard_r
 typedef struct hak_segment { HAK_SEGMENT_FIELDS(HAK_DECLARE_FIELD) } hak_segment_t;
 typedef struct hak_big_row { HAK_BIG_FIELDS(HAK_DECLARE_FIELD) } hak_big_row_t;
 typedef struct hak_owner { HAK_OWNER_FIELDS(HAK_DECLARE_FIELD) } hak_owner_t;
+typedef struct hak_site_row { HAK_SITE_FIELDS(HAK_DECLARE_FIELD) } hak_site_row_t;
+typedef struct hak_rule_row { HAK_RULE_FIELDS(HAK_DECLARE_FIELD) } hak_rule_row_t;
 typedef struct hak_stats { HAK_GLOBAL_STATS(HAK_DECLARE_COUNTER) HAK_HEAP_COUNTERS(HAK_DECLARE_COUNTER) } hak_stats_t;
 
 typedef struct hak_field { const char *name, *kind, *unit, *view, *help; uint32_t offset, size; } hak_field_t;
@@ -5884,6 +6751,8 @@ typedef struct hak_about {
 #define HAK_BIG_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_big_row_t, kind, name, unit, view, help)
 #define HAK_OWNER_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_owner_t, kind, name, unit, view, help)
 #define HAK_OPTION_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_option_row_t, kind, name, unit, view, help)
+#define HAK_SITE_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_site_row_t, kind, name, unit, view, help)
+#define HAK_RULE_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_rule_row_t, kind, name, unit, view, help)
 #define HAK_STAT_FIELD(name, unit, view, help) HAK_FIELD(hak_stats_t, Q, name, unit, view, help)
 static const hak_field_t hak_class_fields[] = {HAK_CLASS_FIELDS(HAK_CLASS_FIELD)};
 static const hak_field_t hak_tier_fields[] = {HAK_TIER_FIELDS(HAK_TIER_FIELD)};
@@ -5894,6 +6763,8 @@ static const hak_field_t hak_segment_fields[] = {HAK_SEGMENT_FIELDS(HAK_SEGMENT_
 static const hak_field_t hak_big_fields[] = {HAK_BIG_FIELDS(HAK_BIG_FIELD)};
 static const hak_field_t hak_owner_fields[] = {HAK_OWNER_FIELDS(HAK_OWNER_FIELD)};
 static const hak_field_t hak_option_fields[] = {HAK_OPTION_FIELDS(HAK_OPTION_FIELD)};
+static const hak_field_t hak_site_fields[] = {HAK_SITE_FIELDS(HAK_SITE_FIELD)};
+static const hak_field_t hak_rule_fields[] = {HAK_RULE_FIELDS(HAK_RULE_FIELD)};
 static const hak_field_t hak_stat_fields[] = {HAK_GLOBAL_STATS(HAK_STAT_FIELD) HAK_HEAP_COUNTERS(HAK_STAT_FIELD)};
 #define HAK_RECORD(name, fields, type) {name, fields, sizeof fields / sizeof *fields, sizeof(type)}
 static const hak_record_t hak_records[] = {
@@ -5907,6 +6778,8 @@ static const hak_record_t hak_records[] = {
 	HAK_RECORD("owner", hak_owner_fields, hak_owner_t),
 	HAK_RECORD("shard", hak_shard_fields, hak_shard_row_t),
 	HAK_RECORD("big", hak_big_fields, hak_big_row_t),
+	HAK_RECORD("site", hak_site_fields, hak_site_row_t),
+	HAK_RECORD("rule", hak_rule_fields, hak_rule_row_t),
 };
 static const hak_about_t hak_about_this = {
 	HAK_ABI, sizeof(hak_about_t), HAK_VERSION, HAK_VARIANT, hak_records, sizeof hak_records / sizeof *hak_records, 0};
@@ -5925,9 +6798,18 @@ enum { HAK_LOCK_COUNT = sizeof hak_shared_locks / sizeof *hak_shared_locks };
 /* The lock behind l in the same row; NULL: that was the last.  Only the page heap has more than one. */
 static hak_lock_t *hak_shared_lock_next(const hak_lock_t *l)
 {
-	size_t next = ((uintptr_t)l - (uintptr_t)&hak_page.shard[0].lock) / sizeof(hak_shard_t) + 1;
-	return (uintptr_t)l >= (uintptr_t)&hak_page.shard[0].lock && next < hak_load(&hak_page.shards)
-	     ? &hak_page.shard[next].lock : NULL;
+	uintptr_t shard = (uintptr_t)l - (uintptr_t)&hak_page.shard[0].lock, share = (uintptr_t)l - (uintptr_t)&hak_track[0].lock;
+	if (shard < sizeof(hak_shard_t) * HAK_SHARDS_MAX) {
+		size_t next = shard / sizeof(hak_shard_t) + 1;
+		return next < hak_load(&hak_page.shards) ? &hak_page.shard[next].lock : NULL;
+	}
+	if (l == &hak_sites.lock && hak_option.sites)
+		return &hak_track[0].lock;
+	if (share < sizeof(hak_track[0]) * HAK_TRACK_SHARES) {
+		size_t next = share / sizeof(hak_track[0]) + 1;
+		return next < HAK_TRACK_SHARES ? &hak_track[next].lock : NULL;
+	}
+	return NULL;
 }
 
 HAK_EXPORT const char *hak_error_name(int code)
@@ -5961,14 +6843,15 @@ static HAK_COLD uint64_t hak_stats_collect(hak_class_row_t row[HAK_CLASSES], hak
 		row[c] = (hak_class_row_t){.index = c, .tier = hak_tier[k->tier].name, .size = k->size,
 			.slab_bytes = (uint64_t)hak_slab_units(k) << HAK_UNIT_SHIFT, .blocks_per_slab = k->blocks,
 			.max_cached = k->cached && hak_option.enable_tls ? k->most : 0};
-		for (uint32_t i = 0; i < shards; i++) {
-			const hak_shard_t *shard = &hak_page.shard[i];
-			row[c].used_blocks += shard->orphan_used[c];
-			row[c].slabs += shard->orphans[c];
-			row[c].orphan_slabs += shard->orphans[c];
-			received[c] += shard->orphan_received[c];
-			row[c].slab_frees += shard->orphan_claimed[c];
-		}
+	}
+	for (uint32_t i = 0; i < shards * hak_load_acquire(&hak_class_end); i++) { /* groups count in the class that they are of */
+		const hak_shard_t *shard = &hak_page.shard[i % shards];
+		uint32_t g = i / shards, c = hak_class[g].base;
+		row[c].used_blocks += shard->orphan_used[g];
+		row[c].slabs += shard->orphans[g];
+		row[c].orphan_slabs += shard->orphans[g];
+		received[c] += shard->orphan_received[g];
+		row[c].slab_frees += shard->orphan_claimed[g];
 	}
 	hak_page_unlock_all(shards);
 	for (uint32_t id = HAK_OWNER_SHARED; id < end; id++) {
@@ -5979,10 +6862,11 @@ static HAK_COLD uint64_t hak_stats_collect(hak_class_row_t row[HAK_CLASSES], hak
 		units += h->units;
 		for (int t = 0; t < HAK_TIER_whale; t++)
 			hak_gauge_tell_locked(h, t);
-		for (uint32_t c = 0; c < HAK_CLASSES; c++) {
-			const hak_bin_t *b = &h->bin[c];
-			uint64_t v = hak_load(&h->v[c]), allocs = (v >> 16) + b->folded;
-			uint64_t level = (v & 0xFFFF) - h->floor[c];
+		for (uint32_t i = 0; i < hak_load_acquire(&hak_class_end); i++) {
+			const hak_bin_t *b = &h->bin[i];
+			uint64_t v = hak_load(&h->v[i]), allocs = (v >> 16) + b->folded;
+			uint64_t level = (v & 0xFFFF) - h->floor[i];
+			uint32_t c = hak_class[i].base;
 			row[c].allocs += allocs;
 			row[c].misses += b->misses;
 			row[c].cached_blocks += level;
@@ -5992,7 +6876,7 @@ static HAK_COLD uint64_t hak_stats_collect(hak_class_row_t row[HAK_CLASSES], hak
 			row[c].filled_blocks += b->filled;
 			row[c].flushed_blocks += b->flushed;
 			received[c] += b->received;
-			uint64_t capacity = hak_heap_capacity(h, c);
+			uint64_t capacity = hak_heap_capacity(h, i);
 			if (capacity) {
 				row[c].capacity_least = row[c].stacks && row[c].capacity_least < capacity ? row[c].capacity_least : capacity;
 				row[c].capacity_most = hak_max32((uint32_t)row[c].capacity_most, (uint32_t)capacity);
@@ -6011,10 +6895,11 @@ static HAK_COLD uint64_t hak_stats_collect(hak_class_row_t row[HAK_CLASSES], hak
 	}
 	for (uint32_t id = HAK_OWNER_SHARED; id < end; id++) {
 		hak_heap_t *h = hak_heap_by_id(id);
-		for (uint32_t c = 0; h && c < HAK_CLASSES; c++) {
-			uint64_t sent = hak_load(&h->bin[c].sent);
+		for (uint32_t i = 0; h && i < hak_load_acquire(&hak_class_end); i++) {
+			uint64_t sent = hak_load(&h->bin[i].sent);
+			uint32_t c = hak_class[i].base;
 			row[c].remote_frees += sent;
-			row[c].transit_blocks += sent + hak_load(&h->bin[c].strayed);
+			row[c].transit_blocks += sent + hak_load(&h->bin[i].strayed);
 		}
 #define HAK_SUM_COUNTER(name, unit, view, help) sum->name += h ? hak_load(&h->count.name) : 0;
 		HAK_HEAP_COUNTERS(HAK_SUM_COUNTER)
@@ -6083,12 +6968,12 @@ HAK_EXPORT HAK_COLD int hak_heap_table(hak_heap_row_t *rows, size_t row_size, in
 			continue;
 		}
 		hak_heap_row_t *r = &rows[n - 1];
-		if (h == hak_self) /* it may be in a child that fork's handlers know nothing of */
+		if (h == hak_own) /* it may be in a child that fork's handlers know nothing of */
 			hak_store(&h->thread, (uint32_t)syscall(SYS_gettid));
 		*r = (hak_heap_row_t){.heap = id, .thread = hak_load(&h->thread), .used_bytes = hak_heap_used_locked(h),
 			.inbox_bytes = hak_load(&h->inbox_bytes), .remote_frees = hak_load(&h->count.remote_frees),
 			.refills = h->count.refills, .flushes = h->count.flushes, .claims = h->claim.taken};
-		for (uint32_t c = 0; c < HAK_CLASSES; c++) {
+		for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++) {
 			const hak_bin_t *b = &h->bin[c];
 			r->allocs += (hak_load(&h->v[c]) >> 16) + b->folded;
 			r->misses += b->misses;
@@ -6128,7 +7013,7 @@ static HAK_COLD void hak_segment_add_heap(hak_segments_t *t, hak_heap_t *h)
 	uint32_t id;
 	hak_lock_uncounted(&h->claim);
 	id = h->kept == HAK_KEPT_WAITING ? 0 : h->id;
-	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
+	for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++) {
 		const hak_bin_t *b = &h->bin[c];
 		if (b->current) {
 			hak_slab_t alone = *b->current; /* it stands in no list: its link is stale */
@@ -6191,10 +7076,10 @@ HAK_EXPORT HAK_COLD int hak_segment_table(hak_segment_t *rows, size_t row_size, 
 		if (hak_heap_by_id(id))
 			hak_segment_add_heap(&t, hak_heap_by_id(id));
 	hak_lock_uncounted(&hak_page.purging);
-	uint32_t shards = hak_page_lock_all();
-	for (uint32_t i = 0; i < shards * HAK_CLASSES; i++) {
-		hak_segment_add_slabs(&t, hak_page.shard[i / HAK_CLASSES].orphan[i % HAK_CLASSES].head, 0);
-		hak_segment_add_slabs(&t, hak_page.shard[i / HAK_CLASSES].orphan_full[i % HAK_CLASSES].head, 0);
+	uint32_t shards = hak_page_lock_all(), end = hak_load_acquire(&hak_class_end);
+	for (uint32_t i = 0; i < shards * end; i++) {
+		hak_segment_add_slabs(&t, hak_page.shard[i / end].orphan[i % end].head, 0);
+		hak_segment_add_slabs(&t, hak_page.shard[i / end].orphan_full[i % end].head, 0);
 	}
 	for (uint32_t i = 0; i < hak_page.ranges; i++)
 		hak_segment_add_runs_locked(&t, &hak_page.range[i]);
@@ -6376,7 +7261,7 @@ static HAK_COLD void hak_stats_fill(hak_stats_t *s, hak_class_row_t row[HAK_CLAS
 	s->threads_exited = hak_heaps.exited;
 	hak_unlock(&hak_heaps.lock);
 	hak_lock_uncounted(&hak_meta.lock);
-	s->metadata_bytes += hak_meta.bytes;
+	s->metadata_bytes += hak_meta.bytes + hak_load(&hak_sites.bytes);
 	hak_unlock(&hak_meta.lock);
 	hak_lock_uncounted(&hak_index.lock);
 	s->index_bytes = hak_index.bytes;
@@ -6384,6 +7269,8 @@ static HAK_COLD void hak_stats_fill(hak_stats_t *s, hak_class_row_t row[HAK_CLAS
 	s->index_missing = hak_index.missing;
 	s->index_refusals = hak_index.refusals;
 	hak_unlock(&hak_index.lock);
+	s->sites = hak_load(&hak_sites.made) - (hak_load(&hak_sites.made) != 0);
+	s->site_blocks_untracked = hak_load(&hak_sites.untracked);
 	/* Not the sum of its parts: that the two are the same is a law that the tests check. */
 	s->committed_bytes += s->superslabs * HAK_SUPER + s->metadata_bytes; /* and mappings, live and kept */
 	hak_lock_rows(lock);
@@ -6512,6 +7399,103 @@ HAK_EXPORT HAK_COLD int hak_option_set(const char *name, int64_t value)
 	return HAK_ERR_OK;
 }
 
+/* The value of an option that is a text; NULL: there is no such option. */
+HAK_EXPORT HAK_COLD const char *hak_option_text(const char *name)
+{
+	int i = hak_option_index(name);
+	hak_boot_init();
+	return i < 0 || hak_option_rows[i].type[0] != 't' ? NULL : hak_option_texts[i] ? hak_option_texts[i] : "";
+}
+
+/* Adds the rules of a text, written as HAKMEM_SITE_RULES has them; of two for one site the last counts.  The first that
+ * is bad ends it; those before it hold. */
+HAK_EXPORT HAK_COLD int hak_site_rule(const char *rule)
+{
+	hak_boot_init();
+	return hak_rules_add(rule, false);
+}
+
+/* A text that stays, for others to point to.  NULL: out of memory. */
+static HAK_COLD void hak_site_keep_text(const char **to, const char *text)
+{
+	const char *none = NULL;
+	char *copy = hak_meta_alloc(strlen(text) + 1);
+	if (copy) {
+		memcpy(copy, text, strlen(text) + 1);
+		hak_cas(to, &none, copy); /* if another thread was first, its text stays, and says the same */
+	}
+}
+
+static HAK_COLD void hak_site_name(hak_site_t *s)
+{
+	hak_spot_t spot;
+	char text[HAK_SITE_WHERE + 32];
+
+	hak_spot_find(&spot, (uintptr_t)s->id, true);
+	snprintf(text, sizeof text, *spot.module ? "%s+0x%llx" : "%s0x%llx", spot.module,
+	         (unsigned long long)(*spot.module ? spot.offset : s->id));
+	hak_site_keep_text(&s->place, text);
+	text[0] = '\0';
+	if (*spot.function)
+		snprintf(text, sizeof text, "%s+0x%llx", spot.function, (unsigned long long)spot.into);
+	hak_site_keep_text(&s->function, text);
+}
+
+static HAK_COLD void hak_site_fill(hak_site_row_t *to, uint32_t n)
+{
+	hak_site_t *s = &hak_sites.row[n];
+	uint64_t policy = hak_site_policy(n);
+
+	if (s->code && !hak_load_acquire(&s->function))
+		hak_site_name(s);
+	const char *place = hak_load_acquire(&s->place), *function = hak_load_acquire(&s->function);
+	*to = (hak_site_row_t){.site = s->id, .place = !n ? "others" : place ? place : "", .function = function ? function : "",
+		.lifetime = hak_group_names[hak_policy_group(policy)], .retain = (int64_t)hak_policy_keep(policy) - 1,
+		.shard = (int64_t)hak_policy_shard(policy) - 1, .cached = !(policy & HAK_POLICY_UNCACHED)};
+	for (uint32_t i = 0; i < HAK_SITE_COUNTS; i++) {
+		const hak_site_count_t *c = &hak_sites.count[i * HAK_SITES_MAX + n];
+		to->allocs += hak_load(&c->allocs);
+		to->bytes += hak_load(&c->bytes);
+		to->live_blocks += hak_load(&c->live);
+		to->live_bytes += hak_load(&c->live_bytes);
+	}
+	if ((int64_t)to->live_blocks < 0 || (int64_t)to->live_bytes < 0) /* read between two of another thread's steps */
+		to->live_blocks = to->live_bytes = 0;
+}
+
+/* The sites that have a row, and one row for all the others.  Returns how many there are, which may be more than fit. */
+HAK_EXPORT HAK_COLD int hak_site_table(hak_site_row_t *rows, size_t row_size, int most)
+{
+	uint32_t made;
+
+	if (most > 0 && row_size != sizeof *rows)
+		return -HAK_ERR_SIZE;
+	hak_boot_init();
+	made = hak_load_acquire(&hak_sites.bucket) ? hak_load_acquire(&hak_sites.made) : 0;
+	for (uint32_t n = 0; n < made && n < (uint32_t)(most > 0 ? most : 0); n++)
+		hak_site_fill(&rows[n], n);
+	return (int)made;
+}
+
+/* The rules that hold. */
+HAK_EXPORT HAK_COLD int hak_rule_table(hak_rule_row_t *rows, size_t row_size, int most)
+{
+	int n = 0;
+
+	if (most > 0 && row_size != sizeof *rows)
+		return -HAK_ERR_SIZE;
+	hak_boot_init();
+	for (uint32_t i = 0, end = hak_load_acquire(&hak_sites.rules); i < end; i++) {
+		const hak_rule_t *r = &hak_sites.rule[i];
+		uint64_t policy = hak_load(&r->policy);
+		if (policy && n++ < most)
+			rows[n - 1] = (hak_rule_row_t){.where = r->where, .lifetime = hak_group_names[hak_policy_group(policy)],
+				.retain = (int64_t)hak_policy_keep(policy) - 1, .shard = (int64_t)hak_policy_shard(policy) - 1,
+				.cached = !(policy & HAK_POLICY_UNCACHED)};
+	}
+	return n;
+}
+
 /* What is at p, which may point anywhere. */
 static HAK_COLD int hak_block_find(const void *p, hak_owner_t *out)
 {
@@ -6547,14 +7531,14 @@ again:
 			isfree |= hak_note_state(hak_load(hak_note_of(p, hak_unit_of(p), k, &start))) != HAK_NOTE_LIVE;
 		}
 		out->size = k->size;
-		out->class = c;
+		out->class = k->base;
 		out->heap = h && hak_load(&h->kept) != HAK_KEPT_WAITING ? h->id : 0;
 		out->tier = hak_tier[k->tier].name;
 		if (index >= k->blocks)
 			return HAK_ERR_FOREIGN; /* the end of a slab, too short for a block */
 		if (isfree)
 			out->state = "free";
-		else if (h && h == hak_self)
+		else if (h && h == hak_own)
 			for (uint32_t i = 0; i < hak_heap_level(h, c); i++)
 				if ((uintptr_t)h->slot[h->floor[c] + 1 + i] == out->base)
 					out->state = "cached";
@@ -6601,7 +7585,7 @@ HAK_EXPORT HAK_COLD int hak_realloc_checked(void *p, size_t n, void **out)
 	hak_owner_t o;
 	int error = p ? hak_block_check(p, &o) : HAK_ERR_OK;
 	if (!error) {
-		*out = hak_realloc(p, n);
+		*out = hak_realloc_for(p, n, HAK_CALLER);
 		if (!*out && (n || !p))
 			error = HAK_ERR_NOMEM;
 	}
@@ -6643,7 +7627,7 @@ static HAK_COLD void hak_fork_prepare(void)
 {
 	/* What other threads have sent so far arrives; see hak_fork_forget. */
 	for (uint32_t id = HAK_OWNER_FIRST; id < HAK_OWNER_FIRST + hak_load_acquire(&hak_heaps.made); id++)
-		hak_heap_drain(hak_heap_by_id(id), hak_self->id ? hak_self : NULL);
+		hak_heap_drain(hak_heap_by_id(id), hak_own->id ? hak_own : NULL);
 	hak_lock(&hak_heaps.lock);
 	hak_fork_each_claim(hak_fork_take);
 	hak_fork_each_shared(hak_fork_take);
@@ -6663,7 +7647,7 @@ static HAK_COLD void hak_fork_parent(void)
  * inbox since fork-prepare.  Those blocks stay used for ever, as do the blocks that the threads held themselves. */
 static HAK_COLD void hak_fork_forget(hak_heap_t *h)
 {
-	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
+	for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++) {
 		/* As if the thread had taken all that stood there: so the counts say as well that it is used. */
 		hak_store(&h->v[c], h->v[c] + ((uint64_t)hak_heap_level(h, c) << 16));
 		hak_heap_stack_reset(h, c);
@@ -6693,7 +7677,7 @@ static HAK_COLD void hak_fork_watch(void)
 /* The threads of the other heaps do not exist here. */
 static HAK_COLD void hak_fork_child(void)
 {
-	hak_heap_t *self = hak_self->id ? hak_self : NULL;
+	hak_heap_t *self = hak_own->id ? hak_own : NULL;
 
 	hak_store(&hak_fork_thread, NULL);
 	if (hak_fork_page)
@@ -6746,6 +7730,9 @@ static void hak_hg_declare(void)
 	hak_hg_relaxed(hak_bigcache.stamp);
 	hak_hg_relaxed(hak_bigcache.bytes);
 	hak_hg_relaxed(h->count);               /* hak_stats_collect */
+	hak_hg_relaxed(hak_sites.on);           /* hak_alloc_at */
+	hak_hg_relaxed(hak_sites.made);         /* hak_stats_fill, hak_site_meet_slow */
+	hak_hg_relaxed(hak_sites.bytes);        /* hak_stats_fill */
 	for (size_t i = 0; i < HAK_LOCK_COUNT; i++) { /* hak_lock_rows */
 		hak_hg_relaxed(hak_shared_locks[i].lock->taken);
 		hak_hg_relaxed(hak_shared_locks[i].lock->contended);
@@ -6784,7 +7771,7 @@ __attribute__((constructor)) static void hak_boot_constructor(void)
 #define HAK_ALIAS(of) __attribute__((alias(#of), visibility("default")))
 #endif
 
-HAK_EXPORT void *malloc(size_t n) { return hak_hot_malloc(n); }
+HAK_EXPORT void *malloc(size_t n) { return hak_hot_malloc(n, HAK_INLINED); }
 HAK_EXPORT void free(void *p) { hak_hot_free(p); }
 void cfree(void *p) HAK_ALIAS(hak_free);
 void *calloc(size_t count, size_t size) HAK_ALIAS(hak_calloc);
@@ -6798,7 +7785,7 @@ HAK_EXPORT void *reallocarray(void *p, size_t count, size_t size)
 		errno = ENOMEM;
 		return NULL;
 	}
-	return hak_realloc(p, n);
+	return hak_realloc_for(p, n, HAK_CALLER);
 }
 
 HAK_EXPORT int posix_memalign(void **out, size_t align, size_t n)
@@ -6807,7 +7794,7 @@ HAK_EXPORT int posix_memalign(void **out, size_t align, size_t n)
 	void *p;
 	if (align < sizeof(void *) || (align & (align - 1)))
 		return EINVAL;
-	p = hak_aligned(align, n);
+	p = hak_aligned(align, n, HAK_CALLER);
 	errno = saved;
 	if (!p)
 		return ENOMEM;
@@ -6815,7 +7802,7 @@ HAK_EXPORT int posix_memalign(void **out, size_t align, size_t n)
 	return 0;
 }
 
-HAK_EXPORT void *aligned_alloc(size_t align, size_t n) { return hak_aligned_alloc(align, n); }
+HAK_EXPORT void *aligned_alloc(size_t align, size_t n) { return hak_aligned_for(align, n, HAK_CALLER); }
 
 /* As glibc's: an alignment that is not a power of two is rounded up to one. */
 HAK_EXPORT void *memalign(size_t align, size_t n)
@@ -6823,13 +7810,13 @@ HAK_EXPORT void *memalign(size_t align, size_t n)
 	size_t power = 16;
 	while (power < align && power <= PTRDIFF_MAX / 2)
 		power *= 2;
-	return hak_aligned(power, n);
+	return hak_aligned(power, n, HAK_CALLER);
 }
 
 HAK_EXPORT void *valloc(size_t n)
 {
 	hak_boot_init();
-	return hak_aligned(hak_boot.os_page, n);
+	return hak_aligned(hak_boot.os_page, n, HAK_CALLER);
 }
 
 HAK_EXPORT void *pvalloc(size_t n)
@@ -6839,7 +7826,7 @@ HAK_EXPORT void *pvalloc(size_t n)
 		errno = ENOMEM;
 		return NULL;
 	}
-	return hak_aligned(hak_boot.os_page, hak_round_up(n ? n : 1, hak_boot.os_page));
+	return hak_aligned(hak_boot.os_page, hak_round_up(n ? n : 1, hak_boot.os_page), HAK_CALLER);
 }
 
 HAK_EXPORT int malloc_trim(size_t pad)
@@ -6917,10 +7904,10 @@ extern hak_new_handler_t hak_cxx_get_new_handler(void) __asm__("_ZSt15get_new_ha
 extern _Noreturn void hak_cxx_throw_bad_alloc(void) __asm__("_ZSt17__throw_bad_allocv") __attribute__((weak));
 
 /* Out of memory: the program's new_handler may find some.  The forms that may not throw call it too. */
-static HAK_COLD void *hak_cxx_new_slow(size_t n, size_t align, bool nothrow)
+static HAK_COLD void *hak_cxx_new_slow(size_t n, size_t align, bool nothrow, const void *caller)
 {
 	for (;;) {
-		void *p = align ? hak_aligned(align, n) : hak_hot_malloc(n);
+		void *p = align ? hak_aligned(align, n, caller) : hak_hot_malloc(n, caller);
 		if (p)
 			return p;
 		hak_new_handler_t handler = hak_cxx_get_new_handler ? hak_cxx_get_new_handler() : NULL;
@@ -6937,14 +7924,14 @@ static HAK_COLD void *hak_cxx_new_slow(size_t n, size_t align, bool nothrow)
 
 HAK_INLINE void *hak_cxx_new(size_t n, bool nothrow)
 {
-	void *p = hak_hot_malloc(n);
-	return hak_likely(p != NULL) ? p : hak_cxx_new_slow(n, 0, nothrow);
+	void *p = hak_hot_malloc(n, HAK_INLINED);
+	return hak_likely(p != NULL) ? p : hak_cxx_new_slow(n, 0, nothrow, HAK_CALLER);
 }
 
-HAK_INLINE void *hak_cxx_new_aligned(size_t n, size_t align, bool nothrow)
+HAK_INLINE void *hak_cxx_new_aligned(size_t n, size_t align, bool nothrow, const void *caller)
 {
-	void *p = hak_aligned(align, n);
-	return hak_likely(p != NULL) ? p : hak_cxx_new_slow(n, align, nothrow);
+	void *p = hak_aligned(align, n, caller);
+	return hak_likely(p != NULL) ? p : hak_cxx_new_slow(n, align, nothrow, caller);
 }
 
 /* operator delete has been told that the block at p was made for n bytes. */
@@ -6977,10 +7964,10 @@ HAK_INLINE void hak_cxx_delete_sized(void *p, size_t n)
 #define HAK_CXX_NEW_ALIGNED(symbol)                             \
 	HAK_EXPORT void *symbol(size_t n, size_t align);            \
 	HAK_EXPORT void *symbol(size_t n, size_t align)             \
-	{ return hak_cxx_new_aligned(n, align, false); }
+	{ return hak_cxx_new_aligned(n, align, false, HAK_CALLER); }
 #define HAK_CXX_NEW_ALIGNED_NOTHROW(symbol)                     \
 	HAK_EXPORT void *symbol(size_t n, size_t align, const void *tag); \
-	HAK_EXPORT void *symbol(size_t n, size_t align, const void *tag) { (void)tag; return hak_cxx_new_aligned(n, align, true); }
+	HAK_EXPORT void *symbol(size_t n, size_t align, const void *tag) { (void)tag; return hak_cxx_new_aligned(n, align, true, HAK_CALLER); }
 #define HAK_CXX_DELETE(symbol, ...)                             \
 	HAK_EXPORT void symbol(void *p __VA_ARGS__);                \
 	HAK_EXPORT void symbol(void *p __VA_ARGS__) { hak_hot_free(p); }

@@ -15,6 +15,7 @@
     python bench.py lookup              from a pointer to its slab: by address, hash registry, scan; half a minute
     python bench.py adaptive            thread caches that adapt their size, beside fixed ones; three minutes
     python bench.py prewarm             a thread's first calls, with and without caches filled beforehand
+    python bench.py sites               what a rule for one call site brings: the few blocks that stay, set apart
     python bench.py peers               which allocators were found, and how to install more
     python bench.py --peer mi3=/opt/mi3/libmimalloc.so.3 --json rows.json
 
@@ -1246,6 +1247,47 @@ def peers(options: argparse.Namespace) -> Result:
     return Result([], tabulated(["allocator", "library", "install"], lines))
 
 
+# ---- Sites: what a rule for the blocks that stay brings
+
+STREWN, RULED = "strewn", "with a rule"
+STREWN_RULE = {"HAKMEM_SITE_RULES": "1:lifetime=long"}
+
+
+def site_table(rows: Sequence[Row]) -> str:
+    base = {row.allocator: row for row in rows}.get(HAKMEM)
+    figures = (("time", "ns_per_op"), ("RSS", "peak_rss_bytes"), ("faults", "faults"))
+    lines = [
+        [
+            row.allocator,
+            cell(row.ns_per_op, ".1f"),
+            cell(row.peak_rss_bytes, ".1f", 1e-6),
+            cell(row.faults, ",.0f"),
+            *(cell(over(getattr(row, name), getattr(base, name, None)), ".2f") for _, name in figures),
+            row.failure or "",
+        ]
+        for row in rows
+    ]
+    headings = ["allocator", "ns/op", "RSS MB", "faults", *(f"{title} / {HAKMEM}" for title, _ in figures), ""]
+    return tabulated(headings, lines)
+
+
+def sites(options: argparse.Namespace) -> Result:
+    """RSS, faults and time where few blocks stay among many that go, without a rule for them and with one"""
+    names = choose([SYSTEM, HAKMEM, RULED], options.only)
+    ours = hakmem_library() if {HAKMEM, RULED} & set(names) else None
+    allocators = [
+        Allocator(
+            name,
+            ours if name != SYSTEM else None,
+            {**dict(options.env), **(STREWN_RULE if name == RULED else {})},
+            is_hakmem=name != SYSTEM,
+        )
+        for name in names
+    ]
+    rows = measure([(Case(STREWN, (workloads(), STREWN, "seed={seed}")), allocators)], options.runs)
+    return Result(rows, site_table(rows))
+
+
 # ---- Command line
 
 
@@ -1284,6 +1326,7 @@ BENCHMARKS = {
     "prewarm": Benchmark(prewarm, prewarm.__doc__ or "", SETTING_RUNS),
     "instructions": Benchmark(instructions, instructions.__doc__ or "", OUTPUT),
     "peers": Benchmark(peers, peers.__doc__ or "", {"peer": []}),
+    "sites": Benchmark(sites, sites.__doc__ or "", {**{k: v for k, v in OUTPUT.items() if k != "peer"}, "runs": 3}),
 }
 
 

@@ -51,7 +51,8 @@ __all__ = [
     "aligned_alloc", "alloc_at", "big_table", "calloc", "class_table", "config", "default_memory_pool", "free",
     "free_at", "heap_table", "lock_table", "main", "malloc", "memory_snapshot", "memory_stats",
     "memory_stats_as_nested_dict", "memory_summary", "mode", "owner_of", "realloc", "report",
-    "reset_peak_memory_stats", "shard_table", "tier_table", "total_allocated_bytes", "trim", "usable_size",
+    "reset_peak_memory_stats", "shard_table", "site_rule", "site_rules", "site_table", "tier_table",
+    "total_allocated_bytes", "trim", "usable_size",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
@@ -228,7 +229,8 @@ def _layout(described: Any) -> _Layout:
 
 _LAYOUTS = {raw.name.decode(): _layout(raw) for raw in (_RawRecord * _about.nrecords).from_address(_about.records)}
 _STATS, _CLASS, _TIER, _OPTION, _OWNER = (_LAYOUTS[name] for name in ("stats", "class", "tier", "option", "owner"))
-_HEAP, _LOCK, _SEGMENT, _SHARD, _BIG = (_LAYOUTS[name] for name in ("heap", "lock", "segment", "shard", "big"))
+_HEAP, _LOCK, _SEGMENT, _SHARD = (_LAYOUTS[name] for name in ("heap", "lock", "segment", "shard"))
+_BIG, _SITE, _RULE = (_LAYOUTS[name] for name in ("big", "site", "rule"))
 
 
 # ---- bindings ----------------------------------------------------------------------------------------------
@@ -306,10 +308,18 @@ _reset_peaks = _bind("hak_reset_peaks", None, [])
 _option_table = _bind("hak_option_table", ctypes.POINTER(_OPTION.structure), [ctypes.POINTER(_code)])
 # int hak_option_get(const char *name, int64_t *out);
 _option_get = _bind("hak_option_get", _code, [_text, ctypes.POINTER(ctypes.c_int64)], _raise_code)
+# const char *hak_option_text(const char *name);
+_option_text = _bind("hak_option_text", _text, [_text])
 # int hak_option_parse(const char *name, const char *text, int64_t *out);
 _option_parse = _bind("hak_option_parse", _code, [_text, _text, ctypes.POINTER(ctypes.c_int64)], _raise_code)
 # int hak_option_set(const char *name, int64_t value);
 _option_set = _bind("hak_option_set", _code, [_text, ctypes.c_int64], _raise_code)
+# int hak_site_rule(const char *rule);
+_site_rule = _bind("hak_site_rule", _code, [_text], _raise_code)
+# int hak_site_table(struct hak_site_row *rows, size_t row_size, int max_rows);
+_site_table = _bind("hak_site_table", _code, [ctypes.POINTER(_SITE.structure), _size, _code])
+# int hak_rule_table(struct hak_rule_row *rows, size_t row_size, int max_rows);
+_rule_table = _bind("hak_rule_table", _code, [ctypes.POINTER(_RULE.structure), _size, _code])
 
 
 # ---- blocks ------------------------------------------------------------------------------------------------
@@ -364,15 +374,44 @@ def usable_size(pointer: Optional[int]) -> int:
 
 
 def alloc_at(size: int, site: int) -> int:
-    """As malloc, for a call site (any number): what rules for sites say applies to the block."""
+    """As malloc, for a call site: any number but 0, which is no site. What site_rule() says of it applies to the block.
+
+    A block of a site with a lifetime, or that is not cached, keeps that when realloc moves it.
+    """
     return int(_alloc_at(_natural(size, "size"), _natural(site, "site")))
 
 
 def free_at(pointer: Optional[int], site: int) -> None:
-    """As free, from a call site."""
+    """As free; the site says where, and changes nothing: the block knows whose it is."""
     site = _natural(site, "site")
     usable_size(pointer)  # raises where the C function would abort
     _free_at(_address(pointer), site)
+
+
+def site_rule(
+    site: Union[int, str],
+    *,
+    lifetime: Optional[str] = None,
+    retain: Optional[int] = None,
+    shard: Optional[int] = None,
+    cache: Optional[bool] = None,
+) -> None:
+    """Say how blocks of a call site are to be treated from now on; without a keyword, as all others again.
+
+    site: a number given to alloc_at(), or where sites are captured (HAKMEM_SITES=1, `run --sites`) "module.so+0x1a2b"
+    as site_table() has it, or the name of a function that its module exports (C++: mangled). lifetime: "short" or
+    "long", slabs apart from all others', for blocks up to 32 KiB. retain: ms for which a freed block above 1 MiB is
+    kept, 0 to 3,600,000; each such block is a mapping of its own. shard: the shard of the page heap, 0 to 65,535.
+    cache=False: threads do not cache its blocks, whose slabs are apart, too; not together with a lifetime.
+
+    HakmemError for what is no rule, for a rule for code where sites are not captured, and for a 1,025th rule.
+    """
+    says = [f"lifetime={lifetime}"] * (lifetime is not None) + ["nocache"] * (cache is False)
+    says += [f"{name}={operator.index(n)}" for name, n in (("retain", retain), ("shard", shard)) if n is not None]
+    where = site if isinstance(site, str) else str(operator.index(site))
+    if not where.isascii() or not where.isprintable() or set(where) & set(":;"):
+        raise HakmemError(f"{site!r} is neither the number of a site, nor a module and an offset, nor a function")
+    _site_rule(f"{where}:{','.join(says) or 'none'}".encode())
 
 
 def trim() -> int:
@@ -506,13 +545,17 @@ class Option:
     def __init__(self, declared: Iterable[Any]) -> None:
         self.name, self.env, self.type, self.unit, self.when, self.help, self.use, *bounds = declared
         self.default, self.min, self.max = (bool(bound) if self.type == "bool" else bound for bound in bounds)
+        if self.type == "text":  # whose bounds are those of its length
+            self.default = ""
 
     @property
-    def value(self) -> int:
+    def value(self) -> Any:
         """The value now (a bool for switches). Setting it raises ValueError if it is out of bounds or too late.
 
         A text is read as the environment's are: "64M", "on".
         """
+        if self.type == "text":
+            return _option_text(self.name.encode()).decode(errors="replace")
         result = ctypes.c_int64()
         _option_get(self.name.encode(), result)
         return bool(result.value) if self.type == "bool" else result.value
@@ -527,6 +570,10 @@ class Option:
 
     def check(self, value: Any) -> int:
         """The value, if the option takes it; else ValueError, with what is allowed."""
+        if self.type == "text":
+            if isinstance(value, str) and len(value.encode()) <= self.max:
+                return len(value.encode())
+            raise HakmemError(f"{self.name} = {value!r}: allowed is a text of at most {self.max} bytes")
         if not isinstance(value, int) or not self.min <= value <= self.max:
             allowed = "True or False" if self.type == "bool" else f"{self.min} to {self.max} {self.unit}".rstrip()
             if self.min == self.max:
@@ -547,7 +594,7 @@ class Option:
         return f"<hakmem option {self.name} = {value}, {self.env}: {self.help}>"
 
 
-class Config(Mapping[str, int]):
+class Config(Mapping[str, Any]):
     """The options of the allocator, by attribute or item: config.purge_ms = 500, config["purge_ms"]."""
 
     options: dict[str, Option]
@@ -565,13 +612,13 @@ class Config(Mapping[str, int]):
         near = difflib.get_close_matches(str(name), self.options, 1, 0)
         raise UnknownOptionError(f"there is no option {name!r}; the nearest is {near[0]!r}")
 
-    def __getitem__(self, name: str) -> int:
+    def __getitem__(self, name: str) -> Any:
         return self.option(name).value
 
     def __setitem__(self, name: str, value: int) -> None:
         self.option(name).value = value
 
-    def __getattr__(self, name: str) -> int:
+    def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):  # what copy and pickle ask an object that has nothing yet
             raise AttributeError(name)
         return self[name]
@@ -655,6 +702,21 @@ def big_table() -> list[Any]:
     Empty until a block above 1 MiB was asked for. A pair without a kept block may be forgotten with its counts.
     """
     return sorted(_rows(_BIG, _big_table))
+
+
+def site_table() -> list[Any]:
+    """The sites that are known, each with what was allocated there and what a rule says of it.
+
+    Where sites are captured (HAKMEM_SITES=1) these are all, and live blocks are known; else those with a rule. "others"
+    stands for those beyond 65,535. Bytes are those that callers asked for; a block that realloc has changed belongs to
+    realloc's caller.
+    """
+    return _rows(_SITE, _site_table)
+
+
+def site_rules() -> list[Any]:
+    """The rules for sites that hold, in the order in which their sites got a first one."""
+    return _rows(_RULE, _rule_table)
 
 
 # torch.cuda's key, and the counter of hakmem behind it, where there is one
@@ -887,6 +949,34 @@ def _options() -> list[_Table]:
     return [_Table("options", rows, {})]
 
 
+def _rule_text(row: Any) -> str:
+    """What is said of a site, as HAKMEM_SITE_RULES has it."""
+    says = [f"lifetime={row.lifetime}"] * bool(row.lifetime) + ["nocache"] * (not row.cached)
+    return ",".join(says + [f"{name}={n}" for name, n in (("retain", row.retain), ("shard", row.shard)) if n >= 0])
+
+
+def _sites() -> list[_Table]:
+    """The sites with the most live bytes, or where these are not known the most bytes; and the rules."""
+    known = sorted(
+        (row for row in site_table() if row.allocs), key=lambda row: (row.live_bytes, row.bytes), reverse=True
+    )
+    figures = ("allocs", "bytes", "live_blocks", "live_bytes")
+    units = {field.name: field.unit for field in _SITE.fields}
+    rows = [
+        {
+            "site": row.place or str(row.site),
+            "function": row.function,
+            **{figure: getattr(row, figure) for figure in figures},
+            "rule": _rule_text(row),
+        }
+        for row in known[:_SITES_SHOWN]
+    ]
+    rules = [{"site": row.where, "rule": _rule_text(row)} for row in site_rules()]
+    return [_Table("sites", rows, units), _Table("rules", rules, {}), _counters("sites")]
+
+
+_SITES_SHOWN = 40
+
 _VIEWS: dict[str, Callable[[], list[_Table]]] = {
     "summary": _summary,
     "pools": _pools,
@@ -898,6 +988,7 @@ _VIEWS: dict[str, Callable[[], list[_Table]]] = {
     "bigcache": lambda: [_record_table("keys", _BIG, big_table(), "bigcache"), _counters("bigcache")],
     "locks": lambda: [_record_table("locks", _LOCK, lock_table(), "locks"), _counters("locks")],
     "shards": lambda: [_record_table("shards", _SHARD, shard_table(), "shards"), _counters("shards")],
+    "sites": _sites,
     "config": _options,
 }
 
@@ -940,7 +1031,8 @@ def report(view: str = "summary", fmt: str = "simple") -> str:
     "threads": what each thread's heap holds. "refills", "frees": where blocks came from and went to, by class.
     "caches": what the threads' caches may hold, by class, and how often that was changed. "bigcache": freed blocks
     above 1 MiB that are kept, by call site and size class. "locks": how often each was taken and waited for. "shards":
-    the parts of the page heap. "config": the options. Bytes are shown in KiB, MiB, ...
+    the parts of the page heap. "sites": the 40 call sites with the most live bytes, and the rules (site_table() has
+    all). "config": the options. Bytes are shown in KiB, MiB, ...
 
     fmt="json" has the same rows with plain numbers: {"mode": {...}, "view": ..., "tables": {title: [row, ...]}}.
     ValueError for a view or format that there is not.
@@ -1194,6 +1286,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--variant", help="the library to preload, as build.py --list has them")
     hardened = "find misuse of blocks (-o hardened=2: use after free, too); the same as --variant hardened"
     run.add_argument("--hardened", dest="variant", action="store_const", const="hardened", help=hardened)
+    sites = "count blocks by call site: report('sites') in the program; the same as -o sites=1"
+    run.add_argument("--sites", dest="option", action="append_const", const="sites=1", default=[], help=sites)
     run.add_argument("-o", dest="option", action="append", default=[], metavar="OPTION=VALUE", help="set an option")
     run.add_argument("--pythonmalloc", action="store_true", help="set PYTHONMALLOC=malloc: objects of Python as well")
     run.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)

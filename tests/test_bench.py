@@ -126,6 +126,7 @@ def test_every_workload_is_reached_by_some_subcommand(usage):
     reached |= {name for cases in bench.SETTINGS_CASES.values() for name, _ in cases}
     reached |= {keys[0] for keys, _ in bench.LOOPS.values()}
     reached |= {case.command[1] for case, _ in bench.lookup_jobs(bench.parse(["lookup"]), None)}
+    reached |= {bench.STREWN}
     assert sorted(reached) == sorted(keys_of(usage, "workloads"))
     assert {name for name, *_ in bench.QUICK} <= reached
 
@@ -978,3 +979,13 @@ def test_a_signal_ends_it_in_one_line_and_the_run_with_it(root, number):
         time.sleep(0.02)
     assert not is_running(child)
     assert (process.returncode, out, err) == (130, "", "bench.py: stopped\n")
+
+
+def test_sites_shows_what_a_rule_for_the_blocks_that_stay_brings(bench_rows):
+    status, found = bench_rows("sites", "-n", "1")
+    rows = {row["allocator"]: row for row in found}
+    assert status == 0
+    assert set(rows) == {"system", "hakmem", bench.RULED}
+    assert all(row["failure"] is None for row in rows.values())
+    assert rows[bench.RULED]["peak_rss_bytes"] < 0.8 * rows["hakmem"]["peak_rss_bytes"]
+    assert rows[bench.RULED]["faults"] < 0.8 * rows["hakmem"]["faults"]

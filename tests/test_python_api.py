@@ -72,7 +72,7 @@ def test_every_export_is_bound_or_has_a_checked_twin(run, root, library):
     exports = {name for name in exported if name.startswith("hak_")}
     bound = set(re.findall(r'_bind\("(hak_\w+)"', (root / "hakmem.py").read_text(encoding="utf-8")))
     aborting = {"hak_free", "hak_realloc", "hak_usable_size"}  # bound in their checked form
-    for_c_programs = {"hak_stat", *(f"hak_lookup_by_{way}" for way in ("address", "registry", "scan"))}  # for benchmarks
+    for_c_programs = {"hak_stat", *(f"hak_lookup_by_{way}" for way in ("address", "registry", "scan"))}
     assert exports == bound | aborting | for_c_programs | {"hak_about"}
 
 
@@ -403,8 +403,8 @@ def test_structures_are_those_of_c():
             assert field.kind in hakmem._KINDS
             assert field.help or field.kind == "z" or layout in (hakmem._OPTION, hakmem._OWNER, hakmem._SEGMENT)
         assert len(layout.structure._fields_) == len(layout.fields)
-    layouts = {"stats", "class", "tier", "heap", "lock", "segment", "option", "owner", "shard", "big"}
-    assert layouts == set(hakmem._LAYOUTS)
+    known = {"stats", "class", "tier", "heap", "lock", "segment", "option", "owner", "shard", "big", "site", "rule"}
+    assert known == set(hakmem._LAYOUTS)
 
 
 # ---- reports
@@ -432,6 +432,8 @@ def test_report_refuses_what_it_does_not_know():
 OPTIONS = hakmem.config.options
 CHANGEABLE = [name for name, option in OPTIONS.items() if option.when == "any"]
 START_ONLY = [name for name, option in OPTIONS.items() if option.when == "start"]
+NUMBERS = [name for name, option in OPTIONS.items() if option.type != "text"]
+TEXTS = [name for name, option in OPTIONS.items() if option.type == "text"]
 
 
 @pytest.mark.parametrize("name", OPTIONS)
@@ -439,10 +441,10 @@ def test_every_option_is_described(name):
     option = hakmem.config.option(name)
     assert isinstance(option, hakmem.Option)
     assert option.env == "HAKMEM_" + name.upper()
-    assert option.type in ("bool", "int", "bytes")
+    assert option.type in ("bool", "int", "bytes", "text")
     assert option.when in ("start", "any")
     assert option.help
-    assert option.min <= option.default <= option.max
+    assert option.min <= (len(option.default) if option.type == "text" else option.default) <= option.max
     assert name in repr(option)
     assert option.env in hakmem.config.table()
 
@@ -461,7 +463,7 @@ def test_an_option_keeps_what_it_is_set_to(name):
         option.value = before
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", NUMBERS)
 def test_an_option_refuses_what_is_out_of_bounds_or_no_number(name):
     option, before = OPTIONS[name], hakmem.config[name]
     for value in (option.min - 1, option.max + 1, 1 << 70, "much", 1.5, None):
@@ -472,7 +474,7 @@ def test_an_option_refuses_what_is_out_of_bounds_or_no_number(name):
     assert hakmem.config[name] == before
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", NUMBERS)
 def test_a_value_can_be_checked_without_being_set(name):
     option = hakmem.config.option(name)
     before = option.value
@@ -489,7 +491,23 @@ def test_an_option_of_the_start_says_how_to_set_it(name):
         hakmem.config[name] = OPTIONS[name].default
 
 
-@pytest.mark.parametrize("name", OPTIONS)
+@pytest.mark.parametrize("name", TEXTS)
+def test_an_option_that_is_a_text_has_a_length_within_bounds(name, python):
+    option = hakmem.config.option(name)
+    assert option.value == option.default == ""
+    assert option.check("x" * option.max) == option.parse("x" * option.max) == option.max
+    for value in ("x" * (option.max + 1), "\N{EURO SIGN}" * (option.max // 2), 5, None):
+        with pytest.raises(ValueError, match=f"allowed is a text of at most {option.max} bytes"):
+            option.check(value)
+    show = f"import hakmem; print(hakmem.config[{name!r}])"
+    done = python(show, **{option.env: "1:none;2:none"})
+    assert (done.stdout, done.stderr) == ("1:none;2:none\n", "")
+    done = python(show, **{option.env: "x" * (option.max + 1)})
+    assert done.stdout == "\n"
+    assert done.stderr.endswith(f": must be a text from 0 to {option.max} bytes; using 0\n")
+
+
+@pytest.mark.parametrize("name", NUMBERS)
 def test_an_option_is_read_from_the_environment(name, python):
     option = OPTIONS[name]
     values = {int(option.default), int(option.min) if option.min == option.max - 1 else int(option.default) // 2}

@@ -71,7 +71,9 @@ def options_table() -> str:
     rows = ["| variable | default | may change | what it does | when to set it |", "|---|---|---|---|---|"]
     for option in hakmem.config:
         row = hakmem.config.option(option)
-        default = f"{row.default >> 20} MiB" if row.type == "bytes" else f"{int(row.default)} {row.unit}".strip()
+        default = "none" if row.type == "text" else f"{int(row.default)} {row.unit}".strip()
+        if row.type == "bytes":
+            default = f"{row.default >> 20} MiB"
         rows.append(f"| `{row.env}` | {default} | {row.when} | {row.help} | {row.use} |")
     return "\n".join(rows) + "\n"
 

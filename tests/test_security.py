@@ -66,7 +66,8 @@ def settings_for(rows: dict[str, list[str]]) -> dict[str, str]:
     found = {}
     for env, (_, _, kind, _, default, least, most, _) in rows.items():
         if least != most:
-            found[env] = "67108864" if kind == "bytes" else most if default == least else least
+            special = {"bytes": "67108864", "text": "1"}  # of a text the length is shown
+            found[env] = special.get(kind, most if default == least else least)
     return {**found, "HAKMEM_NO_SUCH_OPTION": "1", "HAKMEM_PURGE_MSS": "1"}
 
 

@@ -66,7 +66,8 @@ static void fuzz_option(int k, const char *text)
     CHECK(code != HAK_ERR_OK || (value >= row->least && value <= row->most));
     CHECK(code != HAK_ERR_RANGE || value < row->least || value > row->most);
     CHECK(said.length == 0);
-    if (code == HAK_ERR_OK) {
+    if (code == HAK_ERR_OK && row->type[0] == 't') CHECK(value == (int64_t)strlen(text));
+    else if (code == HAK_ERR_OK) {
         snprintf(number, sizeof number, "%lld", (long long)value);
         CHECK(hak_option_parse(row->name, number, &again) == HAK_ERR_OK && again == value);
     }

@@ -193,7 +193,7 @@ class Pages(System):
 
     def hak_large_alloc(self, me: str, heap: int, units: int) -> Thread:
         """Takes a run, writes to it, reads it, and frees it; takes none if there is none."""
-        yield "hak_shard_t *shard = hak_shard_for("
+        yield "hak_shard_for(at, 0);"
         own = self.shard[heap % self.page.shards]
         yield from self.hak_lock(own)
         shard, u = yield from self.hak_run_get_locked(own, units)
