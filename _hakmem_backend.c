@@ -865,7 +865,7 @@ static struct { /* lock: ACE.  Touched only by hak_ace_..., the lock also by for
 	hak_ace_class_t class[HAK_CLASSES];
 	hak_learner_t learner[HAK_POLICY_COUNT][HAK_CLASSES];
 	uint64_t pool_aged, pool_over, pool_whale; /* bytes given back of late and not wanted again yet */
-	uint64_t aged_since;        /* ms: when pool_aged ceased to be empty */
+	uint64_t aged_at;           /* ms: when memory was last given back for its age */
 	uint64_t events, windows, ignored, changes, undone;
 	uint64_t decided;           /* decisions ever; the last HAK_ACE_LOG stand in log */
 	hak_decision_t log[HAK_ACE_LOG];
@@ -1351,6 +1351,11 @@ static const bool hak_policy_is_of_class[] = {
 	HAK_POLICIES(HAK_POLICY_IS_OF_CLASS)
 };
 HAK_INLINE uint32_t hak_policy_ends(int policy) { return hak_policy_is_of_class[policy] ? HAK_CLASSES : 1; }
+
+#if HAK_DEBUG
+/* For tests: publishes a target as ACE does.  It must be one that ACE could want. */
+HAK_EXPORT void hak_debug_target(int policy, uint32_t c, uint64_t value) { hak_target_publish(policy, c, value); }
+#endif
 
 static HAK_COLD void hak_target_init(void)
 {
@@ -4327,7 +4332,7 @@ static HAK_COLD hak_verdict_t hak_ace_judge_purge(HAK_UNUSED uint32_t c, uint64_
 {
 	hak_ace_sums_t *w = &hak_ace.window;
 	uint64_t taken = w->taken + w->whale_taken, most = hak_target_home(HAK_POLICY_purge, 0) * HAK_ACE_WIDE;
-	uint64_t need = target + (hak_os_now() - hak_ace.aged_since);
+	uint64_t need = target + (hak_os_now() - hak_ace.aged_at) + 2 * (uint64_t)hak_option.ace_ms;
 	uint64_t regret = hak_ace_regret(&w->fresh, &hak_ace.pool_aged) + hak_ace_regret(&w->whale_fresh, &hak_ace.pool_aged);
 
 	/* A longer delay that is still too short brings nothing. */
@@ -4530,8 +4535,8 @@ static HAK_COLD void hak_ace_window_locked(void)
 	hak_ace_pool(&hak_ace.pool_aged, hak_ace.window.aged + hak_ace.window.whale_aged);
 	hak_ace_pool(&hak_ace.pool_over, hak_ace.window.over);
 	hak_ace_pool(&hak_ace.pool_whale, hak_ace.window.whale_over);
-	if (hak_ace.pool_aged < HAK_SUPER / 4)
-		hak_ace.aged_since = hak_os_now();
+	if (hak_ace.window.aged || hak_ace.window.whale_aged)
+		hak_ace.aged_at = hak_os_now();
 	if (hak_ace.window.dropped * HAK_ACE_DROPS > events) {
 		hak_ace.ignored++;
 		return;

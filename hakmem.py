@@ -48,7 +48,7 @@ from typing import Any, Callable, NamedTuple, NoReturn, Optional, Union, cast
 
 __all__ = [
     "Buffer", "Config", "HakmemError", "MemoryPool", "Mode", "Option", "RssMonitor", "RssSample", "UnknownOptionError",
-    "aligned_alloc", "alloc_at", "calloc", "class_table", "config", "default_memory_pool", "free", "free_at",
+    "ace_log", "aligned_alloc", "alloc_at", "calloc", "class_table", "config", "default_memory_pool", "free", "free_at",
     "heap_table", "lock_table", "main", "malloc", "memory_snapshot", "memory_stats", "memory_stats_as_nested_dict",
     "memory_summary", "mode", "owner_of", "realloc", "report", "reset_peak_memory_stats", "tier_table",
     "total_allocated_bytes", "trim", "usable_size",
@@ -229,6 +229,7 @@ def _layout(described: Any) -> _Layout:
 _LAYOUTS = {raw.name.decode(): _layout(raw) for raw in (_RawRecord * _about.nrecords).from_address(_about.records)}
 _STATS, _CLASS, _TIER, _OPTION, _OWNER = (_LAYOUTS[name] for name in ("stats", "class", "tier", "option", "owner"))
 _HEAP, _LOCK, _SEGMENT = (_LAYOUTS[name] for name in ("heap", "lock", "segment"))
+_POLICY, _DECISION = (_LAYOUTS[name] for name in ("policy", "decision"))
 
 
 # ---- bindings ----------------------------------------------------------------------------------------------
@@ -296,6 +297,10 @@ _heap_table = _bind("hak_heap_table", _code, [ctypes.POINTER(_HEAP.structure), _
 _lock_table = _bind("hak_lock_table", _code, [ctypes.POINTER(_LOCK.structure), _size, _code])
 # int hak_segment_table(struct hak_segment *rows, size_t row_size, int max_rows);
 _segment_table = _bind("hak_segment_table", _code, [ctypes.POINTER(_SEGMENT.structure), _size, _code])
+# int hak_ace_policies(struct hak_policy_row *rows, size_t row_size, int max_rows);
+_ace_policies = _bind("hak_ace_policies", _code, [ctypes.POINTER(_POLICY.structure), _size, _code])
+# int hak_ace_log(struct hak_decision *rows, size_t row_size, int max_rows);
+_ace_log = _bind("hak_ace_log", _code, [ctypes.POINTER(_DECISION.structure), _size, _code])
 # void hak_reset_peaks(void);
 _reset_peaks = _bind("hak_reset_peaks", None, [])
 # const struct hak_option *hak_option_table(int *count);
@@ -496,22 +501,50 @@ class Buffer:
 
 
 # ---- options -----------------------------------------------------------------------------------------------
+class _Word(int):
+    """The value of a mode: a number that is shown, and may be compared, as its word."""
+
+    word: str
+
+    def __new__(cls, number: int, words: Sequence[str]) -> _Word:
+        self = super().__new__(cls, number)
+        self.word = words[number] if 0 <= number < len(words) else str(int(number))
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        return self.word == other if isinstance(other, str) else int(self) == other
+
+    __hash__ = int.__hash__
+
+    def __str__(self) -> str:
+        return self.word
+
+    __repr__ = __str__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, (int(self),)
+
+
 class Option:
     """One option: name, env, type, unit, when, default, min, max, help and use as C declares them, and its value."""
 
     def __init__(self, declared: Iterable[Any]) -> None:
         self.name, self.env, self.type, self.unit, self.when, self.help, self.use, *bounds = declared
-        self.default, self.min, self.max = (bool(bound) if self.type == "bool" else bound for bound in bounds)
+        self.words = tuple(self.unit.split("|")) if self.type == "mode" else ()
+        self.default, self.min, self.max = map(self._typed, bounds)
+
+    def _typed(self, number: int) -> int:
+        return bool(number) if self.type == "bool" else _Word(number, self.words) if self.words else number
 
     @property
     def value(self) -> int:
-        """The value now (a bool for switches). Setting it raises ValueError if it is out of bounds or too late.
+        """The value now (a bool for switches, for modes a number equal to its word). Setting it raises ValueError if it is out of bounds or too late.
 
         A text is read as the environment's are: "64M", "on".
         """
         result = ctypes.c_int64()
         _option_get(self.name.encode(), result)
-        return bool(result.value) if self.type == "bool" else result.value
+        return self._typed(result.value)
 
     @value.setter
     def value(self, value: Union[int, str]) -> None:
@@ -525,6 +558,8 @@ class Option:
         """The value, if the option takes it; else ValueError, with what is allowed."""
         if not isinstance(value, int) or not self.min <= value <= self.max:
             allowed = "True or False" if self.type == "bool" else f"{self.min} to {self.max} {self.unit}".rstrip()
+            if self.words:
+                allowed = f"{', '.join(self.words[:-1])} or {self.words[-1]}"
             if self.min == self.max:
                 allowed = f"{self.min} in the {_mode.variant} library; `run --{self.name}` has another"
             raise HakmemError(f"{self.name} = {value!r}: allowed is {allowed}")
@@ -539,7 +574,8 @@ class Option:
         return self.check(text)  # raises, and says what is allowed
 
     def __repr__(self) -> str:
-        value = f"{self.value} {self.unit or self.type}, default {self.default}"
+        unit = self.type if self.words else self.unit or self.type
+        value = f"{self.value} {unit}, default {self.default}"
         return f"<hakmem option {self.name} = {value}, {self.env}: {self.help}>"
 
 
@@ -634,6 +670,16 @@ def heap_table() -> list[Any]:
 def lock_table() -> list[Any]:
     """The locks that threads share, and one row for all claims, with how often each was taken and waited for."""
     return _rows(_LOCK, _lock_table)
+
+
+def ace_log() -> list[Any]:
+    """The last 256 decisions of ACE, the learning thread, oldest first; none while config.ace is off.
+
+    Each has the time in ms since the process's first call, the policy, the class's block size (0: of no class), the
+    target before and after, what was done (applied, kept, undone; in shadow mode, shadow: nothing), the policy's
+    measure before and after in millionths, and the evidence: how many windows, of what, and why.
+    """
+    return _rows(_DECISION, _ace_log)
 
 
 # torch.cuda's key, and the counter of hakmem behind it, where there is one
@@ -858,6 +904,16 @@ def _options() -> list[_Table]:
     return [_Table("options", rows, {})]
 
 
+def _ace() -> list[_Table]:
+    """The policies, the counters, and what was decided, if anything."""
+    policies = _record_table("policies", _POLICY, _rows(_POLICY, _ace_policies), "ace")
+    mode = str(config.option("ace").value)
+    policies = policies._replace(rows=[{"ace": mode, **row} for row in policies.rows])
+    counters = _counters("ace")
+    decisions = _record_table("decisions", _DECISION, ace_log(), "ace")
+    return [policies, counters, *([decisions] if decisions.rows else [])]
+
+
 _VIEWS: dict[str, Callable[[], list[_Table]]] = {
     "summary": _summary,
     "pools": _pools,
@@ -867,12 +923,13 @@ _VIEWS: dict[str, Callable[[], list[_Table]]] = {
     "refills": lambda: [_classes("refills"), _counters("refills")],
     "locks": lambda: [_record_table("locks", _LOCK, lock_table(), "locks"), _counters("locks")],
     "config": _options,
+    "ace": _ace,
 }
 
 
 def _shown(value: Any, unit: str) -> str:
     """A cell as people read it."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, (bool, _Word)) or not isinstance(value, (int, float)):
         return "-" if value is None else str(value)
     if unit != "bytes":
         return f"{value:.1%}" if unit == "ratio" else f"{value:,}" if unit else str(value)
@@ -906,7 +963,8 @@ def report(view: str = "summary", fmt: str = "simple") -> str:
 
     "summary": each tier, and the main counters. "pools": where every committed byte is. "classes": the size classes.
     "threads": what each thread's heap holds. "refills", "frees": where blocks came from and went to, by class.
-    "locks": how often each was taken and waited for. "config": the options. Bytes are shown in KiB, MiB, ...
+    "locks": how often each was taken and waited for. "config": the options. "ace": what the learning thread may do,
+    and has done. Bytes are shown in KiB, MiB, ...
 
     fmt="json" has the same rows with plain numbers: {"mode": {...}, "view": ..., "tables": {title: [row, ...]}}.
     ValueError for a view or format that there is not.

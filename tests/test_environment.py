@@ -28,12 +28,15 @@ class Option(NamedTuple):
     default: int
     least: int
     most: int
+    unit: str
 
 
 def reference(option: Option, value: bytes) -> Optional[int]:
     """What README promises of a text: a number, with a suffix where bytes are meant, or a word where a switch is."""
     if option.type == "bool" and value.lower() in WORDS:
         return WORDS[value.lower()]
+    if option.type == "mode" and value.decode("latin-1").lower() in option.unit.split("|"):
+        return option.unit.split("|").index(value.decode("latin-1").lower())
     suffix = rb"(?:([kmgt])i?b?)?" if option.type == "bytes" else rb"()"
     match = re.fullmatch(rb"[ \t\n\v\f\r]*([+-]?[0-9]+)" + suffix, value, re.IGNORECASE)
     if not match or len(match[1].lstrip(b"+-0")) > 30:  # beyond any option's bounds, and beyond what Python converts
@@ -50,7 +53,7 @@ def show(*entries: bytes) -> tuple[dict[str, int], dict[str, Option], list[str]]
     done = run(command, preload=False)
     assert done.returncode == 0, text(done.stderr)
     rows = [line.split() for line in text(done.stdout).splitlines()]
-    options = {row[0]: Option(row[0], row[1].encode(), row[2], *map(int, row[4:7])) for row in rows}
+    options = {row[0]: Option(row[0], row[1].encode(), row[2], *map(int, row[4:7]), row[3]) for row in rows}
     assert re.fullmatch(rb"(hakmem: [ -~]*\n)*", done.stderr), done.stderr
     return {row[0]: int(row[7]) for row in rows}, options, text(done.stderr).splitlines()
 

@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from _helpers import ROOT
 from interleavings import Explored, Refuted, Step, System, Thread, explore, must
-from models import heaps, locks, pages
+from models import heaps, locks, pages, rings
 from models.heaps import Heaps
 from models.locks import Boot, Futex
 from models.pages import Pages
+from models.rings import Rings
 
-MODELS = (heaps, locks, pages)
+MODELS = (heaps, locks, pages, rings)
 ENVIRONMENT = {"interrupt", "collect", "copy"}  # steps of the system or of the test, not of hakmem
 
 
@@ -349,6 +350,8 @@ HOLDS: dict[str, Callable[[str], System]] = {
     "three threads make the first call together": Boot,
     "a run is purged while its neighbours are freed and another thread takes a run": Pages,
     "two threads purge": lambda without: Pages(without, purgers=2),
+    "a heap changes hands while ACE reads its ring": Rings,
+    "a ring is full before ACE comes": lambda without: Rings(without, owners=1, events=3, room=1),
 }
 
 
@@ -409,6 +412,11 @@ REFUTED_BY: dict[str, tuple[str, str]] = {  # the part taken out: the scenario t
     "the mark on a purged run's last unit": ("a run is purged", "a list that it is not on"),
     "the removal of a purged run from the free ones": ("a run is purged", "is purged while taker 0 uses it"),
     "the lock that lets one thread purge at a time": ("two threads purge", "purge together"),
+    "the event before the head": ("a ring is full", "are read where"),
+    "the look at the tail before a put": ("a ring is full", "more events stand in the ring"),
+    "the look at the head before a get": ("a ring is full", "are read where"),
+    "the copy before the tail": ("a ring is full", "are read where"),
+    "the claim round a put": ("a heap changes hands", "are read where"),
 }
 PARTS = {part: place for module in MODELS for part, place in module.PARTS.items()}
 

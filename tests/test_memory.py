@@ -389,7 +389,7 @@ def test_frees_past_the_stacks_are_counted_apart(python: Any) -> None:
 
 # ---- views
 
-VIEWS = ["summary", "pools", "classes", "threads", "frees", "refills", "locks", "config"]
+VIEWS = ["summary", "pools", "classes", "threads", "frees", "refills", "locks", "config", "ace"]
 
 
 def test_the_views_are_those_of_the_readme(root: Any) -> None:

@@ -403,7 +403,7 @@ def test_structures_are_those_of_c():
             assert field.kind in hakmem._KINDS
             assert field.help or field.kind == "z" or layout in (hakmem._OPTION, hakmem._OWNER, hakmem._SEGMENT)
         assert len(layout.structure._fields_) == len(layout.fields)
-    assert {"stats", "class", "tier", "heap", "lock", "segment", "option", "owner"} == set(hakmem._LAYOUTS)
+    assert {"stats", "class", "tier", "heap", "lock", "segment", "option", "owner", "policy", "decision"} == set(hakmem._LAYOUTS)
 
 
 # ---- reports
@@ -438,7 +438,7 @@ def test_every_option_is_described(name):
     option = hakmem.config.option(name)
     assert isinstance(option, hakmem.Option)
     assert option.env == "HAKMEM_" + name.upper()
-    assert option.type in ("bool", "int", "bytes")
+    assert option.type in ("bool", "int", "bytes", "mode")
     assert option.when in ("start", "any")
     assert option.help
     assert option.min <= option.default <= option.max

@@ -72,6 +72,7 @@ def options_table() -> str:
     for option in hakmem.config:
         row = hakmem.config.option(option)
         default = f"{row.default >> 20} MiB" if row.type == "bytes" else f"{int(row.default)} {row.unit}".strip()
+        default = str(row.default) if row.type == "mode" else default
         rows.append(f"| `{row.env}` | {default} | {row.when} | {row.help} | {row.use} |")
     return "\n".join(rows) + "\n"
 
