@@ -270,7 +270,7 @@ enum {
 	HAK_GAUGE_MOST = 64 << 10,        /* ... and always of these */
 	HAK_RING = 512,                   /* events in a ring: 8 KiB */
 	HAK_RING_EVERY = 8,               /* refills of a class that one event stands for at first ... */
-	HAK_RING_RARELY = 4096,           /* ... and at most */
+	HAK_RING_RARELY = 2048,           /* ... and no more if as many as that already */
 	HAK_ACE_LOG = 256,                /* decisions that are remembered */
 	HAK_ACE_STACK = 128 << 10,        /* bytes of the learning thread's stack */
 	HAK_ACE_DROPS = 32,               /* a window with a drop for so many events that arrived is ignored */
@@ -843,7 +843,8 @@ typedef struct hak_learner {
 	uint32_t same;              /* windows running that wanted more */
 	uint32_t quiet;             /* windows that did not, while the target is above where it began */
 	uint32_t left, busy;        /* a change on trial: windows that it has left, busy ones that it had */
-	uint32_t silent, patience;  /* windows in which nothing is tried; the same next time */
+	uint32_t silent, patience;  /* windows in which nothing is tried; how many these were the last time */
+	uint32_t settled;           /* a change on trial: what was under way when it came is over */
 } hak_learner_t;
 
 typedef struct hak_decision { /* introspection ABI: record "decision" */
@@ -864,7 +865,7 @@ static struct { /* lock: ACE.  Touched only by hak_ace_..., the lock also by for
 	hak_ace_sums_t last, window;
 	hak_ace_class_t class[HAK_CLASSES];
 	hak_learner_t learner[HAK_POLICY_COUNT][HAK_CLASSES];
-	uint64_t pool_aged, pool_over, pool_whale; /* bytes given back of late and not wanted again yet */
+	uint64_t pool[HAK_POLICY_COUNT]; /* purge, retain, bigcache: bytes given back of late and not wanted again yet */
 	uint64_t aged_at;           /* ms: when memory was last given back for its age */
 	uint64_t events, windows, ignored, changes, undone;
 	uint64_t decided;           /* decisions ever; the last HAK_ACE_LOG stand in log */
@@ -1500,13 +1501,13 @@ static HAK_COLD bool hak_ring_get(hak_ring_t *r, hak_event_t *e)
 
 static HAK_COLD uint32_t hak_ring_dropped(const hak_ring_t *r) { return hak_load(&r->dropped); }
 
-/* A window has brought so many events, and dropped some or none: those of the next shall fill the ring by half at
- * most.  Learning thread only. */
-static HAK_COLD void hak_ring_pace(hak_ring_t *r, uint32_t events, uint32_t dropped)
+/* A window has brought so many events, or filled the ring: those of the next shall fill it by half at most.  Learning
+ * thread only. */
+static HAK_COLD void hak_ring_pace(hak_ring_t *r, uint32_t events, bool full)
 {
 	uint32_t every = hak_load(&r->every);
-	if ((dropped || events > HAK_RING / 2) && every < HAK_RING_RARELY)
-		hak_store(&r->every, every * (dropped ? 4 : 2));
+	if (events > HAK_RING / 2 && every < HAK_RING_RARELY)
+		hak_store(&r->every, every * (full ? 4 : 2));
 	else if (events < HAK_RING / 16 && every > 1)
 		hak_store(&r->every, every / 2);
 }
@@ -4333,7 +4334,7 @@ static HAK_COLD hak_verdict_t hak_ace_judge_purge(HAK_UNUSED uint32_t c, uint64_
 	hak_ace_sums_t *w = &hak_ace.window;
 	uint64_t taken = w->taken + w->whale_taken, most = hak_target_home(HAK_POLICY_purge, 0) * HAK_ACE_WIDE;
 	uint64_t need = target + (hak_os_now() - hak_ace.aged_at) + 2 * (uint64_t)hak_option.ace_ms;
-	uint64_t regret = hak_ace_regret(&w->fresh, &hak_ace.pool_aged) + hak_ace_regret(&w->whale_fresh, &hak_ace.pool_aged);
+	uint64_t regret = hak_ace_regret(&w->fresh, &hak_ace.pool[HAK_POLICY_purge]) + hak_ace_regret(&w->whale_fresh, &hak_ace.pool[HAK_POLICY_purge]);
 
 	/* A longer delay that is still too short brings nothing. */
 	return hak_ace_judge_wanted(regret, taken, need > most ? 0 : hak_ace_doubled(target, need, most), target,
@@ -4343,7 +4344,7 @@ static HAK_COLD hak_verdict_t hak_ace_judge_purge(HAK_UNUSED uint32_t c, uint64_
 static HAK_COLD hak_verdict_t hak_ace_judge_retain(HAK_UNUSED uint32_t c, uint64_t target)
 {
 	hak_ace_sums_t *w = &hak_ace.window;
-	uint64_t regret = hak_ace_regret(&w->fresh, &hak_ace.pool_over);
+	uint64_t regret = hak_ace_regret(&w->fresh, &hak_ace.pool[HAK_POLICY_retain]);
 
 	return hak_ace_judge_wanted(regret, w->taken, hak_ace_doubled(target, target + regret,
 	                            hak_target_home(HAK_POLICY_retain, 0) * HAK_ACE_WIDE), target,
@@ -4353,7 +4354,7 @@ static HAK_COLD hak_verdict_t hak_ace_judge_retain(HAK_UNUSED uint32_t c, uint64
 static HAK_COLD hak_verdict_t hak_ace_judge_bigcache(HAK_UNUSED uint32_t c, uint64_t target)
 {
 	hak_ace_sums_t *w = &hak_ace.window;
-	uint64_t regret = hak_ace_regret(&w->whale_fresh, &hak_ace.pool_whale);
+	uint64_t regret = hak_ace_regret(&w->whale_fresh, &hak_ace.pool[HAK_POLICY_bigcache]);
 
 	return hak_ace_judge_wanted(regret, w->whale_taken, hak_ace_doubled(target, target + regret,
 	                            hak_target_home(HAK_POLICY_bigcache, 0) * HAK_ACE_WIDE), target,
@@ -4394,6 +4395,8 @@ static HAK_COLD void hak_ace_change_locked(int policy, uint32_t c, uint64_t to, 
 		return;
 	}
 	l->left = HAK_ACE_TRIAL_MOST;
+	l->settled = policy == HAK_POLICY_batch || policy == HAK_POLICY_capacity || policy == HAK_POLICY_remote;
+	hak_ace.pool[policy] = 0; /* what was given back before says nothing of it */
 	hak_target_publish(policy, c, to);
 }
 
@@ -4404,6 +4407,11 @@ static HAK_COLD void hak_ace_try_locked(int policy, uint32_t c, hak_verdict_t v)
 	uint64_t target = hak_target_read(policy, c), after;
 	bool good;
 
+	if (!l->settled) { /* a wave may go on for some windows, and has its memory already */
+		l->settled = v.says == HAK_ACE_ABSTAINS || l->left < HAK_ACE_TRIAL_MOST * 3 / 4;
+		l->left--;
+		return;
+	}
 	if (v.says != HAK_ACE_ABSTAINS) {
 		l->after += v.measure;
 		l->busy++;
@@ -4474,7 +4482,8 @@ static HAK_COLD void hak_ace_collect(hak_ace_sums_t *s)
 		for (uint32_t c = 0; c < HAK_CLASSES; c++)
 			s->allocs[c] += (hak_load(&h->v[c]) >> 16) + hak_load(&h->bin[c].folded);
 		s->remote_frees += hak_load(&h->count.remote_frees);
-		s->batches += hak_load(&h->count.batches_posted) + hak_load(&h->count.batches_claimed);
+		s->batches += hak_load(&h->count.batches_posted) + hak_load(&h->count.batches_claimed)
+		            + hak_load(&h->count.batches_rerouted) + hak_load(&h->count.batches_orphaned);
 		s->dropped += h->ring ? hak_ring_dropped(h->ring) : 0;
 	}
 	hak_lock_uncounted(&hak_page.lock);
@@ -4491,8 +4500,8 @@ static HAK_COLD void hak_ace_collect(hak_ace_sums_t *s)
 	hak_unlock(&hak_whales.lock);
 }
 
-/* Reads the rings.  Returns how many events there were. */
-static HAK_COLD uint64_t hak_ace_drain_locked(void)
+/* Reads the rings, those of a whole window or what stood in them before.  Returns how many events there were. */
+static HAK_COLD uint64_t hak_ace_drain_locked(bool window)
 {
 	uint64_t sum = 0;
 	hak_event_t e;
@@ -4500,10 +4509,9 @@ static HAK_COLD uint64_t hak_ace_drain_locked(void)
 	memset(hak_ace.class, 0, sizeof hak_ace.class);
 	for (uint32_t id = HAK_OWNER_FIRST; id < HAK_OWNER_FIRST + hak_load_acquire(&hak_heaps.made); id++) {
 		hak_heap_t *h = hak_heap_by_id(id);
-		uint32_t n = 0, dropped;
+		uint32_t n = 0;
 		if (!h || !h->ring)
 			continue;
-		dropped = hak_ring_dropped(h->ring);
 		for (; n < HAK_RING && hak_ring_get(h->ring, &e); n++) { /* no more than it holds: its owner may be faster */
 			hak_ace_class_t *w = &hak_ace.class[e.class];
 			w->refills += e.refills;
@@ -4512,7 +4520,8 @@ static HAK_COLD uint64_t hak_ace_drain_locked(void)
 			if (e.capacity && (!w->capacity || e.capacity < w->capacity))
 				w->capacity = e.capacity;
 		}
-		hak_ring_pace(h->ring, n, n == HAK_RING ? dropped : 0);
+		if (window)
+			hak_ring_pace(h->ring, n, n == HAK_RING);
 		sum += n;
 	}
 	return sum;
@@ -4524,7 +4533,7 @@ static HAK_COLD void hak_ace_pool(uint64_t *pool, uint64_t bytes) { *pool += byt
 static HAK_COLD void hak_ace_window_locked(void)
 {
 	static hak_ace_sums_t now; /* too large for a small stack */
-	uint64_t events = hak_ace_drain_locked(), *gain = (uint64_t *)&hak_ace.window;
+	uint64_t events = hak_ace_drain_locked(true), *gain = (uint64_t *)&hak_ace.window;
 	const uint64_t *at = (const uint64_t *)&now, *was = (const uint64_t *)&hak_ace.last;
 
 	hak_ace_collect(&now);
@@ -4532,9 +4541,9 @@ static HAK_COLD void hak_ace_window_locked(void)
 		gain[i] = at[i] - was[i];
 	hak_ace.last = now;
 	hak_ace.events += events;
-	hak_ace_pool(&hak_ace.pool_aged, hak_ace.window.aged + hak_ace.window.whale_aged);
-	hak_ace_pool(&hak_ace.pool_over, hak_ace.window.over);
-	hak_ace_pool(&hak_ace.pool_whale, hak_ace.window.whale_over);
+	hak_ace_pool(&hak_ace.pool[HAK_POLICY_purge], hak_ace.window.aged + hak_ace.window.whale_aged);
+	hak_ace_pool(&hak_ace.pool[HAK_POLICY_retain], hak_ace.window.over);
+	hak_ace_pool(&hak_ace.pool[HAK_POLICY_bigcache], hak_ace.window.whale_over);
 	if (hak_ace.window.aged || hak_ace.window.whale_aged)
 		hak_ace.aged_at = hak_os_now();
 	if (hak_ace.window.dropped * HAK_ACE_DROPS > events) {
@@ -4553,7 +4562,7 @@ static _Noreturn HAK_COLD void *hak_ace_thread(HAK_UNUSED void *argument)
 
 	pthread_setname_np(pthread_self(), "hakmem-ace");
 	hak_lock(&hak_ace.lock);
-	hak_ace_drain_locked();
+	hak_ace_drain_locked(false);
 	hak_ace_collect(&hak_ace.last);
 	hak_unlock(&hak_ace.lock);
 	for (;;) {
