@@ -1195,7 +1195,7 @@ static HAK_COLD void hak_option_read(const char *variable)
 	hak_say_text(name, sizeof name, variable, len);
 	for (int i = 0; i < HAK_OPTION_COUNT; i++) {
 		unsigned d = hak_option_distance(name, hak_option_rows[i].env);
-		if (d < nearest) {
+		if (d < nearest && d < strlen(hak_option_rows[i].name)) { /* not one of which no letter is left */
 			nearest = d;
 			near = &hak_option_rows[i];
 		}

@@ -1202,8 +1202,10 @@ def objections(options: argparse.Namespace) -> Iterator[str]:
     if any(count % team for count in given.get("threads", ())):
         yield f"{options.benchmark} runs teams of {team} threads: --threads must be multiples of {team}"
     for variable, _ in given.get("env", ()):
-        if variable.startswith(RESERVED) or (options.benchmark == "phases" and variable in SWITCHES) or (
-            options.benchmark == "ace" and variable == "HAKMEM_ACE"
+        if (
+            variable.startswith(RESERVED)
+            or (options.benchmark == "phases" and variable in SWITCHES)
+            or (options.benchmark == "ace" and variable == "HAKMEM_ACE")
         ):
             yield f"--env {variable}: the rows say what it is"
     paths = {name: given[name] for name in ("json", "csv", "plot") if given.get(name)}

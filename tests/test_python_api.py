@@ -403,7 +403,8 @@ def test_structures_are_those_of_c():
             assert field.kind in hakmem._KINDS
             assert field.help or field.kind == "z" or layout in (hakmem._OPTION, hakmem._OWNER, hakmem._SEGMENT)
         assert len(layout.structure._fields_) == len(layout.fields)
-    assert {"stats", "class", "tier", "heap", "lock", "segment", "option", "owner", "policy", "decision"} == set(hakmem._LAYOUTS)
+    names = {"stats", "class", "tier", "heap", "lock", "segment", "option", "owner", "policy", "decision"}
+    assert names == set(hakmem._LAYOUTS)
 
 
 # ---- reports
