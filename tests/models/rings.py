@@ -8,11 +8,11 @@ from interleavings import Step, System, Thread, must
 PARTS = {
     "the event before the head": (
         "hak_ring_put_locked",
-        "r->event[head % HAK_RING] = *e;\n\thak_store_release(&r->head",
+        "= *e; hak_store_release(&r->head, head + 1);",
     ),
     "the look at the tail before a put": ("hak_ring_put_locked", "if (head - hak_load_acquire(&r->tail) == HAK_RING)"),
     "the look at the head before a get": ("hak_ring_get", "if (hak_load_acquire(&r->head) == tail)"),
-    "the copy before the tail": ("hak_ring_get", "*e = r->event[tail % HAK_RING];\n\thak_store_release(&r->tail"),
+    "the copy before the tail": ("hak_ring_get", "*e = r->event[tail % HAK_RING]; hak_store_release("),
     "the claim round a put": ("hak_heap_refill", "hak_claim(h);"),
 }
 
