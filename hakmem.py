@@ -540,7 +540,8 @@ class Option:
     def value(self) -> int:
         """The value now: a bool for switches, for modes a number that is equal to its word, too.
 
-        Setting it raises ValueError if it is out of bounds or too late. A text is read as the environment's are: "64M", "on".
+        Setting it raises ValueError if it is out of bounds or too late. A text is read as the environment's are: "64M",
+        "on".
         """
         result = ctypes.c_int64()
         _option_get(self.name.encode(), result)
