@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
 from _helpers import ROOT, program, run, succeed, text
 
+import bench
 import build
 import hakmem
 
@@ -216,3 +218,13 @@ def test_the_window_is_in_the_options() -> None:
     option = hakmem.config.option("ace_ms")
     assert (option.default, option.min, option.unit, option.when) == (250, 10, "ms", "start")
     assert Path(ROOT / "README.md").read_text(encoding="utf-8").count("HAKMEM_ACE_MS") == 1
+
+
+def test_the_benchmark_runs_each_load_in_each_mode(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "ACE_LOADS", (("mixed", 1), ("waves", 1)))
+    rows, shown, _ = bench.ace(bench.parse(["ace", "-n", "1", "--seconds", "0.02"]))
+    assert [(row.workload, row.allocator) for row in rows] == list(product(("mixed", "waves"), ("off", "shadow", "on")))
+    assert not any(row.failure for row in rows)
+    assert all(len(row.ns_per_op_runs) == 1 for row in rows)
+    assert "time / off" in shown
+    assert shown.count("shadow") == 2
