@@ -13,8 +13,8 @@
  *
  * Sections: keys · small helpers · blocks · latencies · what is counted from the start of the clock · teams of
  * threads · pairs, calloc, burst · replacement (mixed, mid, large) · larson · requests (scenario-json and so on) ·
- * prodcons · churn · realloc · lookup · caches (hot-class and so on) · first calls · strewn · the table of workloads ·
- * the report · main. A new workload is a function that returns
+ * prodcons · churn · realloc · lookup · caches (hot-class and so on) · first calls · strewn · phases · the table of
+ * workloads · the report · main. A new workload is a function that returns
  * what it did, and a row in the table.
  */
 #define _GNU_SOURCE
@@ -52,6 +52,7 @@
 	KEY(uint64_t, rounds,    50,      1,    1e6,  "a thread hands on after rounds * slots ops")               \
 	KEY(uint64_t, phase,   33554432, 1,   1e10, "strewn: bytes that are live in a phase")                     \
 	KEY(uint64_t, apart,   8192,    1,    1e9,  "strewn: bytes from one block that stays to the next")        \
+	KEY(uint64_t, period,    500,     1,    1e6,  "ms until the next phase")                                  \
 	KEY(uint64_t, json,      0,       0,    1000, "share of json among the requests")                         \
 	KEY(uint64_t, mir,       0,       0,    1000, "share of mir among the requests")                          \
 	KEY(uint64_t, vm,        0,       0,    1000, "share of vm among the requests")                           \
@@ -978,7 +979,7 @@ static struct result run_hot_class(void)
 	return run_team(burst_a_little, burst_until_stopped);
 }
 
-static struct result run_phases(void)
+static struct result run_phase_change(void)
 {
 	team.watched = true;
 	return run_team(NULL, burst_in_phases);
@@ -1131,6 +1132,92 @@ static struct result run_strewn(void)
 	return (struct result){ .ops = ops, .seconds = seconds_since(start), .handovers = UNKNOWN };
 }
 
+/* ---- Phases: loads that change every `period` ms ---- */
+
+static size_t phase_size(const struct worker *worker) /* of blocks: doubles with each phase, and begins again */
+{
+	return (size_t)key.min << ((now_ns() - worker->start_ns) / 1000000 / key.period % (key.doublings + 1));
+}
+
+static void phases_until_stopped(struct worker *worker) /* bursts of `slots` blocks of one size, freed in their order */
+{
+	do {
+		size_t size = phase_size(worker);
+		for (uint64_t i = 0; i < key.slots; i++)
+			worker->blocks[i] = block_make(size, (unsigned char)i);
+		for (uint64_t i = 0; i < key.slots; i++)
+			block_free(&worker->blocks[i]);
+		worker->ops += key.slots;
+	} while (!stopped());
+}
+
+static struct result run_phases(void)
+{
+	return run_team(NULL, phases_until_stopped);
+}
+
+static void produce_phases(struct worker *worker, struct ring *ring)
+{
+	uint64_t sent = 0, taken = 0;
+	size_t size = phase_size(worker);
+	for (size_t at = 0; sent == 0 || !stopped(); at = at + 1 < key.slots ? at + 1 : 0) {
+		if (sent % 64 == 0)
+			size = phase_size(worker);
+		struct block block = block_make(size, (unsigned char)sent);
+		for (unsigned turns = 0; sent - taken == key.slots; wait_a_little(&turns))
+			taken = atomic_load_explicit(&ring->taken, memory_order_acquire);
+		ring->blocks[at] = block;
+		atomic_store_explicit(&ring->sent, ++sent, memory_order_release);
+	}
+	atomic_store_explicit(&ring->closed, true, memory_order_release);
+}
+
+static void take_a_side_in_phases(struct worker *worker)
+{
+	(worker->index % 2 == 0 ? produce_phases : consume)(worker, &rings[worker->index / 2]);
+}
+
+static struct result run_prodcons_phases(void)
+{
+	if (key.threads % 2 != 0)
+		die("threads=%llu: an even number is needed, for pairs", (unsigned long long)key.threads);
+	rings = map(key.threads / 2 * sizeof *rings);
+	return run_team(prepare_ring, take_a_side_in_phases);
+}
+
+static void prepare_waves(struct worker *worker)
+{
+	worker->latencies = map(BUCKETS * sizeof *worker->latencies);
+}
+
+static void waves_until_stopped(struct worker *worker) /* a wave of large blocks; small ones until the period is over */
+{
+	uint64_t small[512] = { 0 };
+	do {
+		uint64_t start = now_ns(), end;
+		for (uint64_t i = 0; i < key.slots; i++)
+			worker->blocks[i] = block_random(random_next(&worker->random));
+		for (uint64_t i = 0; i < key.slots; i++)
+			block_free(&worker->blocks[i]);
+		end = now_ns();
+		worker->latencies[bucket_of(end - start)]++;
+		worker->ops++;
+		for (; !stopped() && now_ns() - start < key.period * 1000000; sleep_seconds(0.001))
+			for (int i = 0; i < 4096; i++) {
+				uint64_t bits = random_next(&worker->random), *slot = &small[bits % 512];
+				free((void *)(uintptr_t)*slot);
+				*slot = (uint64_t)(uintptr_t)checked(malloc(16 + (bits >> 32) % 1000));
+			}
+	} while (!stopped());
+	for (int i = 0; i < 512; i++)
+		free((void *)(uintptr_t)small[i]);
+}
+
+static struct result run_waves(void)
+{
+	return run_team(prepare_waves, waves_until_stopped);
+}
+
 /* ---- The table of workloads ---- */
 
 #define TEAM   "threads seconds seed "
@@ -1179,7 +1266,7 @@ static const struct workload {
 	  "in a row, without the loop" },
 	{ "hot-class", run_hot_class, TEAM "min slots touch", "min=64 slots=300",
 	  "bursts of one size; stresses a thread cache smaller than a burst" },
-	{ "phase-change", run_phases, TEAM "min slots touch", "min=64 slots=300",
+	{ "phase-change", run_phase_change, TEAM "min slots touch", "min=64 slots=300",
 	  "bursts of one size, then of its double, four in all; stresses what caches keep of the last phase" },
 	{ "idle-threads", run_idle_threads, BLOCKS "rounds", "threads=64 min=16 max=1024 slots=300 rounds=30",
 	  "bursts of all doublings from min to max, then every thread sleeps; stresses what idle threads keep" },
@@ -1192,6 +1279,14 @@ static const struct workload {
 	{ "strewn", run_strewn, "min max phase apart seed", "min=64 max=1024",
 	  "phase after phase of blocks of one more size, few of which stay to the end; stresses what these hold of slabs; "
 	  "in hakmem they have a site, so that a rule may set them apart" },
+	{ "phases", run_phases, BLOCKS "period", "min=512 max=32768 doublings=6 slots=1024 period=500",
+	  "bursts of blocks of one size, which doubles every 500 ms and begins again; stresses what was learned of a class" },
+	{ "prodcons-phases", run_prodcons_phases, BLOCKS "period",
+	  "threads=2 min=1024 max=32768 doublings=5 slots=512 period=500",
+	  "prodcons with blocks of one size, which doubles every 500 ms and begins again; stresses batches of both kinds" },
+	{ "waves", run_waves, BLOCKS "period", "min=1048576 max=4194304 slots=32 period=1500",
+	  "a wave of large blocks every 1.5 s, freed at once, and small blocks between; stresses what is kept from one to "
+	  "the next; an op is a wave, its time that of the wave alone" },
 	{ "pairs", run_pairs, LOOP, "", "malloc, free: the fast path and nothing else" },
 	{ "calloc", run_calloc, LOOP, "", "calloc, free" },
 	{ "burst", run_burst, LOOP, "", "64 mallocs, then 64 frees" },

@@ -46,13 +46,13 @@
  *  6. No metadata lies in or next to blocks.  (Hardened: a seal ends each, and only tells whether it is whole.)
  *  7. free never needs memory, and preserves errno.
  *
- * Order of locks: heaps list, claim, purge, page heap's shards by number, ranges, batch pool, whales, BigCache, index,
- * metadata, sites (the table of sites, then the shares of the table of their blocks).
+ * Order of locks: heaps list, claim, ACE, purge, page heap's shards by number, ranges, batch pool, whales, BigCache,
+ * index, metadata, sites (the table of sites, then the shares of the table of their blocks).
  *
  * Sections: tables; compiler and platform; atomics and locks; types; state; OS; messages; options; size classes;
- * metadata; gauges; sites; index of segments; BigCache; shards; page heap; whales; slabs; owner look-up; hardening;
- * heaps; remote frees and orphans; adaptive sizing; refill and flush; thread start and end; large runs; slow paths; HOT
- * PATHS (start reading there); derived calls; introspection; lifecycle; libc and C++.
+ * targets; metadata; gauges; rings; sites; index of segments; BigCache; shards; page heap; whales; slabs; owner look-up;
+ * hardening; heaps; remote frees and orphans; adaptive sizing; refill and flush; thread start and end; large runs; slow
+ * paths; HOT PATHS (start reading there); derived calls; learning (ACE); introspection; lifecycle; libc and C++.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE 1
@@ -64,6 +64,7 @@
 #include <linux/stat.h>
 #include <pthread.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -129,6 +130,11 @@
 	  "1 to see which code allocates what, and to find the site for a rule")                            \
 	X(site_rules, text, "bytes", 0, 0, 65536, start, "rules for sites: 42:lifetime=long;lib.so+0x1a2b:retain=0;name:nocache", \
 	  "where one site's blocks outlive those around them, or should not be kept once they are freed")   \
+	X(ace, mode, "off|shadow|on", 0, 0, 2, start,                                                        \
+	  "a thread learns batches, capacities and retention from refills; shadow: it only says what it would do (view `ace`)", \
+	  "shadow to see what would suit a long-lived program, on if its `bench.py ace` or yours says that it helps") \
+	X(ace_ms, int, "ms", 250, 10, 60000, start, "length of a window in which ACE counts before it judges", \
+	  "smaller where load changes within a second; each window wakes its thread once")                   \
 	X(hardened, int, "", HAK_HARDENED, HAK_HARDENED, 2 * HAK_HARDENED, start,                            \
 	  "hardened library: 1 checks each pointer and each block's end, 2 also for use after free",         \
 	  "1 in tests and where input is hostile, 2 to find a bug")                                          \
@@ -222,7 +228,13 @@
 	X(superslabs_moved, "superslabs", "shards", "free superslabs that another shard took")                            \
 	X(runs_borrowed, "runs", "shards", "free runs that a thread took from another shard, where they lie")                \
 	X(sites, "sites", "sites", "sites that have a row of their own")                                                  \
-	X(site_blocks_untracked, "blocks", "sites", "blocks of sites that their live blocks do not count: no memory for the note")
+	X(site_blocks_untracked, "blocks", "sites", "blocks of sites that their live blocks do not count: no memory for the note")\
+	X(ace_events, "events", "ace", "events of refills that ACE has read")                                             \
+	X(ace_drops, "events", "ace", "events that found a ring full")                                                    \
+	X(ace_windows, "windows", "ace", "windows that ACE has judged")                                                   \
+	X(ace_windows_ignored, "windows", "ace", "windows with too many drops to judge by")                               \
+	X(ace_changes, "changes", "ace", "targets that ACE has changed, or in shadow would have")                         \
+	X(ace_undone, "changes", "ace", "of these, those undone because their own measure was no better for it")
 
 /* Errors that the checked calls return, new ones at the end; the same words stand in the message before an abort. */
 #define HAK_ERRORS(X)                                                                   \
@@ -245,9 +257,27 @@
 	X(NO_SITES, "sites are not captured: HAKMEM_SITES=1 must be set when the process starts") \
 	X(MANY_RULES, "there are as many rules as there may be")
 
+/* What ACE may learn: name, unit, of what (each class, or all), windows of one opinion before it acts, the measure by
+ * which a change is judged (lower is better), and the rule in one sentence.  A change is measured over the next busy
+ * windows: where its measure is not better by a twentieth, it is undone, and not tried again for a while that doubles. */
+#define HAK_POLICIES(X)                                                                                         \
+	X(batch, "blocks", class, 3, "refills and flushes per million blocks",                                      \
+	  "A class that refills busily, for more than a block in 100, and flushes little, fetches twice as many blocks at a time.") \
+	X(capacity, "blocks", class, 3, "refills and flushes per million blocks",                                   \
+	  "A class with a flush for every four refills gets stacks of twice the capacity in every heap.")           \
+	X(remote, "bytes", all, 3, "batches per million remote frees",                                              \
+	  "When batches of remote frees leave for their bytes less than half full, they may hold twice the bytes.") \
+	X(retain, "bytes", all, 2, "wanted again of what was given back for being too much, per million bytes taken", \
+	  "When memory that was given back for being too much is wanted again, so much more may be kept.")          \
+	X(bigcache, "bytes", all, 2, "mapped again of what was unmapped for being too much, per million bytes of whales", \
+	  "When whales are mapped anew after kept ones were unmapped for being too many, so many more bytes may be kept.") \
+	X(purge, "ms", all, 2, "wanted again of what was given back for its age, per million bytes taken",          \
+	  "When memory that was given back for its age is wanted again, memory grows as old as that pause before it goes.")
+
 /* Locks that threads share, in their order (claims come after the first): name, place, help. */
 #define HAK_SHARED_LOCKS(X)                                              \
 	X(heaps, hak_heaps.lock, "the list of heaps: threads begin and end") \
+	X(ace, hak_ace.lock, "what the learning thread knows, and its log")  \
 	X(purge, hak_page.purging, "giving memory back to the system")       \
 	X(page_heap, hak_page.shard[0].lock, "runs of units, orphaned slabs: all shards together") \
 	X(ranges, hak_page.reserving, "reserved ranges and their new superslabs") \
@@ -321,6 +351,20 @@ enum {
 	HAK_SITE_WHERE = 512,             /* bytes of a rule's left side, its NUL included */
 	HAK_TRACK_SHARES = 64,            /* parts of the table of sites' blocks, with a lock each */
 	HAK_GROUP_STACK = 32,             /* most blocks in a stack of a lifetime group */
+	HAK_RING = 512,                   /* events in a ring: 8 KiB */
+	HAK_RING_EVERY = 8,               /* refills of a class that one event stands for at first ... */
+	HAK_RING_RARELY = 2048,           /* ... and no more if as many as that already */
+	HAK_ACE_LOG = 256,                /* decisions that are remembered */
+	HAK_ACE_STACK = 128 << 10,        /* bytes of the learning thread's stack */
+	HAK_ACE_DROPS = 32,               /* a window with a drop for so many events that arrived is ignored */
+	HAK_ACE_BUSY = 64,                /* refills, or batches, in a window that can be judged */
+	HAK_ACE_TRIAL = 4,                /* busy windows by which a change is judged ... */
+	HAK_ACE_TRIAL_MOST = 80,          /* ... of so many at most */
+	HAK_ACE_QUIET = 40,               /* windows without a case for what was learned, and it goes a step back */
+	HAK_ACE_PATIENCE = 80,            /* windows in which a change that was undone is not tried again, at first ... */
+	HAK_ACE_PATIENCE_MOST = 80 << 6,  /* ... and at most */
+	HAK_ACE_WIDE = 16,                /* no target goes beyond so many times the one that it began with */
+	HAK_ACE_BATCH_BYTES = 64 << 10,   /* nor a batch beyond these bytes */
 };
 #define HAK_UNIT ((size_t)1 << HAK_UNIT_SHIFT)
 #define HAK_SUPER (HAK_UNIT * HAK_SUPER_UNITS)
@@ -345,6 +389,8 @@ enum {
 };
 _Static_assert(HAK_CLASS_COUNT <= 256, "a unit word has 8 bits for the class");
 enum { HAK_TIERS(HAK_NAME_TIER) HAK_TIER_whale, HAK_TIER_COUNT };
+#define HAK_NAME_POLICY(name, unit, of, windows, measure, sentence) HAK_POLICY_##name,
+enum { HAK_POLICIES(HAK_NAME_POLICY) HAK_POLICY_COUNT };
 #define HAK_NAME_ERROR(name, text) HAK_ERR_##name,
 enum { HAK_ERRORS(HAK_NAME_ERROR) HAK_ERR_COUNT };
 
@@ -696,7 +742,32 @@ typedef struct hak_bin {
 	uint32_t flushes;    /* owner: likewise */
 	uint16_t mark;       /* owner: highest level in the last period */
 	bool young;          /* owner: the period began after the last look at the clock */
+	uint32_t untold_refills; /* owner: since the last event of this class */
+	uint32_t untold_flushes; /* owner: likewise */
 } hak_bin_t;
+
+/* A refill, as ACE hears of it. */
+enum { HAK_FROM_NOTHING, HAK_FROM_INBOX, HAK_FROM_BITMAP, HAK_FROM_CARVE, HAK_FROMS };
+typedef struct hak_event {
+	uint32_t ms;                 /* since the first call */
+	uint16_t refills, flushes;   /* of this class since the event before, this one included */
+	uint16_t batch;              /* blocks that this refill brought */
+	uint16_t level, capacity;    /* of the stack after it */
+	uint8_t class;
+	uint8_t from;                /* HAK_FROM_...: where most of them were */
+} hak_event_t;
+_Static_assert(sizeof(hak_event_t) == 16, "an event is 16 bytes");
+
+/* The way of events from one heap to the learning thread: one side puts, one gets, nobody waits.  A heap struct, and
+ * with it the putting side, changes hands between threads; each puts under the heap's claim, so one has seen all that
+ * the one before it did.  Touched only by hak_ring_... */
+typedef struct hak_ring {
+	uint32_t head;            /* claim: events ever put; published with release */
+	uint32_t dropped;         /* claim: events that found it full */
+	uint32_t tail HAK_LINE;   /* learning thread: events ever taken out; published with release */
+	uint32_t every;           /* learning thread: refills of a class that an event stands for */
+	hak_event_t event[HAK_RING] HAK_LINE;
+} hak_ring_t;
 
 #define HAK_DECLARE_COUNTER(name, unit, view, help) uint64_t name;
 typedef struct hak_heap_counters {
@@ -718,6 +789,7 @@ typedef struct hak_heap {
 	uint64_t period_stamp;              /* owner: ms when periods were last ended for their age */
 	uint32_t helped;                    /* owner: heaps looked at for a stale inbox, in turn */
 	uint32_t thread;                    /* owner: its thread's id for the system, 0 without one */
+	hak_ring_t *ring;                   /* constant; NULL: it tells ACE nothing */
 	bool running;                       /* a thread has it: heaps lock */
 	uint8_t dying;                      /* owner: how often its destructor has put itself off */
 	struct hak_heap *next_free;         /* heaps lock */
@@ -841,6 +913,8 @@ typedef struct hak_shard_counts {
 	uint64_t moved;                                  /* superslabs that it took from others, ever */
 	uint64_t lent;                                   /* runs that threads of others took from it, ever */
 	uint64_t purges, purged_units;
+	uint64_t taken_units, fresh_units;               /* ever handed out; of these, those that were clean */
+	uint64_t aged_units;                             /* of purged_units, those that went for their age */
 	uint64_t large_blocks, large_units, large_allocs, large_frees;
 	uint64_t large_units_alloced, large_units_freed; /* ever */
 } hak_shard_counts_t;
@@ -910,6 +984,7 @@ static struct {
 	size_t os_page;
 	size_t slots;      /* in a heap struct */
 	uint32_t group_slot; /* of these, the first of the groups' */
+	uint64_t start;    /* ms: when the first call came */
 	pthread_key_t key; /* its destructor is the end of a thread */
 	bool has_key;
 	uint64_t secret[2]; /* hardened: for the order of reuse, odd, and for the seals */
@@ -964,6 +1039,8 @@ static struct { /* lock: whales */
 	hak_whale_t *unused;
 	uint64_t live, bytes, allocs, frees, hits;
 	uint64_t alloc_bytes, freed_bytes; /* ever */
+	uint64_t fresh_bytes;              /* mapped, ever */
+	uint64_t aged_bytes, over_bytes;   /* anybody, atomic: unmapped for their age, and for being too many, ever */
 } hak_whales;
 
 /* BigCache: freed blocks of the whale tier, whole, by site and size class.  Its blocks are neither live nor free. */
@@ -1029,6 +1106,56 @@ static struct hak_track_share { /* lock: its own */
 } hak_track[HAK_TRACK_SHARES];
 
 static uint32_t hak_class_end = HAK_CLASSES; /* classes in use: all with the first rule; published with release */
+
+/* What a window has brought; those that only rise are also kept as they stood at its end. */
+typedef struct hak_ace_sums {
+	uint64_t allocs[HAK_CLASSES];                   /* blocks handed out */
+	uint64_t remote_frees, batches;                 /* batches that left, however they arrived */
+	uint64_t taken, fresh, aged, over;              /* bytes of units: taken, clean ones of these; purged for age, for size */
+	uint64_t whale_taken, whale_fresh, whale_aged, whale_over; /* bytes of whales, likewise */
+	uint64_t dropped;
+} hak_ace_sums_t;
+typedef struct hak_ace_class { /* of events, in one window */
+	uint64_t refills, flushes;
+	uint64_t from[HAK_FROMS];   /* refills by where most of their blocks were */
+	uint32_t capacity;          /* the smallest that was seen; 0: none */
+} hak_ace_class_t;
+
+/* What is known of one target. */
+typedef struct hak_learner {
+	uint64_t sum, recent;       /* of the measure over the windows of one opinion; in the last busy window */
+	uint64_t old, before, after;/* a change on trial: the target and the measure before it, the sum of those since */
+	uint32_t same;              /* windows running that wanted more */
+	uint32_t quiet;             /* windows that did not, while the target is above where it began */
+	uint32_t left, busy;        /* a change on trial: windows that it has left, busy ones that it had */
+	uint32_t silent, patience;  /* windows in which nothing is tried; how many these were the last time */
+	uint32_t settled;           /* a change on trial: what was under way when it came is over */
+} hak_learner_t;
+
+typedef struct hak_decision { /* introspection ABI: record "decision" */
+	uint64_t ms;
+	const char *policy;
+	uint32_t size;
+	uint64_t old, new;
+	const char *unit, *did;
+	uint64_t before, after;
+	uint32_t windows;
+	uint64_t evidence;
+	const char *why;
+} hak_decision_t;
+
+static struct { /* lock: ACE.  Touched only by hak_ace_..., the lock also by fork */
+	hak_lock_t lock HAK_LINE;
+	bool refused;               /* no thread could be made: it stays off */
+	hak_ace_sums_t last, window;
+	hak_ace_class_t class[HAK_CLASSES];
+	hak_learner_t learner[HAK_POLICY_COUNT][HAK_CLASSES];
+	uint64_t pool[HAK_POLICY_COUNT]; /* purge, retain, bigcache: bytes given back of late and not wanted again yet */
+	uint64_t aged_at;           /* ms: when memory was last given back for its age */
+	uint64_t events, windows, ignored, changes, undone;
+	uint64_t decided;           /* decisions ever; the last HAK_ACE_LOG stand in log */
+	hak_decision_t log[HAK_ACE_LOG];
+} hak_ace;
 
 /* Threads start on a heap that is empty and constant: its stacks have nothing to pop and its tag owns no unit, so
  * that the first malloc and free take the slow path, and no init test stands on the fast one. */
@@ -1253,6 +1380,19 @@ static const char *hak_option_texts[HAK_OPTION_COUNT]; /* of options that are te
 #define HAK_OPTION_INDEX(name, type, unit, def, lo, hi, when, help, use) HAK_OPTION_##name,
 enum { HAK_OPTIONS(HAK_OPTION_INDEX) };
 
+/* The value of a word of a mode, whose words stand in the unit's place; -1: it is none of them. */
+static HAK_COLD int64_t hak_option_word(const char *words, const char *text)
+{
+	size_t len = strlen(text), n;
+	for (int64_t value = 0;; value++, words += n + 1) {
+		n = strcspn(words, "|");
+		if (n == len && strncasecmp(words, text, n) == 0)
+			return value;
+		if (!words[n])
+			return -1;
+	}
+}
+
 static HAK_COLD bool hak_option_parse_text(const hak_option_row_t *row, const char *text, int64_t *out)
 {
 	static const struct { const char *word; int64_t value; } words[] = {
@@ -1266,6 +1406,8 @@ static HAK_COLD bool hak_option_parse_text(const hak_option_row_t *row, const ch
 		for (size_t i = 0; i < sizeof words / sizeof *words; i++)
 			if (strcasecmp(text, words[i].word) == 0)
 				return *out = words[i].value, true;
+	if (row->type[0] == 'm' && (*out = hak_option_word(row->unit, text)) >= 0)
+		return true;
 	int saved = errno;
 	errno = 0;
 	long long n = strtoll(text, &end, 10);
@@ -1333,6 +1475,9 @@ static HAK_COLD void hak_option_read(const char *variable)
 			if (!good && row->least == row->most)
 				hak_sayf("hakmem: %s=%s: needs the %s library (python -m hakmem run --%s); ignored\n", row->env,
 				         hak_say_text(text, sizeof text, equals + 1, SIZE_MAX), row->name, row->name);
+			else if (!good && row->type[0] == 'm')
+				hak_sayf("hakmem: %s=%s: must be one of %s; using %.*s\n", row->env,
+				         hak_say_text(text, sizeof text, equals + 1, SIZE_MAX), row->unit, (int)strcspn(row->unit, "|"), row->unit);
 			else if (!good)
 				hak_sayf("hakmem: %s=%s: must be %s from %lld to %lld%s%s; using %lld\n", row->env,
 				         hak_say_text(text, sizeof text, equals + 1, SIZE_MAX),
@@ -1345,7 +1490,7 @@ static HAK_COLD void hak_option_read(const char *variable)
 	hak_say_text(name, sizeof name, variable, len);
 	for (int i = 0; i < HAK_OPTION_COUNT; i++) {
 		unsigned d = hak_option_distance(name, hak_option_rows[i].env);
-		if (d < nearest) {
+		if (d < nearest && d < strlen(hak_option_rows[i].name)) { /* not one of which no letter is left */
 			nearest = d;
 			near = &hak_option_rows[i];
 		}
@@ -1489,6 +1634,61 @@ static HAK_COLD void hak_class_init_groups(void)
 	hak_store_release(&hak_class_end, HAK_CLASS_COUNT);
 }
 
+/* ==================================================== targets ================================================== */
+
+/* What slow paths go by where ACE may have learned better than the tables and options say.  Off, and in shadow, nobody
+ * publishes anything.  A value holds from the next refill, batch or purge on: what is cached already stays as it is. */
+static struct { /* lock: ACE, or the first call; relaxed for readers.  Touched only by hak_target_... */
+	uint64_t value[HAK_POLICY_COUNT][HAK_CLASSES]; /* policies that are not of a class: [0] */
+} hak_target;
+
+HAK_INLINE uint64_t hak_target_read(int policy, uint32_t c) { return hak_load(&hak_target.value[policy][c]); }
+static HAK_COLD void hak_target_publish(int policy, uint32_t c, uint64_t value)
+{
+	hak_store(&hak_target.value[policy][c], value);
+}
+
+HAK_INLINE uint32_t hak_target_batch(uint32_t c) { return (uint32_t)hak_target_read(HAK_POLICY_batch, c); }
+HAK_INLINE uint32_t hak_target_capacity(uint32_t c) { return (uint32_t)hak_target_read(HAK_POLICY_capacity, c); } /* 0: none */
+HAK_INLINE uint64_t hak_target_remote(void) { return hak_target_read(HAK_POLICY_remote, 0); }
+HAK_INLINE uint64_t hak_target_retain(void) { return hak_target_read(HAK_POLICY_retain, 0); }
+HAK_INLINE uint64_t hak_target_bigcache(void) { return hak_target_read(HAK_POLICY_bigcache, 0); } /* bytes of kept whales */
+HAK_INLINE uint64_t hak_target_purge(void) { return hak_target_read(HAK_POLICY_purge, 0); }
+
+/* Where a target begins, and goes back to: the class table, the geometry, the user's options. */
+static HAK_COLD uint64_t hak_target_home(int policy, uint32_t c)
+{
+	const uint64_t home[] = {
+		[HAK_POLICY_batch] = hak_class[c].batch,
+		[HAK_POLICY_capacity] = 0,
+		[HAK_POLICY_remote] = HAK_REMOTE_BYTES,
+		[HAK_POLICY_retain] = (uint64_t)hak_load(&hak_option.retain),
+		[HAK_POLICY_bigcache] = (uint64_t)hak_load(&hak_option.retain),
+		[HAK_POLICY_purge] = (uint64_t)hak_load(&hak_option.purge_ms),
+	};
+	return home[policy];
+}
+
+static const bool hak_policy_is_of_class[] = {
+#define HAK_POLICY_OF_class true
+#define HAK_POLICY_OF_all false
+#define HAK_POLICY_IS_OF_CLASS(name, unit, of, windows, measure, sentence) HAK_POLICY_OF_##of,
+	HAK_POLICIES(HAK_POLICY_IS_OF_CLASS)
+};
+HAK_INLINE uint32_t hak_policy_ends(int policy) { return hak_policy_is_of_class[policy] ? HAK_CLASSES : 1; }
+
+#if HAK_DEBUG
+/* For tests: publishes a target as ACE does.  It must be one that ACE could want. */
+HAK_EXPORT void hak_debug_target(int policy, uint32_t c, uint64_t value) { hak_target_publish(policy, c, value); }
+#endif
+
+static HAK_COLD void hak_target_init(void)
+{
+	for (int policy = 0; policy < HAK_POLICY_COUNT; policy++)
+		for (uint32_t c = 0; c < hak_policy_ends(policy); c++)
+			hak_target_publish(policy, c, hak_target_home(policy, c));
+}
+
 /* =================================================== metadata ================================================== */
 
 /* A mapping for metadata.  Hardened: with a guard before and behind, so that nothing runs into it from a neighbour. */
@@ -1604,6 +1804,55 @@ HAK_INLINE void hak_gauge_watch_locked(hak_heap_t *h, int t)
 {
 	if (hak_unlikely(h->used_bytes[t] - h->told_low[t] > h->told_span[t]))
 		hak_gauge_tell_locked(h, t);
+}
+
+/* ===================================================== rings =================================================== */
+
+static HAK_COLD hak_ring_t *hak_ring_make(void) /* NULL: out of memory */
+{
+	hak_ring_t *r = hak_meta_alloc(sizeof *r);
+	if (r)
+		hak_store(&r->every, (uint32_t)HAK_RING_EVERY);
+	return r;
+}
+
+/* Whether so many refills are worth an event. */
+HAK_INLINE bool hak_ring_is_due(const hak_ring_t *r, uint32_t refills) { return refills >= hak_load(&r->every); }
+
+/* A full ring drops the event, and counts it.  Claim. */
+static HAK_COLD void hak_ring_put_locked(hak_ring_t *r, const hak_event_t *e)
+{
+	uint32_t head = r->head;
+	if (head - hak_load_acquire(&r->tail) == HAK_RING) {
+		hak_count(&r->dropped, 1u);
+		return;
+	}
+	r->event[head % HAK_RING] = *e;
+	hak_store_release(&r->head, head + 1);
+}
+
+/* The oldest event.  False: there is none.  Learning thread only. */
+static HAK_COLD bool hak_ring_get(hak_ring_t *r, hak_event_t *e)
+{
+	uint32_t tail = r->tail;
+	if (hak_load_acquire(&r->head) == tail)
+		return false;
+	*e = r->event[tail % HAK_RING];
+	hak_store_release(&r->tail, tail + 1);
+	return true;
+}
+
+static HAK_COLD uint32_t hak_ring_dropped(const hak_ring_t *r) { return hak_load(&r->dropped); }
+
+/* A window has brought so many events, or filled the ring: those of the next shall fill it by half at most.  Learning
+ * thread only. */
+static HAK_COLD void hak_ring_pace(hak_ring_t *r, uint32_t events, bool full)
+{
+	uint32_t every = hak_load(&r->every);
+	if (events > HAK_RING / 2 && every < HAK_RING_RARELY)
+		hak_store(&r->every, every * (full ? 4 : 2));
+	else if (events < HAK_RING / 16 && every > 1)
+		hak_store(&r->every, every / 2);
 }
 
 /* ===================================================== sites =================================================== */
@@ -2654,7 +2903,7 @@ HAK_INLINE uint64_t hak_big_units(void) /* of the page heap's, those in BigCache
 HAK_INLINE bool hak_big_is_old(uint64_t now)
 {
 	uint64_t stamp = hak_load(&hak_bigcache.stamp);
-	return stamp != UINT64_MAX && now > stamp + (uint64_t)hak_load(&hak_option.purge_ms);
+	return stamp != UINT64_MAX && now > stamp + hak_target_purge();
 }
 
 /* ==================================================== shards =================================================== */
@@ -3380,7 +3629,7 @@ static void hak_page_peak(void)
  * experience adds to it. */
 static uint64_t hak_page_allowance(void)
 {
-	uint64_t keep = ((uint64_t)hak_load(&hak_option.retain) >> HAK_UNIT_SHIFT) + hak_shard_sum(regret_units);
+	uint64_t keep = (hak_target_retain() >> HAK_UNIT_SHIFT) + hak_shard_sum(regret_units);
 	uint64_t used = hak_page_in_use();
 	return keep > used ? keep : used;
 }
@@ -3389,7 +3638,7 @@ static uint64_t hak_page_allowance(void)
  * all of them to those that have. */
 static bool hak_page_is_over_locked(const hak_shard_t *shard)
 {
-	uint64_t part = ((uint64_t)hak_load(&hak_option.retain) >> HAK_UNIT_SHIFT) / hak_load(&hak_page.shards);
+	uint64_t part = (hak_target_retain() >> HAK_UNIT_SHIFT) / hak_load(&hak_page.shards);
 	return shard->count.dirty_units + hak_big_units() > part && hak_page_kept() > hak_page_allowance();
 }
 
@@ -3456,6 +3705,8 @@ static uint32_t hak_run_alloc_locked(hak_shard_t **at, uint32_t units, uint32_t 
 	*zero = dirty == 0;
 	if (dirty < units && shard->recent_units)
 		hak_page_regret_locked(shard, units - dirty, now);
+	hak_count(&shard->count.taken_units, units);
+	hak_count(&shard->count.fresh_units, units - dirty);
 	hak_run_use_locked(shard, u, units);
 	hak_index_enter(hak_slab_of(u)->base, (size_t)units << HAK_UNIT_SHIFT);
 	return u;
@@ -3546,6 +3797,7 @@ static HAK_COLD bool hak_shard_purge(hak_shard_t *shard, uint64_t before, uint64
 			hak_dirty_set(u, len, false);
 			hak_count(&shard->count.purges, 1u);
 			hak_count(&shard->count.purged_units, dirty);
+			hak_count(&shard->count.aged_units, stamp < before ? dirty : 0);
 			shard->recent_units = (now - shard->recent_stamp > HAK_REGRET_MS ? 0 : shard->recent_units) + dirty;
 			shard->recent_stamp = now;
 			*returned += (size_t)dirty << HAK_UNIT_SHIFT;
@@ -3712,7 +3964,7 @@ static HAK_COLD hak_whale_t *hak_whale_unkeep_oldest(uint64_t before, uint64_t *
 
 static bool hak_whale_is_over(void) /* whether more mappings are kept than may be */
 {
-	uint64_t keep = (uint64_t)hak_load(&hak_option.retain), used = hak_load(&hak_whales.bytes);
+	uint64_t keep = hak_target_bigcache(), used = hak_load(&hak_whales.bytes);
 	return hak_load(&hak_bigcache.bytes[HAK_BIG_WHALE]) > (keep > used ? keep : used);
 }
 
@@ -3727,7 +3979,9 @@ static HAK_COLD size_t hak_whale_purge(uint64_t before)
 		                                         over ? &hak_bigcache.over : &hak_bigcache.aged);
 		if (!w)
 			break;
+		uint64_t *why = w->big.stamp < before ? &hak_whales.aged_bytes : &hak_whales.over_bytes;
 		size_t len = hak_whale_unmap(w);
+		hak_add_shared(why, len);
 		sum += len;
 		refusals += len == 0;
 	}
@@ -3767,7 +4021,7 @@ static HAK_COLD void hak_big_shrink(void)
 static void hak_big_watch(void)
 {
 	uint64_t runs = hak_load(&hak_bigcache.bytes[HAK_BIG_RUN]), whales = hak_load(&hak_bigcache.bytes[HAK_BIG_WHALE]);
-	uint64_t now = hak_os_now(), age = hak_big_is_old(now) ? now - (uint64_t)hak_load(&hak_option.purge_ms) : 0;
+	uint64_t now = hak_os_now(), age = hak_big_is_old(now) ? now - hak_target_purge() : 0;
 
 	if (hak_unlikely(runs + whales > (uint64_t)hak_load(&hak_option.bigcache)))
 		hak_big_shrink();
@@ -3824,6 +4078,7 @@ static HAK_COLD void *hak_whale_alloc(size_t n, size_t align, uint32_t site)
 		return NULL;
 	}
 	hak_lock(&hak_whales.lock);
+	hak_whales.fresh_bytes += w->len;
 	hak_whales.allocs++;
 	hak_whale_count_locked((int64_t)w->len);
 	hak_whale_enter_locked(w);
@@ -3834,7 +4089,7 @@ static HAK_COLD void *hak_whale_alloc(size_t n, size_t align, uint32_t site)
 
 static HAK_COLD bool hak_whale_free(void *p) /* false: not a whale */
 {
-	uint64_t age = (uint64_t)hak_load(&hak_option.purge_ms), stamp = hak_os_now(), keep = 0;
+	uint64_t age = hak_target_purge(), stamp = hak_os_now(), keep = 0;
 	hak_lock(&hak_whales.lock);
 	hak_whale_t *w = hak_whale_leave_locked(p);
 	if (w) {
@@ -4688,7 +4943,7 @@ static HAK_COLD void hak_heap_settle_locked(hak_heap_t *h, bool owner)
 		hak_heap_flush_all_locked(h);
 	used = hak_heap_used_locked(h);
 	slack = hak_heap_slab_bytes(h) - used;
-	if (slack > used && slack > (uint64_t)hak_load(&hak_option.retain) / 2)
+	if (slack > used && slack > hak_target_retain() / 2)
 		hak_heap_purge_locked(h);
 	h->peak_bytes = used;
 	hak_count(&h->count.settles, 1u);
@@ -5097,7 +5352,7 @@ static HAK_NOINLINE void hak_batch_post(hak_heap_t *self, hak_batch_t *b, uint32
 		hak_batch_reroute(self, b);
 		return;
 	}
-	if (hak_load(&h->inbox_bytes) >= HAK_REMOTE_BYTES) {
+	if (hak_load(&h->inbox_bytes) >= hak_target_remote()) {
 		/* Do the owner's work for it, rather than let memory pile up. */
 		hak_count(&self->count.batches_claimed, 1u);
 		hak_batch_free_claimed(self, h, b, true);
@@ -5157,7 +5412,7 @@ HAK_INLINE void hak_remote_send(hak_heap_t *h, void *p, uint32_t word, bool stra
 		hak_count(&h->bin[c].sent, 1u);
 	b->block[b->count++] = p;
 	b->bytes += size;
-	if (b->count == HAK_REMOTE_BLOCKS || b->bytes >= HAK_REMOTE_BYTES || size >= HAK_REMOTE_AT_ONCE) {
+	if (b->count == HAK_REMOTE_BLOCKS || b->bytes >= hak_target_remote() || size >= HAK_REMOTE_AT_ONCE) {
 		h->out[i] = NULL;
 		hak_batch_post(h, b, owner);
 	}
@@ -5311,12 +5566,27 @@ static uint32_t hak_adapt_target(const hak_heap_t *h, uint32_t c, uint32_t mark,
 	return hak_min32(capacity * 2, k->most);
 }
 
+/* The capacity that ACE has published is the least, of a stack in use, from its next refill on.  Returns what it is. */
+static HAK_COLD uint32_t hak_adapt_raise_locked(hak_heap_t *h, uint32_t c, uint32_t to)
+{
+	uint32_t from = hak_heap_capacity(h, c);
+	if (to <= from || !hak_cache_charge((uint64_t)(to - from) * hak_class[c].size, false))
+		return from;
+	hak_heap_stack_resize(h, c, to);
+	hak_count(&h->bin[c].grows, 1u);
+	hak_count(&h->count.cache_grows, 1u);
+	return to;
+}
+
 /* Ends the period of a stack in use, whose blocks may be flushed, and begins another; or lets it go on. */
 static HAK_NOINLINE hak_adapted_t hak_adapt_locked(hak_heap_t *h, uint32_t c, bool aged)
 {
 	const hak_class_t *k = &hak_class[c];
 	hak_bin_t *b = &h->bin[c];
 	uint32_t from = hak_heap_capacity(h, c), mark = hak_adapt_mark(h, c), to = hak_adapt_target(h, c, mark, aged);
+	uint32_t wanted = hak_min32(hak_target_capacity(k->base), k->most);
+	if (hak_unlikely(to < wanted && wanted <= from && to >= k->least)) /* ACE knows better than to shrink it */
+		to = wanted;
 	uint32_t level = hak_heap_level(h, c);
 
 	if (to > from && !hak_cache_charge((uint64_t)(to - from) * k->size, false)) {
@@ -5527,7 +5797,7 @@ static HAK_COLD void hak_heap_help(hak_heap_t *self, uint64_t now)
 /* Every so many slow paths: post what has been pending for long, and give back what has been free for long. */
 static HAK_COLD void hak_heap_tick_slow(hak_heap_t *h)
 {
-	uint64_t now = hak_os_now(), age = (uint64_t)hak_load(&hak_option.purge_ms);
+	uint64_t now = hak_os_now(), age = hak_target_purge();
 
 	h->tick = HAK_TICK;
 	if (now - h->out_stamp >= HAK_STALE_MS) {
@@ -5554,6 +5824,22 @@ HAK_INLINE void hak_heap_tick(hak_heap_t *h) /* owner, no claim */
 		hak_heap_tick_slow(h);
 }
 
+/* ACE hears of a refill that brought n blocks, `carved` of them never used before; 0 blocks and p: from the inbox. */
+static HAK_COLD void hak_heap_tell_ace_locked(hak_heap_t *h, uint32_t c, const void *p, uint32_t n, uint64_t carved)
+{
+	hak_bin_t *b = &h->bin[c];
+	uint32_t level = hak_heap_level(h, c);
+
+	if (!hak_ring_is_due(h->ring, ++b->untold_refills))
+		return;
+	hak_event_t e = {.ms = (uint32_t)(hak_os_now() - hak_boot.start), .refills = (uint16_t)b->untold_refills,
+		.flushes = (uint16_t)hak_min32(b->untold_flushes, UINT16_MAX), .batch = (uint16_t)(n || !p ? n : level + 1), .level = (uint16_t)level,
+		.capacity = (uint16_t)(h->top[c] - h->floor[c]), .class = hak_class[c].base,
+		.from = !p ? HAK_FROM_NOTHING : !n ? HAK_FROM_INBOX : carved > n / 2 ? HAK_FROM_CARVE : HAK_FROM_BITMAP};
+	b->untold_refills = b->untold_flushes = 0;
+	hak_ring_put_locked(h->ring, &e);
+}
+
 /* The stack of class c is empty: fill it, and return one more block.  NULL: out of memory.  Owner. */
 static HAK_NOINLINE void *hak_heap_refill(hak_heap_t *h, uint32_t c)
 {
@@ -5562,7 +5848,8 @@ static HAK_NOINLINE void *hak_heap_refill(hak_heap_t *h, uint32_t c)
 	void *block[HAK_BATCH_MOST + 1], *p;
 	hak_batch_t *stray;
 	hak_adapted_t adapted = {.class = c};
-	uint32_t n, got, at, capacity;
+	uint32_t n, got = 0, at, capacity;
+	uint64_t carved = h->count.refill_carve_blocks;
 
 	if (hak_unlikely(h->floor[c] != k->small && h->floor[c] != k->large)) /* of a group that is younger than this heap */
 		hak_heap_stack_reset(h, c);
@@ -5576,6 +5863,8 @@ static HAK_NOINLINE void *hak_heap_refill(hak_heap_t *h, uint32_t c)
 	if (hak_likely(!h->lost)) /* else its stacks may not be flushed: the next overflow, or a second, changes that */
 		adapted = hak_adapt_maybe_locked(h, c, b->refills % HAK_PERIOD_REFILLS == 0);
 	capacity = hak_heap_capacity(h, c);
+	if (hak_unlikely(capacity && capacity < hak_target_capacity(k->base)))
+		capacity = hak_adapt_raise_locked(h, c, hak_min32(hak_target_capacity(k->base), k->most));
 	at = (uint32_t)(h->v[c] & 0xFFFF);
 	p = h->slot[at];
 	if (p) { /* the inbox had some */
@@ -5583,7 +5872,7 @@ static HAK_NOINLINE void *hak_heap_refill(hak_heap_t *h, uint32_t c)
 		hak_count(&b->misses, 1u);
 		hak_count(&b->filled, -1ull);
 	} else {
-		n = hak_min32(k->batch, hak_max32(capacity / 2, 1));
+		n = hak_min32(hak_target_batch(k->base), hak_max32(capacity / 2, 1));
 		got = hak_heap_take_locked(h, c, block, capacity ? n + 1 : 1);
 		if (got) { /* top-down, so that pops come in the order of addresses */
 			if (HAK_HARDENED)
@@ -5602,6 +5891,8 @@ static HAK_NOINLINE void *hak_heap_refill(hak_heap_t *h, uint32_t c)
 		}
 	}
 	hak_count(&h->count.refills, 1u);
+	if (hak_unlikely(h->ring != NULL))
+		hak_heap_tell_ace_locked(h, c, p, got, h->count.refill_carve_blocks - carved);
 	hak_unclaim(h);
 	if (hak_unlikely(stray != NULL))
 		hak_batch_reroute(h, stray);
@@ -5633,6 +5924,7 @@ static HAK_NOINLINE void hak_heap_overflow(hak_heap_t *h, uint32_t c, void *p)
 			hak_heap_flush_locked(h, c, (capacity + 1) / 2);
 			hak_count(&h->count.flushes, 1u);
 			b->flushes++;
+			b->untold_flushes++;
 			adapted = hak_adapt_maybe_locked(h, c, !b->refills && b->flushes >= HAK_PERIOD_FLUSHES);
 		}
 		hak_heap_push(h, c, p);
@@ -5682,6 +5974,8 @@ static HAK_COLD hak_heap_t *hak_heap_make_locked(uint32_t id) /* lock: heaps.  N
 	h->id = id;
 	h->tag = id << 8;
 	h->inbox = HAK_CLOSED;
+	if (hak_option.ace && id != HAK_OWNER_SHARED) /* that one is never refilled */
+		h->ring = hak_ring_make();
 	if (hak_fork_is_here())
 		hak_lock_grab(&h->claim); /* in fork this thread holds every claim, and gives all of them back */
 	hak_store_release(&hak_heap[id], h);
@@ -5786,6 +6080,8 @@ static HAK_COLD void hak_boot_init_slow(void)
 	hak_boot.os_page = (size_t)getauxval(AT_PAGESZ);
 	hak_option_init();
 	hak_class_init();
+	hak_target_init();
+	hak_boot.start = hak_os_now();
 	if (HAK_HARDENED)
 		hak_guard_init();
 	hak_shard_init();
@@ -6565,6 +6861,410 @@ HAK_EXPORT HAK_COLD size_t hak_trim(void)
 	return sum;
 }
 
+/* ================================================= learning (ACE) ============================================== */
+
+/* A thread wakes at the end of each window, reads what the heaps have put into their rings and what the counters have
+ * gained, and asks each policy.  It allocates nothing, and holds its lock only while it thinks.  The paths that hand out
+ * blocks never wait for it: they read targets. */
+
+static const struct {
+	const char *name, *unit, *measure, *sentence;
+	uint32_t windows;
+} hak_policy[] = {
+#define HAK_POLICY_ROW(name, unit, of, windows, measure, sentence) {#name, unit, measure, sentence, windows},
+	HAK_POLICIES(HAK_POLICY_ROW)
+};
+
+enum { HAK_ACE_ABSTAINS, HAK_ACE_CONTENT, HAK_ACE_WANTS }; /* nothing happened; well as it is; more */
+typedef struct hak_verdict {
+	int says;
+	uint64_t measure;  /* in this window; lower is better */
+	uint64_t want;     /* the target that it wants */
+	uint64_t evidence; /* refills, batches or bytes that it comes from */
+	const char *why;
+} hak_verdict_t;
+
+static const char *const hak_from_names[HAK_FROMS] = {
+	"refills found nothing", "refills from the inbox", "refills from bitmaps", "refills of untouched blocks"};
+
+static HAK_COLD uint64_t hak_ace_rate(uint64_t n, uint64_t of) { return of ? n * 1000000 / of : 0; }
+
+/* Twice as much as often as needed, but not beyond `most`. */
+static HAK_COLD uint64_t hak_ace_doubled(uint64_t target, uint64_t need, uint64_t most)
+{
+	uint64_t want = target;
+	while (want && want < need)
+		want *= 2;
+	return want > most ? most : want;
+}
+
+static HAK_COLD const char *hak_ace_source(const hak_ace_class_t *w) /* where most blocks came from */
+{
+	int best = HAK_FROM_NOTHING;
+	for (int from = 0; from < HAK_FROMS; from++)
+		if (w->from[from] > w->from[best])
+			best = from;
+	return hak_from_names[best];
+}
+
+/* The policies, as their sentences in HAK_POLICIES say.  Lock: ACE. */
+static HAK_COLD hak_verdict_t hak_ace_judge_batch(uint32_t c, uint64_t target)
+{
+	const hak_ace_class_t *w = &hak_ace.class[c];
+	uint64_t allocs = hak_ace.window.allocs[c];
+	uint32_t most = hak_min32(HAK_BATCH_MOST, hak_min32(HAK_ACE_BATCH_BYTES / hak_class[c].size, w->capacity / 2));
+	hak_verdict_t v = {.evidence = w->refills, .why = hak_ace_source(w)};
+
+	if (w->refills < HAK_ACE_BUSY || !allocs)
+		return v;
+	v.measure = hak_ace_rate(w->refills + w->flushes, allocs);
+	v.want = hak_ace_doubled(target, target + 1, most);
+	v.says = v.want > target && v.measure >= 10000 && w->flushes * 4 < w->refills ? HAK_ACE_WANTS : HAK_ACE_CONTENT;
+	return v;
+}
+
+static HAK_COLD hak_verdict_t hak_ace_judge_capacity(uint32_t c, uint64_t target)
+{
+	const hak_ace_class_t *w = &hak_ace.class[c];
+	uint64_t allocs = hak_ace.window.allocs[c], now = target > w->capacity ? target : w->capacity;
+	hak_verdict_t v = {.evidence = w->flushes, .why = "stacks overflow, and are refilled"};
+
+	if (w->refills < HAK_ACE_BUSY || !allocs || !w->capacity)
+		return v;
+	v.measure = hak_ace_rate(w->refills + w->flushes, allocs);
+	v.want = hak_ace_doubled(now, now + 1, hak_class[c].most);
+	v.says = v.want > now && v.measure >= 10000 && w->flushes * 4 >= w->refills ? HAK_ACE_WANTS : HAK_ACE_CONTENT;
+	return v;
+}
+
+static HAK_COLD hak_verdict_t hak_ace_judge_remote(HAK_UNUSED uint32_t c, uint64_t target)
+{
+	const hak_ace_sums_t *w = &hak_ace.window;
+	hak_verdict_t v = {.evidence = w->batches, .why = "batches leave for their bytes, half empty"};
+
+	if (w->batches < HAK_ACE_BUSY)
+		return v;
+	v.measure = hak_ace_rate(w->batches, w->remote_frees);
+	v.want = hak_ace_doubled(target, target + 1, hak_target_home(HAK_POLICY_remote, 0) * HAK_ACE_WIDE);
+	v.says = v.want > target && w->remote_frees < w->batches * HAK_REMOTE_BLOCKS / 2 ? HAK_ACE_WANTS : HAK_ACE_CONTENT;
+	return v;
+}
+
+/* Bytes that were taken anew and had been given back before, out of one pool of these. */
+static HAK_COLD uint64_t hak_ace_regret(uint64_t *fresh, uint64_t *pool)
+{
+	uint64_t n = *fresh < *pool ? *fresh : *pool;
+	*fresh -= n;
+	*pool -= n;
+	return n;
+}
+
+/* Memory that was given back, and of it `regret` bytes are wanted again among the `taken` of this window. */
+static HAK_COLD hak_verdict_t hak_ace_judge_wanted(uint64_t regret, uint64_t taken, uint64_t want, uint64_t target, const char *why)
+{
+	hak_verdict_t v = {.evidence = regret, .want = want, .why = why};
+
+	if (taken < HAK_SUPER / 4)
+		return v;
+	v.measure = hak_ace_rate(regret, taken);
+	v.says = v.measure >= 50000 && want > target ? HAK_ACE_WANTS : HAK_ACE_CONTENT;
+	return v;
+}
+
+static HAK_COLD hak_verdict_t hak_ace_judge_purge(HAK_UNUSED uint32_t c, uint64_t target)
+{
+	hak_ace_sums_t *w = &hak_ace.window;
+	uint64_t taken = w->taken + w->whale_taken, most = hak_target_home(HAK_POLICY_purge, 0) * HAK_ACE_WIDE;
+	uint64_t need = target + (hak_os_now() - hak_ace.aged_at) + 2 * (uint64_t)hak_option.ace_ms;
+	uint64_t regret = hak_ace_regret(&w->fresh, &hak_ace.pool[HAK_POLICY_purge]) + hak_ace_regret(&w->whale_fresh, &hak_ace.pool[HAK_POLICY_purge]);
+
+	/* A longer delay that is still too short brings nothing. */
+	return hak_ace_judge_wanted(regret, taken, need > most ? 0 : hak_ace_doubled(target, need, most), target,
+	                            "bytes went for their age and are wanted again");
+}
+
+static HAK_COLD hak_verdict_t hak_ace_judge_retain(HAK_UNUSED uint32_t c, uint64_t target)
+{
+	hak_ace_sums_t *w = &hak_ace.window;
+	uint64_t regret = hak_ace_regret(&w->fresh, &hak_ace.pool[HAK_POLICY_retain]);
+
+	return hak_ace_judge_wanted(regret, w->taken, hak_ace_doubled(target, target + regret,
+	                            hak_target_home(HAK_POLICY_retain, 0) * HAK_ACE_WIDE), target,
+	                            "bytes were too much to keep and are wanted again");
+}
+
+static HAK_COLD hak_verdict_t hak_ace_judge_bigcache(HAK_UNUSED uint32_t c, uint64_t target)
+{
+	hak_ace_sums_t *w = &hak_ace.window;
+	uint64_t regret = hak_ace_regret(&w->whale_fresh, &hak_ace.pool[HAK_POLICY_bigcache]);
+
+	return hak_ace_judge_wanted(regret, w->whale_taken, hak_ace_doubled(target, target + regret,
+	                            hak_target_home(HAK_POLICY_bigcache, 0) * HAK_ACE_WIDE), target,
+	                            "bytes of whales were too much to keep and are wanted again");
+}
+
+static hak_verdict_t (*const hak_ace_judges[])(uint32_t c, uint64_t target) = {
+#define HAK_POLICY_JUDGE(name, unit, of, windows, measure, sentence) [HAK_POLICY_##name] = hak_ace_judge_##name,
+	HAK_POLICIES(HAK_POLICY_JUDGE)
+};
+/* What went for its age is asked for first: the rest of what is taken anew is what was too much. */
+static const int hak_ace_order[] = {HAK_POLICY_batch, HAK_POLICY_capacity, HAK_POLICY_remote, HAK_POLICY_purge,
+	HAK_POLICY_retain, HAK_POLICY_bigcache};
+_Static_assert(sizeof hak_ace_order / sizeof *hak_ace_order == HAK_POLICY_COUNT, "each policy is asked");
+
+static HAK_COLD void hak_ace_note_locked(int policy, uint32_t c, const char *did, uint64_t to, uint64_t after, hak_verdict_t v)
+{
+	const hak_learner_t *l = &hak_ace.learner[policy][c];
+	hak_ace.log[hak_ace.decided++ % HAK_ACE_LOG] = (hak_decision_t){.ms = hak_os_now() - hak_boot.start,
+		.policy = hak_policy[policy].name, .did = did, .size = hak_policy_is_of_class[policy] ? hak_class[c].size : 0,
+		.windows = l->left ? l->busy : l->same ? l->same : l->quiet, .old = hak_target_read(policy, c), .new = to,
+		.before = l->before, .after = after, .evidence = v.evidence, .unit = hak_policy[policy].unit, .why = v.why};
+}
+
+/* A change: on trial from here on, or in shadow only said. */
+static HAK_COLD void hak_ace_change_locked(int policy, uint32_t c, uint64_t to, hak_verdict_t v)
+{
+	hak_learner_t *l = &hak_ace.learner[policy][c];
+	bool shadow = hak_option.ace == 1;
+
+	l->before = l->same ? l->sum / l->same : l->recent;
+	hak_ace_note_locked(policy, c, shadow ? "shadow" : "applied", to, 0, v);
+	hak_ace.changes++;
+	l->old = hak_target_read(policy, c);
+	l->after = l->same = l->quiet = l->busy = 0;
+	if (shadow) { /* said once, and not again in every window */
+		l->silent = l->patience = hak_min32(l->patience ? l->patience * 2 : HAK_ACE_PATIENCE, HAK_ACE_PATIENCE_MOST);
+		return;
+	}
+	l->left = HAK_ACE_TRIAL_MOST;
+	l->settled = policy == HAK_POLICY_batch || policy == HAK_POLICY_capacity || policy == HAK_POLICY_remote;
+	hak_ace.pool[policy] = 0; /* what was given back before says nothing of it */
+	hak_target_publish(policy, c, to);
+}
+
+/* A change on trial.  More must have made the measure better, less must not have made it worse. */
+static HAK_COLD void hak_ace_try_locked(int policy, uint32_t c, hak_verdict_t v)
+{
+	hak_learner_t *l = &hak_ace.learner[policy][c];
+	uint64_t target = hak_target_read(policy, c), after;
+	bool good;
+
+	if (!l->settled) { /* a wave may go on for some windows, and has its memory already */
+		l->settled = v.says == HAK_ACE_ABSTAINS || l->left < HAK_ACE_TRIAL_MOST * 3 / 4;
+		l->left--;
+		return;
+	}
+	if (v.says != HAK_ACE_ABSTAINS) {
+		l->after += v.measure;
+		l->busy++;
+	}
+	if (l->left > 1 && l->busy < HAK_ACE_TRIAL) {
+		l->left--;
+		return;
+	}
+	after = l->busy ? l->after / l->busy : 0;
+	good = !l->busy || (target > l->old ? after * 20 <= l->before * 19 : after * 10 <= l->before * 11 + 1000);
+	v.why = !l->busy ? "nothing went on" : good ? "its measure bears it out" : target > l->old ? "its measure is no better"
+	      : "its measure is worse";
+	hak_ace_note_locked(policy, c, good ? "kept" : "undone", good ? target : l->old, after, v);
+	if (!good) { /* remembered, longer each time */
+		hak_target_publish(policy, c, l->old);
+		hak_ace.undone++;
+		l->silent = l->patience = hak_min32(l->patience ? l->patience * 2 : HAK_ACE_PATIENCE, HAK_ACE_PATIENCE_MOST);
+	}
+	l->left = l->busy = 0;
+}
+
+/* Half of what was learned, or where it began. */
+static HAK_COLD uint64_t hak_ace_less(int policy, uint32_t c, uint64_t target)
+{
+	uint64_t home = hak_target_home(policy, c), least = policy == HAK_POLICY_capacity ? hak_class[c].first : home;
+	return target / 2 > least ? target / 2 : home;
+}
+
+static HAK_COLD void hak_ace_learn_locked(int policy, uint32_t c)
+{
+	hak_learner_t *l = &hak_ace.learner[policy][c];
+	uint64_t target = hak_target_read(policy, c);
+	hak_verdict_t v = hak_ace_judges[policy](c, target);
+
+	if (l->left) {
+		hak_ace_try_locked(policy, c, v);
+		return;
+	}
+	if (v.says != HAK_ACE_ABSTAINS)
+		l->recent = v.measure;
+	if (l->silent) {
+		l->silent--;
+		return;
+	}
+	if (v.says == HAK_ACE_WANTS) {
+		l->sum = (l->same ? l->sum : 0) + v.measure;
+		l->quiet = 0;
+		if (++l->same >= hak_policy[policy].windows)
+			hak_ace_change_locked(policy, c, v.want, v);
+		return;
+	}
+	if (v.says == HAK_ACE_CONTENT)
+		l->same = 0;
+	if (target > hak_target_home(policy, c) && !l->same && ++l->quiet >= HAK_ACE_QUIET) {
+		v.why = "no case for it of late";
+		hak_ace_change_locked(policy, c, hak_ace_less(policy, c, target), v);
+	}
+}
+
+/* The counters as they stand.  Threads go on: what is read a moment too late counts in the next window. */
+static HAK_COLD void hak_ace_collect(hak_ace_sums_t *s)
+{
+	memset(s, 0, sizeof *s);
+	for (uint32_t id = HAK_OWNER_FIRST; id < HAK_OWNER_FIRST + hak_load_acquire(&hak_heaps.made); id++) {
+		const hak_heap_t *h = hak_heap_by_id(id);
+		if (!h)
+			continue;
+		for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++)
+			s->allocs[hak_class[c].base] += (hak_load(&h->v[c]) >> 16) + hak_load(&h->bin[c].folded);
+		s->remote_frees += hak_load(&h->count.remote_frees);
+		s->batches += hak_load(&h->count.batches_posted) + hak_load(&h->count.batches_claimed)
+		            + hak_load(&h->count.batches_rerouted) + hak_load(&h->count.batches_orphaned);
+		s->dropped += h->ring ? hak_ring_dropped(h->ring) : 0;
+	}
+	s->taken = hak_shard_sum(taken_units) << HAK_UNIT_SHIFT;
+	s->fresh = hak_shard_sum(fresh_units) << HAK_UNIT_SHIFT;
+	s->aged = hak_shard_sum(aged_units) << HAK_UNIT_SHIFT;
+	s->over = (hak_shard_sum(purged_units) << HAK_UNIT_SHIFT) - s->aged;
+	hak_lock_uncounted(&hak_whales.lock);
+	s->whale_taken = hak_whales.alloc_bytes;
+	s->whale_fresh = hak_whales.fresh_bytes;
+	s->whale_aged = hak_load(&hak_whales.aged_bytes);
+	s->whale_over = hak_load(&hak_whales.over_bytes);
+	hak_unlock(&hak_whales.lock);
+}
+
+/* Reads the rings, those of a whole window or what stood in them before.  Returns how many events there were. */
+static HAK_COLD uint64_t hak_ace_drain_locked(bool window)
+{
+	uint64_t sum = 0;
+	hak_event_t e;
+
+	memset(hak_ace.class, 0, sizeof hak_ace.class);
+	for (uint32_t id = HAK_OWNER_FIRST; id < HAK_OWNER_FIRST + hak_load_acquire(&hak_heaps.made); id++) {
+		hak_heap_t *h = hak_heap_by_id(id);
+		uint32_t n = 0;
+		if (!h || !h->ring)
+			continue;
+		for (; n < HAK_RING && hak_ring_get(h->ring, &e); n++) { /* no more than it holds: its owner may be faster */
+			hak_ace_class_t *w = &hak_ace.class[e.class];
+			w->refills += e.refills;
+			w->flushes += e.flushes;
+			w->from[e.from] += e.refills;
+			if (e.capacity && (!w->capacity || e.capacity < w->capacity))
+				w->capacity = e.capacity;
+		}
+		if (window)
+			hak_ring_pace(h->ring, n, n == HAK_RING);
+		sum += n;
+	}
+	return sum;
+}
+
+/* Given back in this window, or of late; half of what nobody wants again is forgotten in about 44 windows. */
+static HAK_COLD void hak_ace_pool(uint64_t *pool, uint64_t bytes) { *pool += bytes - *pool / 64; }
+
+static HAK_COLD void hak_ace_window_locked(void)
+{
+	static hak_ace_sums_t now; /* too large for a small stack */
+	uint64_t events = hak_ace_drain_locked(true), *gain = (uint64_t *)&hak_ace.window;
+	const uint64_t *at = (const uint64_t *)&now, *was = (const uint64_t *)&hak_ace.last;
+
+	hak_ace_collect(&now);
+	for (size_t i = 0; i < sizeof now / sizeof *gain; i++)
+		gain[i] = at[i] - was[i];
+	hak_ace.last = now;
+	hak_ace.events += events;
+	hak_ace_pool(&hak_ace.pool[HAK_POLICY_purge], hak_ace.window.aged + hak_ace.window.whale_aged);
+	hak_ace_pool(&hak_ace.pool[HAK_POLICY_retain], hak_ace.window.over);
+	hak_ace_pool(&hak_ace.pool[HAK_POLICY_bigcache], hak_ace.window.whale_over);
+	if (hak_ace.window.aged || hak_ace.window.whale_aged)
+		hak_ace.aged_at = hak_os_now();
+	if (hak_ace.window.dropped * HAK_ACE_DROPS > events) {
+		hak_ace.ignored++;
+		return;
+	}
+	hak_ace.windows++;
+	for (size_t i = 0; i < HAK_POLICY_COUNT; i++)
+		for (uint32_t c = 0; c < hak_policy_ends(hak_ace_order[i]); c++)
+			hak_ace_learn_locked(hak_ace_order[i], c);
+}
+
+static _Noreturn HAK_COLD void *hak_ace_thread(HAK_UNUSED void *argument)
+{
+	struct timespec window = {hak_option.ace_ms / 1000, hak_option.ace_ms % 1000 * 1000000};
+
+	pthread_setname_np(pthread_self(), "hakmem-ace");
+	hak_lock(&hak_ace.lock);
+	hak_ace_drain_locked(false);
+	hak_ace_collect(&hak_ace.last);
+	hak_unlock(&hak_ace.lock);
+	for (;;) {
+		nanosleep(&window, NULL);
+		hak_lock(&hak_ace.lock);
+		hak_ace_window_locked();
+		hak_unlock(&hak_ace.lock);
+	}
+}
+
+/* Makes the thread, which takes no signal and which nobody joins.  By the library's constructor, and in fork's child. */
+static HAK_COLD void hak_ace_start(void)
+{
+	sigset_t all, before;
+	pthread_attr_t attributes;
+	pthread_t thread;
+	int error;
+
+	if (!hak_option.ace || hak_ace.refused)
+		return;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before); /* it inherits that */
+	if (!(error = pthread_attr_init(&attributes))) {
+		pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+		pthread_attr_setstacksize(&attributes, HAK_ACE_STACK);
+		error = pthread_create(&thread, &attributes, hak_ace_thread, NULL); /* allocates */
+		if (error == EINVAL) { /* a program with so much thread-local data that it needs a larger stack */
+			pthread_attr_destroy(&attributes);
+			pthread_attr_init(&attributes);
+			pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+			error = pthread_create(&thread, &attributes, hak_ace_thread, NULL);
+		}
+		pthread_attr_destroy(&attributes);
+	}
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (!error)
+		return;
+	hak_lock(&hak_ace.lock);
+	hak_ace.refused = true;
+	hak_ace.log[hak_ace.decided++ % HAK_ACE_LOG] = (hak_decision_t){.ms = hak_os_now() - hak_boot.start, .policy = "ace",
+		.did = "refused", .evidence = (uint64_t)error, .unit = "errno", .why = "the system gave no thread: ACE stays off"};
+	hak_unlock(&hak_ace.lock);
+}
+
+/* The user has set an option from which targets come: what was learned beside it is void.  Lock: ACE. */
+static HAK_COLD void hak_ace_forget_locked(void)
+{
+	static const int options[] = {HAK_POLICY_retain, HAK_POLICY_bigcache, HAK_POLICY_purge};
+	for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
+		hak_ace.learner[options[i]][0] = (hak_learner_t){0};
+		hak_target_publish(options[i], 0, hak_target_home(options[i], 0));
+	}
+}
+
+static HAK_COLD void hak_ace_set_option(int64_t *place, int64_t value)
+{
+	hak_lock(&hak_ace.lock);
+	hak_store(place, value);
+	hak_ace_forget_locked();
+	hak_unlock(&hak_ace.lock);
+}
+
 /* ================================================ introspection ABI ============================================ */
 
 /* Records: for each field kind, name, unit, views, help.  Python reads the layouts from hak_about().  Kinds: Q uint64,
@@ -6709,7 +7409,7 @@ HAK_EXPORT HAK_COLD size_t hak_trim(void)
 #define HAK_OPTION_FIELDS(X)                                                               \
 	X(z, name, "", "", "name, as set() takes it")                                          \
 	X(z, env, "", "", "environment variable that sets it")                                 \
-	X(z, type, "", "", "bool, int, bytes or text")                                         \
+	X(z, type, "", "", "bool, int, bytes, text or mode (one of the words that stand for its unit)") \
 	X(z, unit, "", "", "unit")                                                             \
 	X(z, when, "", "", "start: only in the environment; any: also while the program runs") \
 	X(z, help, "", "", "what it does")                                                     \
@@ -6717,6 +7417,29 @@ HAK_EXPORT HAK_COLD size_t hak_trim(void)
 	X(q, initial, "", "", "default")                                                       \
 	X(q, least, "", "", "smallest value")                                                  \
 	X(q, most, "", "", "largest value")
+
+#define HAK_POLICY_FIELDS(X)                                                                   \
+	X(z, name, "", "", "the policy")                                                           \
+	X(Q, target, "", "", "what it publishes now; of each class: targets that are not as they began") \
+	X(Q, initial, "", "", "where that began; of each class: 0")                                \
+	X(z, unit, "", "", "unit of both")                                                         \
+	X(I, windows, "windows", "", "windows of one opinion before it acts")                      \
+	X(z, measure, "", "", "by which a change is judged; lower is better")                      \
+	X(z, rule, "", "", "what it does")
+
+#define HAK_DECISION_FIELDS(X)                                                                  \
+	X(Q, ms, "ms", "", "when, since the first call")                                            \
+	X(z, policy, "", "", "the policy")                                                          \
+	X(I, size, "bytes", "", "blocks of the class; 0: of no class")                              \
+	X(Q, old, "", "", "the target before")                                                      \
+	X(Q, new, "", "", "the target after; kept: the same")                                       \
+	X(z, unit, "", "", "unit of both")                                                          \
+	X(z, did, "", "", "applied (from now on on trial), shadow (not done), kept, undone, refused (no thread)") \
+	X(Q, before, "per million", "", "the policy's measure before the change")                   \
+	X(Q, after, "per million", "", "the same since; 0: not known yet")                          \
+	X(I, windows, "windows", "", "windows that it comes from")                                  \
+	X(Q, evidence, "", "", "refills, flushes, batches or bytes of the last of these windows")   \
+	X(z, why, "", "", "what these were, or what became of the change")
 
 #define HAK_DECLARE_FIELD(kind, name, unit, view, help) HAK_KIND_##kind name;
 typedef struct hak_class_row { HAK_CLASS_FIELDS(HAK_DECLARE_FIELD) } hak_class_row_t;
@@ -6729,6 +7452,7 @@ typedef struct hak_big_row { HAK_BIG_FIELDS(HAK_DECLARE_FIELD) } hak_big_row_t;
 typedef struct hak_owner { HAK_OWNER_FIELDS(HAK_DECLARE_FIELD) } hak_owner_t;
 typedef struct hak_site_row { HAK_SITE_FIELDS(HAK_DECLARE_FIELD) } hak_site_row_t;
 typedef struct hak_rule_row { HAK_RULE_FIELDS(HAK_DECLARE_FIELD) } hak_rule_row_t;
+typedef struct hak_policy_row { HAK_POLICY_FIELDS(HAK_DECLARE_FIELD) } hak_policy_row_t;
 typedef struct hak_stats { HAK_GLOBAL_STATS(HAK_DECLARE_COUNTER) HAK_HEAP_COUNTERS(HAK_DECLARE_COUNTER) } hak_stats_t;
 
 typedef struct hak_field { const char *name, *kind, *unit, *view, *help; uint32_t offset, size; } hak_field_t;
@@ -6753,6 +7477,8 @@ typedef struct hak_about {
 #define HAK_OPTION_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_option_row_t, kind, name, unit, view, help)
 #define HAK_SITE_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_site_row_t, kind, name, unit, view, help)
 #define HAK_RULE_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_rule_row_t, kind, name, unit, view, help)
+#define HAK_POLICY_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_policy_row_t, kind, name, unit, view, help)
+#define HAK_DECISION_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_decision_t, kind, name, unit, view, help)
 #define HAK_STAT_FIELD(name, unit, view, help) HAK_FIELD(hak_stats_t, Q, name, unit, view, help)
 static const hak_field_t hak_class_fields[] = {HAK_CLASS_FIELDS(HAK_CLASS_FIELD)};
 static const hak_field_t hak_tier_fields[] = {HAK_TIER_FIELDS(HAK_TIER_FIELD)};
@@ -6765,6 +7491,8 @@ static const hak_field_t hak_owner_fields[] = {HAK_OWNER_FIELDS(HAK_OWNER_FIELD)
 static const hak_field_t hak_option_fields[] = {HAK_OPTION_FIELDS(HAK_OPTION_FIELD)};
 static const hak_field_t hak_site_fields[] = {HAK_SITE_FIELDS(HAK_SITE_FIELD)};
 static const hak_field_t hak_rule_fields[] = {HAK_RULE_FIELDS(HAK_RULE_FIELD)};
+static const hak_field_t hak_policy_fields[] = {HAK_POLICY_FIELDS(HAK_POLICY_FIELD)};
+static const hak_field_t hak_decision_fields[] = {HAK_DECISION_FIELDS(HAK_DECISION_FIELD)};
 static const hak_field_t hak_stat_fields[] = {HAK_GLOBAL_STATS(HAK_STAT_FIELD) HAK_HEAP_COUNTERS(HAK_STAT_FIELD)};
 #define HAK_RECORD(name, fields, type) {name, fields, sizeof fields / sizeof *fields, sizeof(type)}
 static const hak_record_t hak_records[] = {
@@ -6780,6 +7508,8 @@ static const hak_record_t hak_records[] = {
 	HAK_RECORD("big", hak_big_fields, hak_big_row_t),
 	HAK_RECORD("site", hak_site_fields, hak_site_row_t),
 	HAK_RECORD("rule", hak_rule_fields, hak_rule_row_t),
+	HAK_RECORD("policy", hak_policy_fields, hak_policy_row_t),
+	HAK_RECORD("decision", hak_decision_fields, hak_decision_t),
 };
 static const hak_about_t hak_about_this = {
 	HAK_ABI, sizeof(hak_about_t), HAK_VERSION, HAK_VARIANT, hak_records, sizeof hak_records / sizeof *hak_records, 0};
@@ -7194,6 +7924,51 @@ static HAK_COLD void hak_stats_large_locked(hak_stats_t *s)
 	hak_unlock(&hak_bigcache.lock);
 }
 
+static HAK_COLD void hak_ace_fill(hak_stats_t *s)
+{
+	for (uint32_t id = HAK_OWNER_FIRST; id < HAK_OWNER_FIRST + hak_load_acquire(&hak_heaps.made); id++) {
+		const hak_heap_t *h = hak_heap_by_id(id);
+		s->ace_drops += h && h->ring ? hak_ring_dropped(h->ring) : 0;
+	}
+	hak_lock_uncounted(&hak_ace.lock);
+	s->ace_events = hak_ace.events;
+	s->ace_windows = hak_ace.windows;
+	s->ace_windows_ignored = hak_ace.ignored;
+	s->ace_changes = hak_ace.changes;
+	s->ace_undone = hak_ace.undone;
+	hak_unlock(&hak_ace.lock);
+}
+
+/* The policies, and what they publish now. */
+HAK_EXPORT HAK_COLD int hak_ace_policies(hak_policy_row_t *rows, size_t row_size, int most)
+{
+	if (most > 0 && row_size != sizeof *rows)
+		return -HAK_ERR_SIZE;
+	hak_boot_init();
+	for (int i = 0; i < HAK_POLICY_COUNT && i < most; i++) {
+		bool each = hak_policy_is_of_class[i];
+		rows[i] = (hak_policy_row_t){.name = hak_policy[i].name, .unit = each ? "classes" : hak_policy[i].unit,
+			.target = each ? 0 : hak_target_read(i, 0), .initial = each ? 0 : hak_target_home(i, 0),
+			.windows = hak_policy[i].windows, .measure = hak_policy[i].measure, .rule = hak_policy[i].sentence};
+		for (uint32_t c = 0; each && c < HAK_CLASSES; c++)
+			rows[i].target += hak_target_read(i, c) != hak_target_home(i, c);
+	}
+	return HAK_POLICY_COUNT;
+}
+
+/* The last decisions, oldest first. */
+HAK_EXPORT HAK_COLD int hak_ace_log(hak_decision_t *rows, size_t row_size, int most)
+{
+	if (most > 0 && row_size != sizeof *rows)
+		return -HAK_ERR_SIZE;
+	hak_lock_uncounted(&hak_ace.lock);
+	uint64_t n = hak_ace.decided < HAK_ACE_LOG ? hak_ace.decided : HAK_ACE_LOG;
+	for (uint64_t i = 0; i < n && (int)i < most; i++)
+		rows[i] = hak_ace.log[(hak_ace.decided - n + i) % HAK_ACE_LOG];
+	hak_unlock(&hak_ace.lock);
+	return (int)n;
+}
+
 /* A snapshot, and the rows of the classes that it is made from. */
 static HAK_COLD void hak_stats_fill(hak_stats_t *s, hak_class_row_t row[HAK_CLASSES])
 {
@@ -7271,6 +8046,7 @@ static HAK_COLD void hak_stats_fill(hak_stats_t *s, hak_class_row_t row[HAK_CLAS
 	hak_unlock(&hak_index.lock);
 	s->sites = hak_load(&hak_sites.made) - (hak_load(&hak_sites.made) != 0);
 	s->site_blocks_untracked = hak_load(&hak_sites.untracked);
+	hak_ace_fill(s);
 	/* Not the sum of its parts: that the two are the same is a law that the tests check. */
 	s->committed_bytes += s->superslabs * HAK_SUPER + s->metadata_bytes; /* and mappings, live and kept */
 	hak_lock_rows(lock);
@@ -7395,7 +8171,7 @@ HAK_EXPORT HAK_COLD int hak_option_set(const char *name, int64_t value)
 		return HAK_ERR_RANGE;
 	if (hak_option_rows[i].when[0] == 's')
 		return HAK_ERR_WHEN;
-	hak_store(hak_option_places[i], value);
+	hak_ace_set_option(hak_option_places[i], value);
 	return HAK_ERR_OK;
 }
 
@@ -7703,6 +8479,7 @@ static HAK_COLD void hak_fork_child(void)
 		if (h && h->running && h != self)
 			hak_heap_retire(h, true);
 	}
+	hak_ace_start();
 }
 
 #ifdef HAK_PTHREAD_LOCKS
@@ -7713,6 +8490,7 @@ static void hak_hg_declare(void)
 
 	hak_hg_relaxed(hak_option.purge_ms);    /* by whoever acts on it, while hak_option_set writes it */
 	hak_hg_relaxed(hak_option.retain);
+	hak_hg_relaxed(hak_target);             /* by whoever acts on them, while ACE or hak_option_set publishes */
 	hak_hg_relaxed(hak_fork_thread);        /* hak_unlock, to know whether this thread is in fork */
 	hak_hg_relaxed(hak_option.shard_threshold);
 	hak_hg_relaxed(hak_page.shards);        /* whoever looks for a shard; the next four, too */
@@ -7757,6 +8535,7 @@ __attribute__((constructor)) static void hak_boot_constructor(void)
 	hak_hg_declare();
 	hak_fork_watch();
 	pthread_atfork(hak_fork_prepare, hak_fork_parent, hak_fork_child); /* may allocate */
+	hak_ace_start();
 }
 
 /* =============================================== libc and C++ overrides ======================================== */

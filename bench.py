@@ -16,6 +16,7 @@
     python bench.py adaptive            thread caches that adapt their size, beside fixed ones; three minutes
     python bench.py prewarm             a thread's first calls, with and without caches filled beforehand
     python bench.py sites               what a rule for one call site brings: the few blocks that stay, set apart
+    python bench.py ace                 the learning thread off, in shadow and on, on loads that change; eight minutes
     python bench.py peers               which allocators were found, and how to install more
     python bench.py --peer mi3=/opt/mi3/libmimalloc.so.3 --json rows.json
 
@@ -1288,6 +1289,58 @@ def sites(options: argparse.Namespace) -> Result:
     return Result(rows, site_table(rows))
 
 
+# ---- ACE
+
+ACE_MODES = ("off", "shadow", "on")
+# workload, threads: three loads that change, then ordinary ones
+ACE_LOADS = (
+    *(("phases", 1), ("prodcons-phases", 2), ("waves", 1)),
+    *(("mixed", 1), ("larson", 4), ("prodcons-mid", 2), ("churn", 2)),
+)
+
+
+def ace_jobs(options: argparse.Namespace) -> Iterator[Job]:
+    library, given = hakmem_library(), dict(options.env)
+    modes = choose(list(ACE_MODES), options.only)
+    allocators = [Allocator(mode, library, {**given, "HAKMEM_ACE": mode}, is_hakmem=True) for mode in modes]
+    for name, threads in ACE_LOADS:
+        yield workload(name, threads, options.seconds), allocators
+
+
+def ace_table(rows: Sequence[Row]) -> str:
+    """Each load under each mode, and what the modes make of what `off` makes, round by round."""
+    lines = []
+    for (name, threads), own in by_case(rows).items():
+        off = own.get("off")
+        for mode, row in own.items():
+            if row.failure:
+                lines.append([name, str(threads), mode, row.failure, *[""] * 8])
+                continue
+            ratios = [a / b for a, b in zip(row.ns_per_op_runs, off.ns_per_op_runs)] if off else []
+            pace = (row.p50_ns, off and off.p50_ns) if name == "waves" else (None, None)
+            lines.append(
+                [
+                    *(name, str(threads), mode, scaled(row.ops_per_s, RATE)),
+                    cell(over(*pace) if name == "waves" else middle(ratios), ".2f"),
+                    span(min(ratios, default=None), max(ratios, default=None)) if name != "waves" else "-",
+                    cell(row.peak_rss_bytes, ".1f", 2**-20),
+                    cell(over(row.peak_rss_bytes, off and off.peak_rss_bytes), ".2f"),
+                    cell(row.faults_per_kop, ".3g"),
+                    cell(row.hit_rate, ".2f", 100),
+                    *(cell(row.locks_per_mop, ",.0f"), cell(row.claims_per_mop, ",.0f")),
+                ]
+            )
+    head = ["workload", "threads", "ace", "ops/s", "time / off", "range", "RSS MB", "/ off", "faults/kop", "hit %"]
+    note = "waves: the time is that of the median wave, without the pause behind it"
+    return f"{tabulated([*head, 'locks/Mop', 'claims/Mop'], lines)}\n\n{note}"
+
+
+def ace(options: argparse.Namespace) -> Result:
+    """the learning thread: off, in shadow (it only says what it would do) and on, over loads that change"""
+    rows = measure(ace_jobs(options), options.runs)
+    return Result(rows, ace_table(rows))
+
+
 # ---- Command line
 
 
@@ -1308,6 +1361,7 @@ SETTING_RUNS: dict[str, Any] = {name: value for name, value in RUNS.items() if n
 PHASE_RUNS: dict[str, Any] = {**{name: value for name, value in RUNS.items() if name != "peer"}, "seconds": 0.5}
 
 LOOKUP_RUNS: dict[str, Any] = {name: value for name, value in RUNS.items() if name not in ("peer", "plot")}
+ACE_RUNS: dict[str, Any] = {**{k: v for k, v in RUNS.items() if k not in ("peer", "plot")}, "seconds": 8.0}
 
 BENCHMARKS = {
     "quick": Benchmark(timed, quick_jobs.__doc__ or "", {**RUNS, **PYTHON, "seconds": 0.2}, quick_jobs),
@@ -1324,6 +1378,7 @@ BENCHMARKS = {
     "lookup": Benchmark(lookup, lookup.__doc__ or "", {**LOOKUP_RUNS, "runs": 5, "seconds": LOOKUP_SECONDS}),
     "adaptive": Benchmark(adaptive, adaptive.__doc__ or "", {**SETTING_RUNS, "seconds": 4.0}),
     "prewarm": Benchmark(prewarm, prewarm.__doc__ or "", SETTING_RUNS),
+    "ace": Benchmark(ace, ace.__doc__ or "", ACE_RUNS),
     "instructions": Benchmark(instructions, instructions.__doc__ or "", OUTPUT),
     "peers": Benchmark(peers, peers.__doc__ or "", {"peer": []}),
     "sites": Benchmark(sites, sites.__doc__ or "", {**{k: v for k, v in OUTPUT.items() if k != "peer"}, "runs": 3}),
@@ -1398,7 +1453,7 @@ def parser() -> argparse.ArgumentParser:
     add("benchmark", nargs="?", choices=BENCHMARKS, default="quick", help=helps)
     add("-n", dest="runs", type=int, help="runs of everything (default 3, lookup 5)")
     add("--threads", type=numbers, metavar="N,N", help="in place of the benchmark's own")
-    add("--seconds", type=float, help="length of a run (default 1, quick 0.2, phases 0.5, lookup 0.05, adaptive 4)")
+    add("--seconds", type=float, help="length of a run (default 1; `quick` 0.2, `phases` 0.5, `lookup` 0.05, ...)")
     add("--only", type=listed, metavar="NAME,NAME", help="no other allocators than these")
     add("--peer", type=pair, action="append", metavar="NAME=PATH", help="one more allocator")
     add("--env", type=pair, action="append", metavar="NAME=VALUE", help="set this variable in every run")
@@ -1422,7 +1477,7 @@ def objections(options: argparse.Namespace) -> Iterator[str]:
     if any(count % team for count in given.get("threads", ())):
         yield f"{options.benchmark} runs teams of {team} threads: --threads must be multiples of {team}"
     for variable, _ in given.get("env", ()):
-        chosen = {"phases": SWITCHES, "lookup": (REGISTRY,)}.get(options.benchmark, ())
+        chosen = {"phases": SWITCHES, "lookup": (REGISTRY,), "ace": ("HAKMEM_ACE",)}.get(options.benchmark, ())
         if variable.startswith(RESERVED) or variable in chosen:
             yield f"--env {variable}: the rows say what it is"
         if any(variable in variables for variables in SETTINGS.get(options.benchmark, {}).values()):

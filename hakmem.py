@@ -48,8 +48,8 @@ from typing import Any, Callable, NamedTuple, NoReturn, Optional, Union, cast
 
 __all__ = [
     "Buffer", "Config", "HakmemError", "MemoryPool", "Mode", "Option", "RssMonitor", "RssSample", "UnknownOptionError",
-    "aligned_alloc", "alloc_at", "big_table", "calloc", "class_table", "config", "default_memory_pool", "free",
-    "free_at", "heap_table", "lock_table", "main", "malloc", "memory_snapshot", "memory_stats",
+    "ace_log", "aligned_alloc", "alloc_at", "big_table", "calloc", "class_table", "config", "default_memory_pool",
+    "free", "free_at", "heap_table", "lock_table", "main", "malloc", "memory_snapshot", "memory_stats",
     "memory_stats_as_nested_dict", "memory_summary", "mode", "owner_of", "realloc", "report",
     "reset_peak_memory_stats", "shard_table", "site_rule", "site_rules", "site_table", "tier_table",
     "total_allocated_bytes", "trim", "usable_size",
@@ -230,7 +230,7 @@ def _layout(described: Any) -> _Layout:
 _LAYOUTS = {raw.name.decode(): _layout(raw) for raw in (_RawRecord * _about.nrecords).from_address(_about.records)}
 _STATS, _CLASS, _TIER, _OPTION, _OWNER = (_LAYOUTS[name] for name in ("stats", "class", "tier", "option", "owner"))
 _HEAP, _LOCK, _SEGMENT, _SHARD = (_LAYOUTS[name] for name in ("heap", "lock", "segment", "shard"))
-_BIG, _SITE, _RULE = (_LAYOUTS[name] for name in ("big", "site", "rule"))
+_BIG, _SITE, _RULE, _POLICY, _DECISION = (_LAYOUTS[name] for name in ("big", "site", "rule", "policy", "decision"))
 
 
 # ---- bindings ----------------------------------------------------------------------------------------------
@@ -302,6 +302,10 @@ _shard_table = _bind("hak_shard_table", _code, [ctypes.POINTER(_SHARD.structure)
 _big_table = _bind("hak_big_table", _code, [ctypes.POINTER(_BIG.structure), _size, _code])
 # int hak_segment_table(struct hak_segment *rows, size_t row_size, int max_rows);
 _segment_table = _bind("hak_segment_table", _code, [ctypes.POINTER(_SEGMENT.structure), _size, _code])
+# int hak_ace_policies(struct hak_policy_row *rows, size_t row_size, int max_rows);
+_ace_policies = _bind("hak_ace_policies", _code, [ctypes.POINTER(_POLICY.structure), _size, _code])
+# int hak_ace_log(struct hak_decision *rows, size_t row_size, int max_rows);
+_ace_log = _bind("hak_ace_log", _code, [ctypes.POINTER(_DECISION.structure), _size, _code])
 # void hak_reset_peaks(void);
 _reset_peaks = _bind("hak_reset_peaks", None, [])
 # const struct hak_option *hak_option_table(int *count);
@@ -539,26 +543,55 @@ class Buffer:
 
 
 # ---- options -----------------------------------------------------------------------------------------------
+class _Word(int):
+    """The value of a mode: a number that is shown, and may be compared, as its word."""
+
+    word: str
+
+    def __new__(cls, number: int, words: Sequence[str]) -> _Word:
+        self = super().__new__(cls, number)
+        self.word = words[number] if 0 <= number < len(words) else str(int(number))
+        return self
+
+    def __eq__(self, other: object) -> bool:
+        return self.word == other if isinstance(other, str) else int(self) == other
+
+    __hash__ = int.__hash__
+
+    def __str__(self) -> str:
+        return self.word
+
+    __repr__ = __str__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, (int(self),)
+
+
 class Option:
     """One option: name, env, type, unit, when, default, min, max, help and use as C declares them, and its value."""
 
     def __init__(self, declared: Iterable[Any]) -> None:
         self.name, self.env, self.type, self.unit, self.when, self.help, self.use, *bounds = declared
-        self.default, self.min, self.max = (bool(bound) if self.type == "bool" else bound for bound in bounds)
+        self.words = tuple(self.unit.split("|")) if self.type == "mode" else ()
+        self.default, self.min, self.max = map(self._typed, bounds)
         if self.type == "text":  # whose bounds are those of its length
             self.default = ""
 
+    def _typed(self, number: int) -> Any:
+        return bool(number) if self.type == "bool" else _Word(number, self.words) if self.words else number
+
     @property
     def value(self) -> Any:
-        """The value now (a bool for switches). Setting it raises ValueError if it is out of bounds or too late.
+        """The value now: a bool for switches, for modes a number that is equal to its word, too.
 
-        A text is read as the environment's are: "64M", "on".
+        Setting it raises ValueError if it is out of bounds or too late. A text is read as the environment's are: "64M",
+        "on".
         """
         if self.type == "text":
             return _option_text(self.name.encode()).decode(errors="replace")
         result = ctypes.c_int64()
         _option_get(self.name.encode(), result)
-        return bool(result.value) if self.type == "bool" else result.value
+        return self._typed(result.value)
 
     @value.setter
     def value(self, value: Union[int, str]) -> None:
@@ -576,6 +609,8 @@ class Option:
             raise HakmemError(f"{self.name} = {value!r}: allowed is a text of at most {self.max} bytes")
         if not isinstance(value, int) or not self.min <= value <= self.max:
             allowed = "True or False" if self.type == "bool" else f"{self.min} to {self.max} {self.unit}".rstrip()
+            if self.words:
+                allowed = f"{', '.join(self.words[:-1])} or {self.words[-1]}"
             if self.min == self.max:
                 allowed = f"{self.min} in the {_mode.variant} library; `run --{self.name}` has another"
             raise HakmemError(f"{self.name} = {value!r}: allowed is {allowed}")
@@ -590,7 +625,8 @@ class Option:
         return self.check(text)  # raises, and says what is allowed
 
     def __repr__(self) -> str:
-        value = f"{self.value} {self.unit or self.type}, default {self.default}"
+        unit = self.type if self.words else self.unit or self.type
+        value = f"{self.value} {unit}, default {self.default}"
         return f"<hakmem option {self.name} = {value}, {self.env}: {self.help}>"
 
 
@@ -717,6 +753,16 @@ def site_table() -> list[Any]:
 def site_rules() -> list[Any]:
     """The rules for sites that hold, in the order in which their sites got a first one."""
     return _rows(_RULE, _rule_table)
+
+
+def ace_log() -> list[Any]:
+    """The last 256 decisions of ACE, the learning thread, oldest first; none while config.ace is off.
+
+    Each has the time in ms since the process's first call, the policy, the class's block size (0: of no class), the
+    target before and after, what was done (applied, kept, undone; in shadow mode, shadow: nothing), the policy's
+    measure before and after in millionths, and the evidence: how many windows, of what, and why.
+    """
+    return _rows(_DECISION, _ace_log)
 
 
 # torch.cuda's key, and the counter of hakmem behind it, where there is one
@@ -977,6 +1023,17 @@ def _sites() -> list[_Table]:
 
 _SITES_SHOWN = 40
 
+
+def _ace() -> list[_Table]:
+    """The policies, the counters, and what was decided, if anything."""
+    policies = _record_table("policies", _POLICY, _rows(_POLICY, _ace_policies), "ace")
+    mode = str(config.option("ace").value)
+    policies = policies._replace(rows=[{"ace": mode, **row} for row in policies.rows])
+    counters = _counters("ace")
+    decisions = _record_table("decisions", _DECISION, ace_log(), "ace")
+    return [policies, counters, *([decisions] if decisions.rows else [])]
+
+
 _VIEWS: dict[str, Callable[[], list[_Table]]] = {
     "summary": _summary,
     "pools": _pools,
@@ -990,12 +1047,13 @@ _VIEWS: dict[str, Callable[[], list[_Table]]] = {
     "shards": lambda: [_record_table("shards", _SHARD, shard_table(), "shards"), _counters("shards")],
     "sites": _sites,
     "config": _options,
+    "ace": _ace,
 }
 
 
 def _shown(value: Any, unit: str) -> str:
     """A cell as people read it."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, (bool, _Word)) or not isinstance(value, (int, float)):
         return "-" if value is None else str(value)
     if unit != "bytes":
         return f"{value:.1%}" if unit == "ratio" else f"{value:,}" if unit else str(value)
@@ -1032,7 +1090,7 @@ def report(view: str = "summary", fmt: str = "simple") -> str:
     "caches": what the threads' caches may hold, by class, and how often that was changed. "bigcache": freed blocks
     above 1 MiB that are kept, by call site and size class. "locks": how often each was taken and waited for. "shards":
     the parts of the page heap. "sites": the 40 call sites with the most live bytes, and the rules (site_table() has
-    all). "config": the options. Bytes are shown in KiB, MiB, ...
+    all). "config": the options. "ace": what the learning thread may do, and has done. Bytes are shown in KiB, MiB, ...
 
     fmt="json" has the same rows with plain numbers: {"mode": {...}, "view": ..., "tables": {title: [row, ...]}}.
     ValueError for a view or format that there is not.

@@ -127,6 +127,7 @@ def test_every_workload_is_reached_by_some_subcommand(usage):
     reached |= {keys[0] for keys, _ in bench.LOOPS.values()}
     reached |= {case.command[1] for case, _ in bench.lookup_jobs(bench.parse(["lookup"]), None)}
     reached |= {bench.STREWN}
+    reached |= {name for name, _ in bench.ACE_LOADS}
     assert sorted(reached) == sorted(keys_of(usage, "workloads"))
     assert {name for name, *_ in bench.QUICK} <= reached
 

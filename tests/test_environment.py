@@ -13,6 +13,8 @@ from typing import Any, NamedTuple, Optional
 import pytest
 from _helpers import C_DIR, cc, library, need, program, run, scratch, text
 
+import hakmem
+
 FLAGS = "-std=gnu11 -g -Wall -Wextra -pthread -DHAK_NO_OVERRIDE=1 -Dwrite=fuzz_write".split()
 SANITIZE = "-fno-sanitize-recover=all -fsanitize=address,undefined"
 WORDS = {b"true": 1, b"yes": 1, b"on": 1, b"false": 0, b"no": 0, b"off": 0}
@@ -28,6 +30,7 @@ class Option(NamedTuple):
     default: int
     least: int
     most: int
+    words: tuple[str, ...]
 
 
 def reference(option: Option, value: bytes) -> Optional[int]:
@@ -36,6 +39,8 @@ def reference(option: Option, value: bytes) -> Optional[int]:
         return len(value) if len(value) <= option.most else None
     if option.type == "bool" and value.lower() in WORDS:
         return WORDS[value.lower()]
+    if value.decode("latin-1").lower() in option.words:
+        return option.words.index(value.decode("latin-1").lower())
     suffix = rb"(?:([kmgt])i?b?)?" if option.type == "bytes" else rb"()"
     match = re.fullmatch(rb"[ \t\n\v\f\r]*([+-]?[0-9]+)" + suffix, value, re.IGNORECASE)
     if not match or len(match[1].lstrip(b"+-0")) > 30:  # beyond any option's bounds, and beyond what Python converts
@@ -52,7 +57,10 @@ def show(*entries: bytes) -> tuple[dict[str, int], dict[str, Option], list[str]]
     done = run(command, preload=False)
     assert done.returncode == 0, text(done.stderr)
     rows = [line.split() for line in text(done.stdout).splitlines()]
-    options = {row[0]: Option(row[0], row[1].encode(), row[2], *map(int, row[4:7])) for row in rows}
+    options = {
+        row[0]: Option(row[0], row[1].encode(), row[2], *map(int, row[4:7]), hakmem.config.option(row[0]).words)
+        for row in rows
+    }
     assert re.fullmatch(rb"(hakmem: [ -~]*\n)*", done.stderr), done.stderr
     return {row[0]: int(row[7]) for row in rows}, options, text(done.stderr).splitlines()
 

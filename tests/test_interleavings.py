@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 from _helpers import ROOT
 from interleavings import Explored, Refuted, Step, System, Thread, explore, must
-from models import bigcache, heaps, locks, pages
+from models import bigcache, heaps, locks, pages, rings
 from models.bigcache import Kept
 from models.heaps import Heaps
 from models.locks import Boot, Futex
 from models.pages import Pages
+from models.rings import Rings
 
-MODELS = (heaps, locks, pages, bigcache)
+MODELS = (heaps, locks, pages, bigcache, rings)
 ENVIRONMENT = {"interrupt", "collect", "copy"}  # steps of the system or of the test, not of hakmem
 
 
@@ -445,6 +446,8 @@ HOLDS: dict[str, Callable[[str], System]] = {
     "a run is freed, kept, taken again, evicted, made anew, and its neighbour grows": Kept,
     "two threads take and two purge a kept run": lambda without: Kept(without, 1, takers=2, purgers=2, growers=0),
     "two threads free one run while it is evicted": lambda without: Kept(without, freers=2, takers=0, makers=0),
+    "a heap changes hands while ACE reads its ring": Rings,
+    "a ring is full before ACE comes": lambda without: Rings(without, owners=1, events=3, room=1),
 }
 
 
@@ -523,6 +526,11 @@ REFUTED_BY: dict[str, tuple[str, str]] = {  # the part taken out: the scenario t
     "the key that a new run has not got": ("a run is freed, kept", "leaves BigCache that is not in it"),
     "the look at the key of a kept neighbour": ("a run is freed, kept", "leaves BigCache that is not in it"),
     "BigCache's lock in an eviction": ("two threads take and two purge", "leaves BigCache that is not in it"),
+    "the event before the head": ("a ring is full", "are read where"),
+    "the look at the tail before a put": ("a ring is full", "more events stand in the ring"),
+    "the look at the head before a get": ("a ring is full", "are read where"),
+    "the copy before the tail": ("a ring is full", "are read where"),
+    "the claim round a put": ("a heap changes hands", "are read where"),
 }
 PARTS = {part: place for module in MODELS for part, place in module.PARTS.items()}
 

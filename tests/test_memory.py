@@ -393,6 +393,7 @@ def test_frees_past_the_stacks_are_counted_apart(python: Any) -> None:
 VIEWS = [
     *("summary", "pools", "classes", "threads", "frees", "refills", "caches", "bigcache", "locks", "shards", "sites"),
     "config",
+    "ace",
 ]
 
 

@@ -404,7 +404,7 @@ def test_structures_are_those_of_c():
             assert field.help or field.kind == "z" or layout in (hakmem._OPTION, hakmem._OWNER, hakmem._SEGMENT)
         assert len(layout.structure._fields_) == len(layout.fields)
     known = {"stats", "class", "tier", "heap", "lock", "segment", "option", "owner", "shard", "big", "site", "rule"}
-    assert known == set(hakmem._LAYOUTS)
+    assert known | {"policy", "decision"} == set(hakmem._LAYOUTS)
 
 
 # ---- reports
@@ -441,7 +441,7 @@ def test_every_option_is_described(name):
     option = hakmem.config.option(name)
     assert isinstance(option, hakmem.Option)
     assert option.env == "HAKMEM_" + name.upper()
-    assert option.type in ("bool", "int", "bytes", "text")
+    assert option.type in ("bool", "int", "bytes", "text", "mode")
     assert option.when in ("start", "any")
     assert option.help
     assert option.min <= (len(option.default) if option.type == "text" else option.default) <= option.max

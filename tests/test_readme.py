@@ -74,6 +74,7 @@ def options_table() -> str:
         default = "none" if row.type == "text" else f"{int(row.default)} {row.unit}".strip()
         if row.type == "bytes":
             default = f"{row.default >> 20} MiB"
+        default = str(row.default) if row.type == "mode" else default
         rows.append(f"| `{row.env}` | {default} | {row.when} | {row.help} | {row.use} |")
     return "\n".join(rows) + "\n"
 

@@ -62,3 +62,10 @@ def test_stress(sanitizer: str, switch: str) -> None:
 def test_stress_hardened(sanitizer: str, level: str) -> None:
     rounds = max(1, ROUNDS[sanitizer] // 4)
     check_stress([stress(sanitizer, "-DHAK_HARDENED=1"), rounds], {"HAKMEM_HARDENED": level})
+
+
+@pytest.mark.parametrize("mode", ["shadow", "on"])
+@pytest.mark.parametrize("sanitizer", ROUNDS)
+def test_stress_with_ace(sanitizer: str, mode: str) -> None:
+    rounds = max(1, ROUNDS[sanitizer] // 4)
+    check_stress([stress(sanitizer), rounds], {"HAKMEM_ACE": mode, "HAKMEM_ACE_MS": "10"})

@@ -546,7 +546,7 @@ class Heaps(System):
         if not h:
             yield from self.hak_batch_reroute((b,))
             return
-        yield "hak_load(&h->inbox_bytes) >= HAK_REMOTE_BYTES"
+        yield "hak_load(&h->inbox_bytes) >= hak_target_remote()"
         if h.inbox_bytes >= self.full:
             yield from self.hak_batch_free_claimed(h, b, True)
             return
