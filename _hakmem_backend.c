@@ -5851,8 +5851,6 @@ static HAK_NOINLINE void *hak_heap_refill(hak_heap_t *h, uint32_t c)
 	uint32_t n, got = 0, at, capacity;
 	uint64_t carved = h->count.refill_carve_blocks;
 
-	if (hak_unlikely(h->floor[c] != k->small && h->floor[c] != k->large)) /* of a group that is younger than this heap */
-		hak_heap_stack_reset(h, c);
 	capacity = (uint32_t)(h->top[c] - h->floor[c]);
 	hak_claim(h);
 	h->left_alone = 0;
