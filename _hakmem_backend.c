@@ -802,6 +802,7 @@ typedef struct hak_heap {
 	uint32_t left_alone;                /* claim: full inboxes that others have emptied since the owner's last slow path */
 	uint32_t lost;                      /* claim: its slabs were disowned, and its stacks not yet sorted out */
 	uint32_t shard;                     /* owner: the shard that a rule names for what is asked for just now, and 1 */
+	uint64_t units_stamp;               /* claim: ms when the last of these came */
 	uint32_t units;                     /* claim: of these, ... */
 	uint32_t unit[HAK_UNITS_AT_HAND];   /* ... free units of slabs that were empty, for the next ones */
 	uint32_t kept;                      /* claim: HAK_KEPT_...: has slabs of a thread that has ended */
@@ -914,7 +915,7 @@ typedef struct hak_shard_counts {
 	uint64_t lent;                                   /* runs that threads of others took from it, ever */
 	uint64_t purges, purged_units;
 	uint64_t taken_units, fresh_units;               /* ever handed out; of these, those that were clean */
-	uint64_t aged_units;                             /* of purged_units, those that went for their age */
+	uint64_t aged_units, over_units;                 /* of purged_units, those that went for their age; for being too many */
 	uint64_t large_blocks, large_units, large_allocs, large_frees;
 	uint64_t large_units_alloced, large_units_freed; /* ever */
 } hak_shard_counts_t;
@@ -1056,7 +1057,9 @@ static struct { /* lock: bigcache */
 	uint64_t table_bytes;                           /* mapped for tables */
 	hak_big_t *oldest[HAK_BIG_KINDS], *newest[HAK_BIG_KINDS];
 	uint64_t stamp;                                 /* of the oldest of both; UINT64_MAX: none.  Read by anybody */
-	uint64_t entries[HAK_BIG_KINDS];                /* blocks in it.  Read by anybody */
+	uint64_t entries[HAK_BIG_KINDS];                /* blocks in it */
+	uint64_t units[HAK_SHARDS_MAX];                 /* of runs, by the shard that they belong to.  Read by anybody */
+	uint64_t shards;                                /* bit for each shard that has some: likewise */
 	uint64_t bytes[HAK_BIG_KINDS];                  /* likewise */
 	uint64_t hits, misses;
 	uint64_t run_allocs, run_frees;                 /* runs that went out to callers and came from them, ever */
@@ -2312,7 +2315,8 @@ static HAK_COLD void hak_track_grow_locked(struct hak_track_share *s) /* by as m
 	for (size_t i = 0; i < old.places; i++)
 		if (old.place[i].block)
 			place[hak_track_find_locked(s, old.place[i].block)] = old.place[i];
-	hak_meta_unmap(old.place, old.places * sizeof *place);
+	if (old.place)
+		hak_meta_unmap(old.place, old.places * sizeof *place);
 	hak_add_shared(&hak_sites.bytes, (places - old.places) * sizeof *place);
 }
 
@@ -2649,7 +2653,7 @@ HAK_INLINE void hak_index_cut(const void *base, size_t len, size_t rest) { hak_i
 /* A block above 1 MiB that is freed stays whole, and goes to the next request of its site and size class: no run is
  * looked for, split and joined, and no mapping made.  Keys stand in a hash table of chains; each has its blocks, the
  * newest first.  What is kept counts as free dirty memory where that is bounded, ages like it, and is joined with it
- * before clean memory is taken (hak_run_unkeep_locked): it never makes the process larger. */
+ * before clean memory is taken (hak_run_unkeep_for_locked): it hardly makes the process larger. */
 
 HAK_INLINE uint32_t hak_big_site(uint64_t site) { return (uint32_t)(site ^ site >> 32); }
 
@@ -2770,6 +2774,15 @@ static void hak_big_stamp_locked(void)
 	hak_store(&hak_bigcache.stamp, stamp);
 }
 
+/* Units of a shard come into BigCache, or leave it.  Runs only. */
+static void hak_big_count_locked(hak_big_t *b, bool more)
+{
+	uint32_t shard = hak_load(&hak_super[hak_big_run(b)->unit / HAK_SUPER_UNITS]->shard); /* it stands while b is in use */
+	uint64_t n = b->len >> HAK_UNIT_SHIFT, bit = 1ull << shard;
+	hak_count(&hak_bigcache.units[shard], more ? n : -n);
+	hak_store(&hak_bigcache.shards, hak_bigcache.units[shard] ? hak_bigcache.shards | bit : hak_bigcache.shards & ~bit);
+}
+
 static void hak_big_insert_locked(hak_big_t *b, hak_big_key_t *k, uint64_t kind, size_t len, uint64_t stamp)
 {
 	hak_big_t *older = hak_bigcache.newest[kind];
@@ -2787,6 +2800,8 @@ static void hak_big_insert_locked(hak_big_t *b, hak_big_key_t *k, uint64_t kind,
 	k->bytes += len;
 	hak_count(&hak_bigcache.entries[kind], 1u);
 	hak_count(&hak_bigcache.bytes[kind], len);
+	if (kind == HAK_BIG_RUN)
+		hak_big_count_locked(b, true);
 	hak_big_stamp_locked();
 }
 
@@ -2803,6 +2818,8 @@ static void hak_big_remove_locked(hak_big_t *b)
 	hak_bigcache.idle += k->entries == 0 && k != &hak_bigcache.odd;
 	hak_count(&hak_bigcache.entries[b->kind], -1ull);
 	hak_count(&hak_bigcache.bytes[b->kind], -(uint64_t)b->len);
+	if (b->kind == HAK_BIG_RUN)
+		hak_big_count_locked(b, false);
 	b->key = NULL;
 	hak_big_stamp_locked();
 }
@@ -2851,9 +2868,10 @@ static bool hak_big_put(hak_big_t *b, uint64_t kind, size_t len, uint32_t site, 
 
 /* A kept block for a request of n bytes: long enough and aligned, and at most an eighth longer.  A run is live again.
  * NULL: there is none. */
-static hak_big_t *hak_big_take(size_t n, size_t align, uint32_t site)
+static hak_big_t *hak_big_take(size_t n, size_t align, uint32_t site, bool mapped)
 {
-	bool on = hak_load(&hak_option.bigcache) != 0;
+	/* With an index of segments, or units that nobody may touch, no run is kept whole. */
+	bool on = hak_load(&hak_option.bigcache) && (n > HAK_RUN_MAX || (!hak_option.use_registry && hak_option.hardened < 2));
 	uint32_t first = hak_big_class(n), last;
 	size_t most = n + n / HAK_BIG_SLACK;
 	hak_big_key_t *own = NULL;
@@ -2870,7 +2888,7 @@ static hak_big_t *hak_big_take(size_t n, size_t align, uint32_t site)
 		for (b = k ? k->first : NULL; b; b = b->next, looked++) {
 			if (looked == HAK_BIG_LOOKED)
 				b = NULL;
-			if (!b || (b->len >= n && b->len <= most && ((uintptr_t)hak_big_base(b) & (align - 1)) == 0))
+			if (!b || (b->len >= n && b->len <= most && (!mapped || b->kind == HAK_BIG_WHALE) && ((uintptr_t)hak_big_base(b) & (align - 1)) == 0))
 				break;
 		}
 	}
@@ -3335,12 +3353,13 @@ static bool hak_page_is_split(void) { return hak_shard_sum(runs) > HAK_FORBIDDEN
 /* Units of the free run r, `skip` from its start, may be touched from now on. */
 static bool hak_run_permit_locked(const hak_slab_t *r, uint32_t skip, uint32_t units)
 {
+	if (!hak_page_is_forbidden())
+		return true;
 	if (hak_page_is_split()) { /* all of r may: it joins its neighbours, which are in use */
 		skip = 0;
 		units = r->len;
 	}
-	return !hak_page_is_forbidden()
-	    || hak_os_commit(r->base + ((size_t)skip << HAK_UNIT_SHIFT), (size_t)units << HAK_UNIT_SHIFT);
+	return hak_os_commit(r->base + ((size_t)skip << HAK_UNIT_SHIFT), (size_t)units << HAK_UNIT_SHIFT);
 }
 
 /* Units to commit at the end of a range, so that the shard gets a free run of `units`; 0: it has no room for them. */
@@ -3453,6 +3472,7 @@ static hak_slab_t *hak_run_find_best_locked(const hak_shard_t *shard, int kind, 
 static void hak_shard_move_locked(hak_shard_t *from, hak_shard_t *to, int kind, uint64_t now)
 {
 	uint32_t len = HAK_SUPER_UNITS, skip, u;
+	uint64_t stamp;
 	hak_slab_t *r = hak_run_find_locked(from, kind, 2 * len - 1); /* wherever it begins */
 
 	if (!r && !(r = hak_run_find_locked(from, kind, len)))
@@ -3461,55 +3481,14 @@ static void hak_shard_move_locked(hak_shard_t *from, hak_shard_t *to, int kind, 
 	if (skip + len > r->len)
 		return;
 	u = r->unit + skip;
+	stamp = r->dirty ? r->stamp : now;
 	hak_run_cut_locked(from, r, skip, len);
 	hak_store(&hak_super_of(u)->shard, hak_shard_number(to));
 	hak_run_tell_locked(from);
 	hak_count(&from->count.supers, -1ull);
 	hak_count(&to->count.supers, 1u);
 	hak_count(&to->count.moved, 1u);
-	hak_run_free_locked(to, u, len, now);
-}
-
-/* The shard *at, whose lock is held, has no free run of `units` and this kind: what others have.  A superslab of which
- * all is free changes its shard, so that memory follows the load: that comes first.  A run is taken where it is, if
- * `here`: *at is its shard then, and that lock is held instead.  What is longer than a superslab never moves: so long
- * runs would be torn to pieces.  NULL: there is nothing.  The lock of *at may have been let go in between. */
-static HAK_COLD hak_slab_t *hak_shard_borrow_locked(hak_shard_t **at, uint32_t units, int kind, bool here, uint64_t now)
-{
-	hak_shard_t *own = *at, *other;
-	hak_slab_t *r;
-
-	for (int whole = units <= HAK_SUPER_UNITS; whole >= (here ? 0 : 1); whole--) {
-		uint64_t others = hak_load(&hak_page.nonempty) & ~hak_shard_bit(own);
-		while ((other = hak_shard_pick(&others, own))) {
-			if (!hak_shard_peek(other, kind, whole ? HAK_SUPER_UNITS : units))
-				continue;
-			hak_shard_lock_beside(own, other);
-			if (whole && !hak_run_find_best_locked(own, kind, units)) /* still */
-				hak_shard_move_locked(other, own, kind, now);
-			if ((r = hak_run_find_best_locked(own, kind, units))) {
-				hak_unlock(&other->lock);
-				return r;
-			}
-			if (!whole && (r = hak_run_find_locked(other, kind, units))) {
-				hak_count(&other->count.lent, 1u);
-				hak_unlock(&own->lock);
-				*at = other;
-				return r;
-			}
-			hak_unlock(&other->lock);
-		}
-	}
-	return NULL;
-}
-
-/* Whether dirty memory of other shards is to be used up before clean memory is touched: always for a large block, whose
- * faults would cost more than another's lock; else when they keep so much, and shards cost no more memory than that. */
-static bool hak_shard_others_are_rich(const hak_shard_t *own, uint32_t units)
-{
-	return (hak_load(&hak_page.nonempty) & ~hak_shard_bit(own)) != 0
-	    && (units > HAK_CLASS_MAX / HAK_UNIT
-	        || hak_shard_sum(dirty_units) - own->count.dirty_units > hak_shard_sum(used_units) / HAK_SHARD_SHARE);
+	hak_run_free_locked(to, u, len, stamp);
 }
 
 /* Units that callers and heaps have.  Without the shards' locks it may be off by what changes hands just now. */
@@ -3534,9 +3513,16 @@ static void hak_run_unkeep_locked(hak_shard_t *shard, hak_slab_t *r)
 	hak_run_tell_locked(shard);
 }
 
+HAK_INLINE uint64_t hak_run_kept(const hak_shard_t *shard) /* units of the shard that are in BigCache */
+{
+	return hak_load(&hak_bigcache.units[hak_shard_number(shard)]);
+}
+
 /* From b on, the oldest kept run that is the shard's.  Both locks. */
 static hak_big_t *hak_run_kept_locked(const hak_shard_t *shard, hak_big_t *b)
 {
+	if (!hak_run_kept(shard))
+		return NULL;
 	while (b && hak_shard_of(hak_big_run(b)->unit) != shard)
 		b = b->newer;
 	return b;
@@ -3564,7 +3550,7 @@ static HAK_COLD bool hak_run_unkeep_oldest_locked(hak_shard_t *shard, uint64_t b
 static HAK_COLD bool hak_run_unkeep_for_locked(hak_shard_t *shard, uint32_t need)
 {
 	hak_big_t *best = NULL, *oldest, *b;
-	if (hak_big_units() == 0 || hak_page_kept() < need)
+	if (!hak_run_kept(shard) || shard->count.dirty_units + hak_run_kept(shard) < need)
 		return false;
 	hak_lock(&hak_bigcache.lock);
 	b = oldest = hak_run_kept_locked(shard, hak_bigcache.oldest[HAK_BIG_RUN]);
@@ -3584,7 +3570,7 @@ static HAK_COLD bool hak_run_unkeep_for_locked(hak_shard_t *shard, uint32_t need
 /* The run at u leaves BigCache, if it stands there and is the shard's: what is before it wants to grow. */
 static HAK_COLD void hak_run_unkeep_at_locked(hak_shard_t *shard, uint32_t u)
 {
-	if (!hak_super_of(u) || hak_load(&hak_unit[u]) != HAK_RUN_KEPT || hak_shard_of(u) != shard)
+	if (!hak_load_acquire(&hak_super[u / HAK_SUPER_UNITS]) || hak_load(&hak_unit[u]) != HAK_RUN_KEPT || hak_shard_of(u) != shard)
 		return;
 	hak_lock(&hak_bigcache.lock);
 	if (hak_load(&hak_unit[u]) == HAK_RUN_KEPT && hak_slab_of(u)->big.key) { /* no key: it is in somebody's hands */
@@ -3592,6 +3578,51 @@ static HAK_COLD void hak_run_unkeep_at_locked(hak_shard_t *shard, uint32_t u)
 		hak_run_unkeep_locked(shard, hak_slab_of(u));
 	}
 	hak_unlock(&hak_bigcache.lock);
+}
+
+/* The shard *at, whose lock is held, has no free run of `units` and this kind: what others have.  A superslab of which
+ * all is free changes its shard, so that memory follows the load: that comes first.  A run is taken where it is, if
+ * `here`: *at is its shard then, and that lock is held instead.  What is longer than a superslab never moves: so long
+ * runs would be torn to pieces.  NULL: there is nothing.  The lock of *at may have been let go in between. */
+static HAK_COLD hak_slab_t *hak_shard_borrow_locked(hak_shard_t **at, uint32_t units, int kind, bool here, uint64_t now)
+{
+	hak_shard_t *own = *at, *other;
+	hak_slab_t *r;
+
+	for (int whole = units <= HAK_SUPER_UNITS; whole >= (here ? 0 : 1); whole--) {
+		bool kept = kind == HAK_DIRTY && !whole; /* what others have in BigCache, too */
+		uint64_t others = (hak_load(&hak_page.nonempty) | (kept ? hak_load(&hak_bigcache.shards) : 0)) & ~hak_shard_bit(own);
+		while ((other = hak_shard_pick(&others, own))) {
+			if (!hak_shard_peek(other, kind, whole ? HAK_SUPER_UNITS : units) && !(kept && hak_run_kept(other)))
+				continue;
+			hak_shard_lock_beside(own, other);
+			while (kept && !hak_run_find_locked(other, kind, units) && hak_run_unkeep_for_locked(other, units))
+				;
+			if (whole && !hak_run_find_best_locked(own, kind, units)) /* still */
+				hak_shard_move_locked(other, own, kind, now);
+			if ((r = hak_run_find_best_locked(own, kind, units))) {
+				hak_unlock(&other->lock);
+				return r;
+			}
+			if (!whole && (r = hak_run_find_locked(other, kind, units))) {
+				hak_count(&other->count.lent, 1u);
+				hak_unlock(&own->lock);
+				*at = other;
+				return r;
+			}
+			hak_unlock(&other->lock);
+		}
+	}
+	return NULL;
+}
+
+/* Whether dirty memory of other shards is to be used up before clean memory is touched: always for a large block, whose
+ * faults would cost more than another's lock; else when they keep so much, and shards cost no more memory than that. */
+static bool hak_shard_others_are_rich(const hak_shard_t *own, uint32_t units)
+{
+	return ((hak_load(&hak_page.nonempty) | hak_load(&hak_bigcache.shards)) & ~hak_shard_bit(own)) != 0
+	    && (units > HAK_CLASS_MAX / HAK_UNIT
+	        || hak_page_kept() - own->count.dirty_units - hak_run_kept(own) > hak_page_in_use() / HAK_SHARD_SHARE);
 }
 
 /* A free run of at least `units`: of the shard *at, of another, with whose lock *at comes back, or new.  Clean runs of
@@ -3751,7 +3782,7 @@ static HAK_COLD bool hak_shard_purge(hak_shard_t *shard, uint64_t before, uint64
 		r = shard->oldest;
 		if (r && r->stamp < oldest)
 			oldest = r->stamp;
-		if (hak_big_units() && hak_run_unkeep_oldest_locked(shard, oldest, kept > keep ? &hak_bigcache.over : &hak_bigcache.aged))
+		if (hak_run_kept(shard) && hak_run_unkeep_oldest_locked(shard, oldest, kept > keep ? &hak_bigcache.over : &hak_bigcache.aged))
 			continue;
 		if (!r || (r->stamp >= before && kept <= keep))
 			break;
@@ -3797,7 +3828,8 @@ static HAK_COLD bool hak_shard_purge(hak_shard_t *shard, uint64_t before, uint64
 			hak_dirty_set(u, len, false);
 			hak_count(&shard->count.purges, 1u);
 			hak_count(&shard->count.purged_units, dirty);
-			hak_count(&shard->count.aged_units, stamp < before ? dirty : 0);
+			if (before != UINT64_MAX) /* nor asked for, nor wanted elsewhere */
+				hak_count(stamp < before ? &shard->count.aged_units : &shard->count.over_units, dirty);
 			shard->recent_units = (now - shard->recent_stamp > HAK_REGRET_MS ? 0 : shard->recent_units) + dirty;
 			shard->recent_stamp = now;
 			*returned += (size_t)dirty << HAK_UNIT_SHIFT;
@@ -3979,9 +4011,9 @@ static HAK_COLD size_t hak_whale_purge(uint64_t before)
 		                                         over ? &hak_bigcache.over : &hak_bigcache.aged);
 		if (!w)
 			break;
-		uint64_t *why = w->big.stamp < before ? &hak_whales.aged_bytes : &hak_whales.over_bytes;
 		size_t len = hak_whale_unmap(w);
-		hak_add_shared(why, len);
+		if (before != UINT64_MAX)
+			hak_add_shared(over ? &hak_whales.over_bytes : &hak_whales.aged_bytes, len);
 		sum += len;
 		refusals += len == 0;
 	}
@@ -4302,7 +4334,7 @@ HAK_INLINE bool hak_unit_is_committed(uint32_t u)
 	return u < HAK_UNITS_MAX && hak_load_acquire(&hak_super[u / HAK_SUPER_UNITS]) != NULL;
 }
 
-/* A slab or a large run around p, which lies on unit u.  For a slab no lock is needed, for a run the page heap's. */
+/* A slab or a large run around p, which lies on unit u.  For a slab no lock is needed, for a run its shard's. */
 HAK_INLINE size_t hak_lookup_unit(const void *p, uint32_t u, uint32_t word, uintptr_t *base)
 {
 	if (hak_likely(hak_word_owner(word) >= HAK_OWNER_ORPHAN)) {
@@ -4761,7 +4793,9 @@ static void hak_heap_release_locked(hak_heap_t *h, hak_slab_t *s)
 	hak_count(&h->count.slabs_released, 1u);
 	if (s->len == 1 && h->units < HAK_UNITS_AT_HAND && !hak_page_is_forbidden() && !hak_option.use_registry) {
 		hak_words_set(s->unit, 1, HAK_RUN_AT_HAND);
-		h->unit[h->units++] = s->unit;
+		h->unit[h->units] = s->unit;
+		hak_store(&h->units, h->units + 1);
+		hak_store(&h->units_stamp, hak_os_now());
 	} else {
 		hak_page_release(s->unit, s->len);
 	}
@@ -4770,8 +4804,10 @@ static void hak_heap_release_locked(hak_heap_t *h, hak_slab_t *s)
 /* The units that h has at hand go back to the page heap. */
 static void hak_heap_release_units_locked(hak_heap_t *h)
 {
-	while (h->units)
-		hak_page_release(h->unit[--h->units], 1);
+	for (uint32_t n; (n = h->units);) {
+		hak_store(&h->units, n - 1);
+		hak_page_release(h->unit[n - 1], 1);
+	}
 }
 
 /* A block of slab s, which h owns, goes into the bitmap.  An empty slab is released; the owner keeps the current one,
@@ -5274,9 +5310,9 @@ static HAK_COLD bool hak_heap_disown_locked(hak_heap_t *h)
 	hak_shard_t *shard = NULL;
 	bool over = false;
 
-	for (; h->units; h->units--) {
-		shard = hak_shard_switch(shard, h->unit[h->units - 1]);
-		over |= hak_run_release_locked(shard, h->unit[h->units - 1], 1, now);
+	for (uint32_t n; (n = h->units); hak_store(&h->units, n - 1)) {
+		shard = hak_shard_switch(shard, h->unit[n - 1]);
+		over |= hak_run_release_locked(shard, h->unit[n - 1], 1, now);
 	}
 	for (int t = 0; t < HAK_TIER_whale; t++) { /* before anybody frees a block of these orphans: the gauges count them */
 		hak_gauge_tell_locked(h, t);
@@ -5327,11 +5363,12 @@ static HAK_COLD void hak_heap_drain(hak_heap_t *h, hak_heap_t *to)
 static HAK_NOINLINE void hak_batch_free_claimed(hak_heap_t *self, hak_heap_t *h, hak_batch_t *b, bool alone)
 {
 	hak_batch_t *stray;
-	bool over = false;
+	bool over = false, closed;
 	hak_claim(h);
-	stray = hak_load(&h->inbox) == HAK_CLOSED ? NULL : hak_heap_drain_locked(h, false, self, NULL);
+	closed = hak_load(&h->inbox) == HAK_CLOSED; /* then it may wait with its stacks: see hak_heap_break_up_locked */
+	stray = closed ? NULL : hak_heap_drain_locked(h, false, self, NULL);
 	hak_batch_free_locked(h, b, false);
-	if (alone && ++h->left_alone >= HAK_LEFT_ALONE)
+	if (alone && !closed && ++h->left_alone >= HAK_LEFT_ALONE)
 		over = hak_heap_disown_locked(h);
 	hak_unclaim(h);
 	b->next = stray;
@@ -5681,8 +5718,16 @@ static void hak_heap_make_slab_locked(hak_heap_t *h, uint32_t c, uint32_t u, uin
 	hak_count(&h->bin[c].slabs, 1u);
 }
 
+static bool hak_heap_use_unit_locked(hak_heap_t *h, uint32_t c) /* one that is at hand: there is one */
+{
+	uint32_t n = h->units - 1;
+	hak_store(&h->units, n);
+	hak_heap_make_slab_locked(h, c, h->unit[n], 1);
+	return true;
+}
+
 /* Puts a slab with room into the partial list of class c: an orphan, else free units, else new memory.  A thread that
- * goes on with another's work needs orphans of many classes: it gets one for each class that it has used before.
+ * goes on with another's work needs orphans of many classes: it gets one for each class that its heap has ever served.
  * False: out of memory. */
 static HAK_NOINLINE bool hak_heap_new_slab_locked(hak_heap_t *h, uint32_t c)
 {
@@ -5691,10 +5736,8 @@ static HAK_NOINLINE bool hak_heap_new_slab_locked(hak_heap_t *h, uint32_t c)
 	bool zero;
 	hak_shard_t *shard;
 
-	if (units == 1 && h->units && hak_load(&hak_page.orphaned[c]) == 0) { /* one that comes now is for the next time */
-		hak_heap_make_slab_locked(h, c, h->unit[--h->units], 1);
-		return true;
-	}
+	if (units == 1 && h->units && !h->shard && hak_load(&hak_page.orphaned[c]) == 0) /* one that comes now is for the next time */
+		return hak_heap_use_unit_locked(h, c);
 	shard = hak_orphan_find(h->shard ? hak_shard_numbered(h->shard - 1) : hak_shard_for(0, h->id), c);
 	hak_heap_adopt_locked(h, shard, c);
 	if (b->partial.head) {
@@ -5705,7 +5748,7 @@ static HAK_NOINLINE bool hak_heap_new_slab_locked(hak_heap_t *h, uint32_t c)
 		hak_heap_make_slab_locked(h, c, u, units);
 	}
 	hak_unlock(&shard->lock);
-	return b->partial.head != NULL;
+	return b->partial.head || (units == 1 && h->units && hak_heap_use_unit_locked(h, c));
 }
 
 /* Takes up to n blocks of class c out of h's slabs, in ascending order within each. */
@@ -5754,19 +5797,37 @@ static bool hak_inbox_is_stale(const hak_heap_t *h, uint64_t now)
 	return inbox && inbox != HAK_CLOSED && now >= hak_load(&h->inbox_stamp) + HAK_STALE_MS;
 }
 
+/* Whether free units have been at hand in h for so long that they should go. */
+static bool hak_heap_has_old_units(const hak_heap_t *h, uint64_t now)
+{
+	return hak_load(&h->units) && now > hak_load(&h->units_stamp) + hak_target_purge();
+}
+
 /* Whether slabs of a thread that has ended have waited in h for long. */
 static bool hak_heap_is_left(const hak_heap_t *h, uint64_t now)
 {
 	return hak_load(&h->kept) != HAK_KEPT_NOT && now >= hak_load(&h->kept_stamp) + HAK_KEPT_MS;
 }
 
+/* OS pages of a heap struct that no thread uses: the stacks. */
+static size_t hak_heap_purge_stacks(hak_heap_t *h)
+{
+	uintptr_t from = hak_round_up((uintptr_t)h->slot, hak_boot.os_page);
+	uintptr_t to = (uintptr_t)(h->slot + hak_boot.slots) & ~(uintptr_t)(hak_boot.os_page - 1);
+	return from < to && hak_os_purge((void *)from, to - from) ? to - from : 0;
+}
+
 /* Slabs of a thread that has ended, and that no other has used since, go to whoever needs them.  Returns whether too
  * much is kept now. */
 static HAK_COLD bool hak_heap_break_up_locked(hak_heap_t *h)
 {
-	if (h->kept == HAK_KEPT_WAITING)
+	bool waits = h->kept == HAK_KEPT_WAITING, over;
+	if (waits)
 		hak_heap_flush_all_locked(h);
-	return hak_heap_disown_locked(h);
+	over = hak_heap_disown_locked(h);
+	if (waits && hak_load(&hak_heaps.idle) >= HAK_KEPT_HEAPS)
+		hak_heap_purge_stacks(h);
+	return over;
 }
 
 /* Blocks that have lain in the inbox of an idle thread for long go back to their slabs: few as they are, each may
@@ -5776,16 +5837,19 @@ static HAK_COLD void hak_heap_help(hak_heap_t *self, uint64_t now)
 	uint32_t made = hak_load_acquire(&hak_heaps.made), id = HAK_OWNER_FIRST + self->helped++ % made;
 	hak_heap_t *h = hak_heap_by_id(id);
 	hak_batch_t *stray = NULL;
-	bool over = false;
+	bool over = false, idle;
 
-	if (!h || h == self || (!hak_inbox_is_stale(h, now) && !hak_heap_is_left(h, now)))
+	idle = h && h != self && (hak_inbox_is_stale(h, now) || hak_heap_is_left(h, now));
+	if (!h || (!idle && !hak_heap_has_old_units(h, now)))
 		return;
 	hak_claim(h);
-	if (hak_inbox_is_stale(h, now)) { /* still */
+	if (hak_heap_has_old_units(h, now))
+		hak_heap_release_units_locked(h);
+	if (idle && hak_inbox_is_stale(h, now)) { /* still */
 		stray = hak_heap_drain_locked(h, false, self, NULL);
 		over = hak_heap_disown_locked(h);
 		hak_count(&self->count.inboxes_helped, 1u);
-	} else if (hak_heap_is_left(h, now)) {
+	} else if (idle && hak_heap_is_left(h, now)) {
 		over = hak_heap_break_up_locked(h);
 	}
 	hak_unclaim(h);
@@ -5861,7 +5925,7 @@ static HAK_NOINLINE void *hak_heap_refill(hak_heap_t *h, uint32_t c)
 	if (hak_likely(!h->lost)) /* else its stacks may not be flushed: the next overflow, or a second, changes that */
 		adapted = hak_adapt_maybe_locked(h, c, b->refills % HAK_PERIOD_REFILLS == 0);
 	capacity = hak_heap_capacity(h, c);
-	if (hak_unlikely(capacity && capacity < hak_target_capacity(k->base)))
+	if (hak_unlikely(capacity && capacity < hak_min32(hak_target_capacity(k->base), k->most)))
 		capacity = hak_adapt_raise_locked(h, c, hak_min32(hak_target_capacity(k->base), k->most));
 	at = (uint32_t)(h->v[c] & 0xFFFF);
 	p = h->slot[at];
@@ -5889,7 +5953,7 @@ static HAK_NOINLINE void *hak_heap_refill(hak_heap_t *h, uint32_t c)
 		}
 	}
 	hak_count(&h->count.refills, 1u);
-	if (hak_unlikely(h->ring != NULL))
+	if (hak_unlikely(h->ring != NULL) && c < HAK_CLASSES) /* groups are a user's, who has said what he wants */
 		hak_heap_tell_ace_locked(h, c, p, got, h->count.refill_carve_blocks - carved);
 	hak_unclaim(h);
 	if (hak_unlikely(stray != NULL))
@@ -6022,14 +6086,6 @@ static HAK_COLD bool hak_heap_abandon(hak_heap_t *h, bool keep)
 		hak_batch_shed(h, 0); /* empty batches of a thread that is gone are for everybody */
 	}
 	return keep;
-}
-
-/* OS pages of a heap struct that no thread uses: the stacks. */
-static size_t hak_heap_purge_stacks(hak_heap_t *h)
-{
-	uintptr_t from = hak_round_up((uintptr_t)h->slot, hak_boot.os_page);
-	uintptr_t to = (uintptr_t)(h->slot + hak_boot.slots) & ~(uintptr_t)(hak_boot.os_page - 1);
-	return from < to && hak_os_purge((void *)from, to - from) ? to - from : 0;
 }
 
 /* Its thread does not need h any more.  `exited`: since it ends. */
@@ -6210,10 +6266,10 @@ static void hak_large_gone_locked(hak_shard_t *shard)
 	hak_count(&shard->count.large_frees, 1u);
 }
 
-/* A block out of BigCache.  NULL: it has none that fits. */
-static void *hak_large_reuse(size_t len, size_t align, uint32_t site)
+/* A block out of BigCache; `mapped`: a mapping of its own.  NULL: it has none that fits. */
+static void *hak_large_reuse(size_t len, size_t align, uint32_t site, bool mapped)
 {
-	hak_big_t *b = hak_big_take(len, align, site);
+	hak_big_t *b = hak_big_take(len, align, site, mapped);
 	char *base = NULL;
 
 	if (b && b->kind == HAK_BIG_RUN) {
@@ -6249,35 +6305,40 @@ static HAK_NOINLINE void *hak_large_alloc(size_t n, size_t align, uint64_t at, u
 	*zero = false;
 	if (n > HAK_CLASS_MAX) {
 		size_t len = units <= HAK_RUN_MAX / HAK_UNIT ? units << HAK_UNIT_SHIFT : hak_round_up(n, hak_boot.os_page);
-		if ((p = hak_large_reuse(len, align, site)))
+		if ((p = hak_large_reuse(len, align, site, false)))
 			return p;
 	}
-	if (units + align_units <= HAK_RUN_MAX / HAK_UNIT) {
-		hak_shard_t *shard = number ? hak_shard_numbered(number - 1) : hak_shard_for(at, 0); /* without a site those of all threads in one shard, where they join */
-		hak_lock(&shard->lock);
-		uint64_t now = hak_os_now();
-		uint32_t u = hak_run_alloc_locked(&shard, (uint32_t)units, (uint32_t)align_units, zero, now);
-		if (u) {
-			r = hak_slab_of(u);
-			r->len = (uint32_t)units;
-			r->site = site;
-			r->big.key = NULL;
-			hak_words_set(u + 1, (uint32_t)units - 1, HAK_RUN_BODY);
-			hak_words_set(u, 1, HAK_RUN_HEAD);
-			hak_count(&shard->count.large_blocks, 1u);
-			hak_count(&shard->count.large_allocs, 1u);
-			hak_large_count_locked(shard, (int64_t)units);
+	/* No run, and no mapping: what was kept is free by then, and the second look for a run may find it. */
+	for (int turn = 0; turn < 2; turn++) {
+		if (units + align_units <= HAK_RUN_MAX / HAK_UNIT) {
+			/* Without a site those of all threads are in one shard, where they join. */
+			hak_shard_t *shard = number ? hak_shard_numbered(number - 1) : hak_shard_for(at, 0);
+			hak_lock(&shard->lock);
+			uint64_t now = hak_os_now();
+			uint32_t u = hak_run_alloc_locked(&shard, (uint32_t)units, (uint32_t)align_units, zero, now);
+			if (u) {
+				r = hak_slab_of(u);
+				r->len = (uint32_t)units;
+				r->site = site;
+				r->big.key = NULL;
+				hak_words_set(u + 1, (uint32_t)units - 1, HAK_RUN_BODY);
+				hak_words_set(u, 1, HAK_RUN_HEAD);
+				hak_count(&shard->count.large_blocks, 1u);
+				hak_count(&shard->count.large_allocs, 1u);
+				hak_large_count_locked(shard, (int64_t)units);
+			}
+			hak_unlock(&shard->lock);
+			hak_shard_watch(now);
+			if (r)
+				return r->base;
 		}
-		hak_unlock(&shard->lock);
-		hak_shard_watch(now);
-		if (r)
-			return r->base;
+		if (!turn && (p = hak_whale_alloc(n ? n : 1, align > hak_boot.os_page ? align : hak_boot.os_page, site))) {
+			*zero = true;
+			return p;
+		}
 	}
-	p = hak_whale_alloc(n ? n : 1, align > hak_boot.os_page ? align : hak_boot.os_page, site);
-	*zero = true;
-	if (!p)
-		errno = ENOMEM;
-	return p;
+	errno = ENOMEM;
+	return NULL;
 }
 
 /* The same for a site with a rule: what is to be kept for a time of its own is a mapping of its own. */
@@ -6289,7 +6350,7 @@ static HAK_COLD void *hak_large_alloc_by(size_t n, size_t align, uint64_t at, bo
 	if (!keep || n <= HAK_CLASS_MAX || n > PTRDIFF_MAX - HAK_SUPER || align > PTRDIFF_MAX - HAK_SUPER)
 		return hak_large_alloc(n, align, at, hak_policy_shard(policy), zero);
 	*zero = false;
-	if (!(p = hak_large_reuse(hak_round_up(n, page), align, hak_big_site(at)))) {
+	if (!(p = hak_large_reuse(hak_round_up(n, page), align, hak_big_site(at), true))) {
 		*zero = true;
 		if (!(p = hak_whale_alloc(n, align > page ? align : page, hak_big_site(at))))
 			return hak_large_alloc(n, align, at, hak_policy_shard(policy), zero);
@@ -6457,7 +6518,7 @@ static HAK_NOINLINE void *hak_block_alloc_by(size_t n, size_t align, uint64_t at
 		p = h ? hak_heap_alloc(h, c) : hak_shared_alloc(c);
 		if (h)
 			h->shard = 0;
-	} while (hak_unlikely(!p) && hak_whale_purge(UINT64_MAX));
+	} while (hak_unlikely(!p) && hak_whale_purge(UINT64_MAX) + hak_page_purge(UINT64_MAX, false));
 	if (!p)
 		errno = ENOMEM;
 	return p;
@@ -6500,7 +6561,7 @@ static HAK_NOINLINE void *hak_malloc_slow(size_t n, size_t asked, const void *ca
 		if (h && hak_unlikely(hak_load(&hak_heaps.kept) != 0))
 			h = hak_heap_trade(h, hak_class_of(n));
 		p = h ? hak_heap_refill(h, hak_class_of(n)) : hak_shared_alloc(hak_class_of(n));
-	} while (hak_unlikely(!p) && hak_whale_purge(UINT64_MAX)); /* kept mappings take room from all tiers */
+	} while (hak_unlikely(!p) && hak_whale_purge(UINT64_MAX) + hak_page_purge(UINT64_MAX, false)); /* what is kept takes room */
 	if (hak_unlikely(!p))
 		errno = ENOMEM;
 	return hak_guard_open_any(p, asked);
@@ -6783,16 +6844,17 @@ static HAK_NOINLINE void *hak_alloc_at_slow(size_t n, uint64_t site, const void 
 	hak_boot_init();
 	uint32_t row = !site || !hak_load(&hak_sites.on) ? 0 : hak_option.sites ? hak_site_meet(site, false) : hak_site_find(site, false);
 	bool zero;
+	if (site && !row && !hak_option.sites && hak_guard_room(n) > HAK_CLASS_MAX)
+		return hak_guard_open_any(hak_large_alloc(hak_guard_room(n), 1, site, 0, &zero), n);
 	if (!site || (!row && !hak_option.sites))
-		return n <= HAK_CLASS_MAX ? hak_hot_malloc(n, caller)
-		     : hak_guard_open_any(hak_large_alloc(hak_guard_room(n), 1, site, 0, &zero), n);
+		return hak_hot_malloc(n, caller);
 	return hak_guard_open_any(hak_site_alloc(hak_guard_room(n), 1, site, &zero, n, row), n);
 }
 
 /* For a site of the caller's choice, any number but 0. */
 HAK_EXPORT void *hak_alloc_at(size_t n, uint64_t site)
 {
-	if (hak_unlikely(hak_load(&hak_sites.on) || n > HAK_CLASS_MAX)) /* BigCache keeps large blocks apart by site */
+	if (hak_unlikely(hak_load(&hak_sites.on) || n >= HAK_CLASS_MAX)) /* BigCache keeps large blocks apart by site */
 		return hak_alloc_at_slow(n, site, HAK_CALLER);
 	return hak_hot_malloc(n, HAK_INLINED);
 }
@@ -7119,8 +7181,8 @@ static HAK_COLD void hak_ace_collect(hak_ace_sums_t *s)
 		const hak_heap_t *h = hak_heap_by_id(id);
 		if (!h)
 			continue;
-		for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++)
-			s->allocs[hak_class[c].base] += (hak_load(&h->v[c]) >> 16) + hak_load(&h->bin[c].folded);
+		for (uint32_t c = 0; c < HAK_CLASSES; c++)
+			s->allocs[c] += (hak_load(&h->v[c]) >> 16) + hak_load(&h->bin[c].folded);
 		s->remote_frees += hak_load(&h->count.remote_frees);
 		s->batches += hak_load(&h->count.batches_posted) + hak_load(&h->count.batches_claimed)
 		            + hak_load(&h->count.batches_rerouted) + hak_load(&h->count.batches_orphaned);
@@ -7129,7 +7191,7 @@ static HAK_COLD void hak_ace_collect(hak_ace_sums_t *s)
 	s->taken = hak_shard_sum(taken_units) << HAK_UNIT_SHIFT;
 	s->fresh = hak_shard_sum(fresh_units) << HAK_UNIT_SHIFT;
 	s->aged = hak_shard_sum(aged_units) << HAK_UNIT_SHIFT;
-	s->over = (hak_shard_sum(purged_units) << HAK_UNIT_SHIFT) - s->aged;
+	s->over = hak_shard_sum(over_units) << HAK_UNIT_SHIFT;
 	hak_lock_uncounted(&hak_whales.lock);
 	s->whale_taken = hak_whales.alloc_bytes;
 	s->whale_fresh = hak_whales.fresh_bytes;
@@ -7251,6 +7313,7 @@ static HAK_COLD void hak_ace_forget_locked(void)
 	static const int options[] = {HAK_POLICY_retain, HAK_POLICY_bigcache, HAK_POLICY_purge};
 	for (size_t i = 0; i < sizeof options / sizeof *options; i++) {
 		hak_ace.learner[options[i]][0] = (hak_learner_t){0};
+		hak_ace.pool[options[i]] = 0;
 		hak_target_publish(options[i], 0, hak_target_home(options[i], 0));
 	}
 }
@@ -7259,7 +7322,8 @@ static HAK_COLD void hak_ace_set_option(int64_t *place, int64_t value)
 {
 	hak_lock(&hak_ace.lock);
 	hak_store(place, value);
-	hak_ace_forget_locked();
+	if (place == &hak_option.retain || place == &hak_option.purge_ms) /* where targets begin */
+		hak_ace_forget_locked();
 	hak_unlock(&hak_ace.lock);
 }
 
@@ -7875,7 +7939,7 @@ HAK_EXPORT HAK_COLD int hak_shard_table(hak_shard_row_t *rows, size_t row_size, 
 			.clean_bytes = (n->clean_units + n->purging_clean) << HAK_UNIT_SHIFT, .free_runs = n->runs,
 			.large_blocks = n->large_blocks, .taken = hak_load(&shard->lock.taken),
 			.contended = hak_load(&shard->lock.contended), .moved_in = n->moved, .lent = n->lent};
-		for (uint32_t c = 0; c < HAK_CLASSES; c++)
+		for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++)
 			rows[i].orphan_slabs += shard->orphans[c];
 	}
 	hak_page_unlock_all(shards);
@@ -7896,7 +7960,7 @@ HAK_EXPORT HAK_COLD int hak_class_table(hak_class_row_t *rows, size_t row_size, 
 	return HAK_CLASSES;
 }
 
-/* Runs and BigCache, which the page heap's counts include.  The page heap's lock. */
+/* Runs and BigCache, which the shards' counts include.  The locks of all shards. */
 static HAK_COLD void hak_stats_large_locked(hak_stats_t *s)
 {
 	hak_lock_uncounted(&hak_bigcache.lock);
@@ -8009,8 +8073,9 @@ static HAK_COLD void hak_stats_fill(hak_stats_t *s, hak_class_row_t row[HAK_CLAS
 	s->shards = shards;
 	s->shard_growths = hak_load(&hak_page.growths);
 	hak_stats_large_locked(s);
-	s->in_use_bytes -= at_hand << HAK_UNIT_SHIFT;
-	s->free_dirty_bytes = (hak_shard_sum(dirty_units) + hak_shard_sum(purging_dirty) + at_hand) << HAK_UNIT_SHIFT;
+	at_hand <<= HAK_UNIT_SHIFT;
+	s->in_use_bytes -= s->in_use_bytes < at_hand ? s->in_use_bytes : at_hand;
+	s->free_dirty_bytes = ((hak_shard_sum(dirty_units) + hak_shard_sum(purging_dirty)) << HAK_UNIT_SHIFT) + at_hand;
 	s->free_clean_bytes = (hak_shard_sum(clean_units) + hak_shard_sum(purging_clean)) << HAK_UNIT_SHIFT;
 	s->peak_in_use_bytes = hak_load(&hak_page.peak_shown);
 	if (s->peak_in_use_bytes < s->in_use_bytes)
@@ -8411,7 +8476,11 @@ static HAK_COLD void hak_fork_prepare(void)
 static HAK_COLD void hak_fork_parent(void)
 {
 	hak_store(&hak_fork_thread, NULL);
-	hak_fork_each_shared(hak_fork_drop);
+	for (size_t i = HAK_LOCK_COUNT; --i > 0;) /* the shards before the purge lock, which keeps their number as it is */
+		for (hak_lock_t *l = hak_shared_locks[i].lock, *next; l; l = next) {
+			next = hak_shared_lock_next(l);
+			hak_fork_drop(l);
+		}
 	hak_fork_each_claim(hak_fork_drop);
 	hak_unlock(&hak_heaps.lock);
 }

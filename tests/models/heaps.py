@@ -74,7 +74,7 @@ PARTS = {
     "the claim of a thread that takes a waiting heap over": ("hak_heap_begin", "hak_claim(h);"),
     "the look whether a heap waits before its stacks are flushed": (
         "hak_heap_break_up_locked",
-        "if (h->kept == HAK_KEPT_WAITING) hak_heap_flush_all_locked(h);",
+        "if (waits) hak_heap_flush_all_locked(h);",
     ),
     "the removal of a traded heap from those that wait": ("hak_heap_trade", "*at = k->next_free;"),
     "the claim given back before strays are sent": (
@@ -729,7 +729,7 @@ class Heaps(System):
         yield from self.hak_heap_disown_locked(h)
 
     def hak_heap_help(self, me: Any, h: Any) -> Thread:
-        yield "!hak_inbox_is_stale(h, now) && !hak_heap_is_left(h, now)"
+        yield "hak_inbox_is_stale(h, now) || hak_heap_is_left(h, now)"
         if not self.hak_inbox_is_stale(h) and not self.hak_heap_is_left(h):
             return
         yield from self.hak_claim(h)

@@ -280,7 +280,7 @@ class Pages(System):
             yield from self.hak_lock(self.shard[i])
 
     def hak_fork_parent(self) -> Thread:
-        yield "hak_fork_each_shared(hak_fork_drop);"
+        yield "hak_fork_drop(l);"
         self.page.purging = ""
         for i in range(self.page.shards):
             self.hak_unlock(self.shard[i])
