@@ -2859,6 +2859,7 @@ static bool hak_big_put(hak_big_t *b, uint64_t kind, size_t len, uint32_t site, 
 		if (kind == HAK_BIG_RUN) {
 			hak_bigcache.run_frees++;
 			hak_bigcache.run_freed_bytes += len;
+			hak_gauge_add(HAK_TIER_whale, -(int64_t)len); /* under the lock, so that a child of fork finds it done or not */
 		}
 		hak_big_insert_locked(b, k, kind, len, stamp);
 	}
@@ -2899,6 +2900,7 @@ static hak_big_t *hak_big_take(size_t n, size_t align, uint32_t site, bool mappe
 		if (b->kind == HAK_BIG_RUN) {
 			hak_bigcache.run_allocs++;
 			hak_bigcache.run_alloc_bytes += b->len;
+			hak_gauge_add(HAK_TIER_whale, (int64_t)b->len);
 			hak_store(&hak_unit[hak_big_run(b)->unit], HAK_RUN_HEAD);
 		}
 	} else if (on) {
@@ -6274,10 +6276,8 @@ static void *hak_large_reuse(size_t len, size_t align, uint32_t site, bool mappe
 
 	if (b && b->kind == HAK_BIG_RUN) {
 		hak_slab_t *r = hak_big_run(b);
-		size_t had = (size_t)r->len << HAK_UNIT_SHIFT;
 		base = r->base;
 		r->site = site;
-		hak_gauge_add(HAK_TIER_whale, (int64_t)had);
 	} else if (b) {
 		base = hak_whale_reuse(hak_big_whale(b));
 	}
@@ -6371,7 +6371,6 @@ static HAK_NOINLINE void hak_large_free(void *p, uint32_t u)
 		hak_die("free", p, HAK_ERR_INTERIOR);
 	if (!hak_cas(&hak_unit[u], &word, HAK_RUN_KEPT)) /* of two threads that free it, one gets here */
 		hak_die("free", p, HAK_ERR_ALREADY_FREE);
-	hak_gauge_add(HAK_TIER_whale, -(int64_t)len);
 	if (len > HAK_CLASS_MAX && !hak_page_is_forbidden() && !hak_option.use_registry
 	    && hak_big_put(&r->big, HAK_BIG_RUN, len, r->site, hak_os_now(), false)) {
 		hak_big_watch();
@@ -6381,6 +6380,7 @@ static HAK_NOINLINE void hak_large_free(void *p, uint32_t u)
 	hak_large_gone_locked(shard);
 	hak_count(&shard->count.large_units, -(uint64_t)units);
 	hak_count(&shard->count.large_units_freed, units);
+	hak_gauge_add(HAK_TIER_whale, -(int64_t)len);
 	over = hak_run_release_locked(shard, u, units, hak_os_now());
 	hak_unlock(&shard->lock);
 	if (over)
