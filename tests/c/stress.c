@@ -200,11 +200,12 @@ int main(int argc, char **argv)
     size_t rounds = argc > 1 ? strtoul(argv[1], NULL, 10) : 10;
     pthread_t lanes[WORKERS], beside[3];
     void *(*const runs[3])(void *) = {trim, look, fork_children};
-    for (int i = 0; i < 3; i++) CHECK(pthread_create(&beside[i], NULL, runs[i], NULL) == 0);
+    int besides = argc > 2 ? 2 : 3; /* a second argument: without forks */
+    for (int i = 0; i < besides; i++) CHECK(pthread_create(&beside[i], NULL, runs[i], NULL) == 0);
     for (size_t i = 0; i < WORKERS; i++) CHECK(pthread_create(&lanes[i], NULL, lane, (void *)(rounds << 8 | i)) == 0);
     for (int i = 0; i < WORKERS; i++) CHECK(pthread_join(lanes[i], NULL) == 0);
     atomic_store(&stop, 1);
-    for (int i = 0; i < 3; i++) CHECK(pthread_join(beside[i], NULL) == 0);
+    for (int i = 0; i < besides; i++) CHECK(pthread_join(beside[i], NULL) == 0);
     uint64_t seed = 1;
     for (int i = 0; i < SLOTS; i++) end(atomic_exchange(&slots[i], NULL), &seed);
     laws();
