@@ -273,6 +273,12 @@ HOLDS: dict[str, Callable[[str], System]] = {
         ("helper", [("help", 4)], {"heap": 5}),
         ("newcomer", [MALLOC, MALLOC], {}),
     ),
+    "a poster finds the inbox of a heap full that waits by then": scenario(
+        {"keep": True, "blocks": 3, "slabs": "A", "full": 0, "alone": 1},
+        {4: "A"},
+        ("owner", [EXIT], {"heap": 4, "holds": "A2", "stack": "A1"}),
+        ("poster", [free("A0")], {"heap": 5, "holds": "A0"}),
+    ),
     "a thread with little wants the heap of one that has ended, and so does one that begins": scenario(
         {"keep": True, "heaps": (4, 5, 6), "made": 2, "blocks": 3, "slabs": "A"},
         {4: "A"},
@@ -490,6 +496,7 @@ REFUTED_BY: dict[str, tuple[str, str]] = {  # the part taken out: the scenario t
     "the second look at a block's owner in an overflow": ("an owner loses its slabs while", "that it does not own"),
     "the claim given back before strays are rerouted": ("posters do an idle", "claim 6 is taken while claim 4 is held"),
     "the claim given back before strays are sent": ("an owner loses its slab with", "is taken while claim 4 is held"),
+    "the look whether an idle heap waits before it is disowned": ("a poster finds the inbox", "has a stack, no thread"),
     "the claim of a thread that takes a waiting heap over": (BREAKS + "takes it over", "another thread flushes"),
     "the look whether a heap waits before its stacks are flushed": (BREAKS + "takes it over", "another thread flushes"),
     "the removal of a traded heap from those that wait": ("a thread with little", "has two threads"),

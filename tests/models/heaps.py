@@ -71,6 +71,10 @@ PARTS = {
         "hak_batch_free_claimed",
         "hak_unclaim(h); b->next = stray; hak_batch_reroute(self, b);",
     ),
+    "the look whether an idle heap waits before it is disowned": (
+        "hak_batch_free_claimed",
+        "if (alone && !closed && ++h->left_alone >= HAK_LEFT_ALONE)",
+    ),
     "the claim of a thread that takes a waiting heap over": ("hak_heap_begin", "hak_claim(h);"),
     "the look whether a heap waits before its stacks are flushed": (
         "hak_heap_break_up_locked",
@@ -528,11 +532,12 @@ class Heaps(System):
     def hak_batch_free_claimed(self, h: Any, b: Any, alone: bool) -> Thread:
         stray: tuple[Any, ...] = ()
         yield from self.hak_claim(h)
+        closed = h.inbox == CLOSED and self.has("the look whether an idle heap waits before it is disowned")
         if h.inbox != CLOSED:
             stray = yield from self.hak_heap_drain_locked(h, False, None)
         yield from self.hak_batch_free_locked(h, b, False)
-        h.left_alone += alone
-        if alone and h.left_alone >= self.alone:
+        h.left_alone += alone and not closed
+        if alone and not closed and h.left_alone >= self.alone:
             yield from self.hak_heap_disown_locked(h)
         early = not self.has("the claim given back before strays are rerouted")
         if early:
@@ -1124,6 +1129,7 @@ class Heaps(System):
             must(not waits, f"{h} waits for a thread that is gone")
             must(h.running or not h.out, f"{h} has a batch to post and no thread")
             must(h.running or not h.slabs or h.kept == WAITING, f"{h} has slabs and no thread")
+            must(h.running or h.kept == WAITING or not h.level, f"{h} has a stack, no thread, and does not wait for one")
             must(h.running or h.kept != UNUSED, f"{h} waits for the first call of no thread")
             must(h.running or h.inbox == CLOSED, f"{h} has an inbox and no thread")
         if not self.gone:
