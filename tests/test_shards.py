@@ -27,6 +27,10 @@ def test_memory_follows_the_threads_from_shard_to_shard() -> None:
     shards("follow", {**MANY, **FIXED})
 
 
+def test_what_bigcache_keeps_of_one_shard_serves_the_others() -> None:
+    shards("serve", {**MANY, **FIXED})
+
+
 @pytest.mark.parametrize("env", [MANY, GROWING], ids=["64 shards", "growing"])
 def test_children_forked_from_threads_in_every_shard(env: dict[str, str]) -> None:
     assert succeed([program("forks.c", "-O2"), 60], env=env) == "60 of 60 children ended with 0\n"

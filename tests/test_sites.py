@@ -26,7 +26,10 @@ RULES = [
     "a_thread_s_group_blocks_are_freed_by_another",
     "readers_need_no_lock",
 ]
-PLAIN_RULES = ["lifetime_of_large_blocks_changes_nothing", "uncached_blocks_pass_the_stacks"]
+PLAIN_RULES = [
+    *("lifetime_of_large_blocks_changes_nothing", "uncached_blocks_pass_the_stacks"),
+    "a_rule_for_retention_comes_late",
+]
 FULL = "more_sites_than_there_are_rows"
 KEPT = "large_blocks_are_kept_as_long_as_a_rule_says"
 REFUSED = "no_memory_for_the_table"

@@ -1,6 +1,7 @@
 /* The shards of the page heap. Uses hak_* only; compiled together with _hakmem_backend.c.
  * Argument: grow: threads wait for each other until there are more shards;
- * follow: memory that one shard has is all that is used when others want some. */
+ * follow: memory that one shard has is all that is used when others want some;
+ * serve: so is what BigCache keeps of a shard. */
 #include "laws.h"
 
 #include <pthread.h>
@@ -140,13 +141,35 @@ static void follow(void)
     laws();
 }
 
+static void serve(void)
+{
+    enum { LARGE = 60 };
+    char *p[LARGE];
+    pthread_t thread;
+    CHECK(hak_stat("shards") == MOST);
+    CHECK(hak_option_set("purge_ms", 3600000) == 0 && hak_option_set("retain", 1 << 30) == 0);
+    for (int round = 0; round < 4; round++) {
+        for (int i = 0; i < LARGE; i++) CHECK((p[i] = memset(hak_malloc(2 * MIB), 1, 2 * MIB)) != NULL);
+        for (int i = 0; i < LARGE; i++) hak_free(p[i]);
+    }
+    size_t kept = hak_stat("kept_whale_bytes"), all = kept + hak_stat("free_dirty_bytes") + hak_stat("in_use_bytes");
+    CHECK(kept >= (size_t)LARGE / 2 * 2 * MIB);
+    CHECK(pthread_create(&thread, NULL, fill_and_free, NULL) == 0 && pthread_join(thread, NULL) == 0);
+    CHECK(hak_stat("kept_whale_bytes") <= kept - 16 * MIB); /* 19 MiB, but for what was free anyway */
+    CHECK(hak_stat("kept_whale_bytes") + hak_stat("free_dirty_bytes") + hak_stat("in_use_bytes") <= all + 4 * MIB);
+    check_table();
+    laws();
+}
+
 int main(int argc, char **argv)
 {
     CHECK(argc == 2);
     if (strcmp(argv[1], "grow") == 0)
         grow();
-    else
+    else if (strcmp(argv[1], "follow") == 0)
         follow();
+    else
+        serve();
     puts("done");
     return 0;
 }

@@ -416,6 +416,23 @@ static void *make_all_of(void *argument)
     return NULL;
 }
 
+/* What BigCache has from before the rule does not serve it. */
+static void a_rule_for_retention_comes_late(void)
+{
+    load();
+    for (int i = 0; i < 20; i++) free(alloc_at(2 * MIB, 42));
+    CHECK(kept() >= 2 * MIB, "%zu", kept());
+    rule("42:retain=0", 0);
+    size_t before = kept();
+    for (int i = 0; i < 20; i++) free(alloc_at(2 * MIB, 42));
+    CHECK(kept() == before, "%zu", kept());
+    char *p = alloc_at(2 * MIB, 42);
+    unsigned char in_core[1];
+    free(p);
+    CHECK(mincore(p, 4096, in_core) != 0 && errno == ENOMEM); /* given back at once */
+    check_laws();
+}
+
 static void a_thread_s_group_blocks_are_freed_by_another(void)
 {
     void **blocks = own_pages(30001 * sizeof *blocks);
@@ -520,6 +537,7 @@ static const struct test_case CASES[] = {
     CASE(lifetime_of_large_blocks_changes_nothing),
     CASE(uncached_blocks_pass_the_stacks),
     CASE(large_blocks_are_kept_as_long_as_a_rule_says),
+    CASE(a_rule_for_retention_comes_late),
     CASE(a_thread_s_group_blocks_are_freed_by_another),
     CASE(readers_need_no_lock),
     CASE(no_memory_for_the_table),
