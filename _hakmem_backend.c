@@ -6322,6 +6322,7 @@ static HAK_NOINLINE void *hak_large_alloc(size_t n, size_t align, uint64_t at, u
 				r->site = site;
 				r->big.key = NULL;
 				hak_words_set(u + 1, (uint32_t)units - 1, HAK_RUN_BODY);
+				hak_hg_relaxed(hak_unit[u]); /* free changes it without the shard's lock */
 				hak_words_set(u, 1, HAK_RUN_HEAD);
 				hak_count(&shard->count.large_blocks, 1u);
 				hak_count(&shard->count.large_allocs, 1u);
