@@ -328,6 +328,7 @@ enum {
 	HAK_STALE_MS = 100,               /* remote frees that have been on their way for so long are helped along */
 	HAK_SETTLE_LEAST = 1 << 20,       /* a heap whose live bytes never rose above this is not looked through */
 	HAK_INDEX_FIRST = 1024,           /* entries of the index at first: 16 KiB */
+	HAK_HELP_LOOKED = 16,             /* heaps that are looked at for one which needs help, when the clock is */
 	HAK_AGE_LOOKED = 64,              /* runs in the order of age that are looked at for the place of one */
 	HAK_BIG_STEPS = 8,                /* size classes above 64 MiB to a doubling: a power of two.  Below: exact units */
 	HAK_BIG_SLACK = 8,                /* a kept block goes to a request if it is at most an eighth longer */
@@ -787,7 +788,7 @@ typedef struct hak_heap {
 	uint32_t out_owner[HAK_OUT_SLOTS];  /* owner: for which heap */
 	uint64_t out_stamp;                 /* owner: ms when what is pending was last posted */
 	uint64_t period_stamp;              /* owner: ms when periods were last ended for their age */
-	uint32_t helped;                    /* owner: heaps looked at for a stale inbox, in turn */
+	uint32_t helped;                    /* owner: heaps looked at for one that needs help, in turn */
 	uint32_t thread;                    /* owner: its thread's id for the system, 0 without one */
 	hak_ring_t *ring;                   /* constant; NULL: it tells ACE nothing */
 	bool running;                       /* a thread has it: heaps lock */
@@ -1007,6 +1008,7 @@ static struct {
 	uint64_t waits, waits_stamp;                     /* anybody: contended acquisitions a second ago at most, and when */
 	uint64_t growths;                                /* purge lock */
 	uint32_t purge_next;                             /* purge lock: the shard that gives memory back first, in turn */
+	bool missed;                                     /* atomic: somebody wanted a purge while another was at it */
 	uint64_t nonempty HAK_LINE;                      /* bit for each shard with a free run: written under its lock; atomic */
 	uint64_t orphaned[HAK_CLASS_COUNT];                  /* bit for each shard with an orphan worth taking over: likewise */
 	uint64_t peak_bytes;                             /* anybody: most bytes in use, ever */
@@ -3745,14 +3747,14 @@ static uint32_t hak_run_alloc_locked(hak_shard_t **at, uint32_t units, uint32_t 
 	return u;
 }
 
-/* A used run goes back.  Returns whether more than the allowance is kept now. */
-static bool hak_run_release_locked(hak_shard_t *shard, uint32_t u, uint32_t units, uint64_t now)
+/* A used run, which nobody has used since `stamp`, goes back.  Returns whether more than the allowance is kept now. */
+static bool hak_run_release_locked(hak_shard_t *shard, uint32_t u, uint32_t units, uint64_t stamp)
 {
 	hak_index_leave(hak_slab_of(u)->base);
 	if (hak_page_is_forbidden() && !hak_page_is_split())
 		hak_os_forbid(hak_slab_of(u)->base, (size_t)units << HAK_UNIT_SHIFT);
 	hak_count(&shard->count.used_units, -(uint64_t)units);
-	hak_run_free_locked(shard, u, units, now);
+	hak_run_free_locked(shard, u, units, stamp);
 	hak_run_tell_locked(shard);
 	return hak_page_is_over_locked(shard);
 }
@@ -3844,38 +3846,55 @@ static HAK_COLD bool hak_shard_purge(hak_shard_t *shard, uint64_t before, uint64
 }
 
 /* Gives memory back: everything that was freed before `before` (ms), and more while more than the allowance is kept.
- * Waits for another purge only if asked to. */
-static HAK_COLD size_t hak_page_purge(uint64_t before, bool wait)
+ * Purge lock.  False: the system refuses. */
+static HAK_COLD bool hak_page_purge_locked(uint64_t before, size_t *returned)
 {
 	uint64_t keep, now = hak_os_now();
-	size_t returned = 0;
-	uint32_t shards;
+	uint32_t shards = hak_load(&hak_page.shards);
+	bool done = true;
 
-	if (wait)
-		hak_lock(&hak_page.purging);
-	else if (!hak_lock_try(&hak_page.purging))
-		return 0;
-	shards = hak_load(&hak_page.shards);
 	for (uint32_t i = 0; i < shards; i++)
 		hak_shard_forget(&hak_page.shard[i], now);
 	keep = hak_page_allowance();
 	/* When more is kept than that, a sixteenth goes at a time, not one unit for each unit that comes. */
 	keep = hak_page_kept() > keep ? keep - keep / 16 : UINT64_MAX;
-	for (uint32_t i = 0; i < shards; i++) {
+	for (uint32_t i = 0; done && i < shards; i++) {
 		hak_shard_t *shard = &hak_page.shard[(hak_page.purge_next + i) % shards];
 		if (hak_shard_is_due(shard, before) || hak_load(&hak_bigcache.stamp) < before || hak_page_kept() > keep)
-			if (!hak_shard_purge(shard, before, keep, now, &returned))
-				break;
+			done = hak_shard_purge(shard, before, keep, now, returned);
 	}
 	hak_page.purge_next++;
-	hak_unlock(&hak_page.purging);
+	return done;
+}
+
+/* The same.  Waits for another purge only if asked to; else that one looks again when it is done: while it was at it,
+ * others may have freed what made the allowance so large that it began with. */
+static HAK_COLD size_t hak_page_purge(uint64_t before, bool wait)
+{
+	size_t returned = 0;
+	bool done;
+
+	do {
+		if (wait) {
+			hak_lock(&hak_page.purging);
+		} else if (!hak_lock_try(&hak_page.purging)) {
+			(void)hak_exchange(&hak_page.missed, true);
+			/* It may have been done before it could see that. */
+			if (!hak_lock_try(&hak_page.purging))
+				return returned;
+		}
+		done = hak_page_purge_locked(before, &returned);
+		hak_unlock(&hak_page.purging);
+		before = 0;
+		wait = false;
+	} while (done && hak_exchange(&hak_page.missed, false) && hak_page_kept() > hak_page_allowance());
 	return returned;
 }
 
-static void hak_page_release(uint32_t u, uint32_t units)
+static void hak_page_release(uint32_t u, uint32_t units, uint64_t stamp)
 {
 	hak_shard_t *shard = hak_shard_lock(u);
-	bool over = hak_run_release_locked(shard, u, units, hak_os_now());
+	bool over = hak_run_release_locked(shard, u, units, stamp);
 	hak_unlock(&shard->lock);
 	if (hak_unlikely(over))
 		hak_page_purge(0, false);
@@ -4800,16 +4819,16 @@ static void hak_heap_release_locked(hak_heap_t *h, hak_slab_t *s)
 		hak_store(&h->units, h->units + 1);
 		hak_store(&h->units_stamp, hak_os_now());
 	} else {
-		hak_page_release(s->unit, s->len);
+		hak_page_release(s->unit, s->len, hak_os_now());
 	}
 }
 
-/* The units that h has at hand go back to the page heap. */
+/* The units that h has at hand go back to the page heap, as old as they are. */
 static void hak_heap_release_units_locked(hak_heap_t *h)
 {
 	for (uint32_t n; (n = h->units);) {
 		hak_store(&h->units, n - 1);
-		hak_page_release(h->unit[n - 1], 1);
+		hak_page_release(h->unit[n - 1], 1, h->units_stamp);
 	}
 }
 
@@ -5305,17 +5324,16 @@ static void hak_heap_keep_locked(hak_heap_t *h, uint32_t kept)
 	hak_store(&h->kept, kept);
 }
 
-/* All slabs of h go to whoever needs them next: empty ones to the page heap, the others to the orphans.  Returns
- * whether too much is kept now. */
-static HAK_COLD bool hak_heap_disown_locked(hak_heap_t *h)
+/* All slabs of h go to whoever needs them next: empty ones to the page heap, as nobody has used them since `stamp`, the
+ * others to the orphans.  Returns whether too much is kept now. */
+static HAK_COLD bool hak_heap_disown_locked(hak_heap_t *h, uint64_t stamp)
 {
-	uint64_t now = hak_os_now();
 	hak_shard_t *shard = NULL;
 	bool over = false;
 
 	for (uint32_t n; (n = h->units); hak_store(&h->units, n - 1)) {
 		shard = hak_shard_switch(shard, h->unit[n - 1]);
-		over |= hak_run_release_locked(shard, h->unit[n - 1], 1, now);
+		over |= hak_run_release_locked(shard, h->unit[n - 1], 1, h->units_stamp);
 	}
 	for (int t = 0; t < HAK_TIER_whale; t++) { /* before anybody frees a block of these orphans: the gauges count them */
 		hak_gauge_tell_locked(h, t);
@@ -5327,7 +5345,7 @@ static HAK_COLD bool hak_heap_disown_locked(hak_heap_t *h)
 			hak_heap_delist_locked(h, s);
 			shard = hak_shard_switch(shard, s->unit);
 			if (s->used == 0) {
-				over |= hak_run_release_locked(shard, s->unit, s->len, now);
+				over |= hak_run_release_locked(shard, s->unit, s->len, stamp);
 				hak_count(&h->count.slabs_released, 1u);
 				continue;
 			}
@@ -5372,7 +5390,7 @@ static HAK_NOINLINE void hak_batch_free_claimed(hak_heap_t *self, hak_heap_t *h,
 	stray = closed ? NULL : hak_heap_drain_locked(h, false, self, NULL);
 	hak_batch_free_locked(h, b, false);
 	if (alone && !closed && ++h->left_alone >= HAK_LEFT_ALONE)
-		over = hak_heap_disown_locked(h);
+		over = hak_heap_disown_locked(h, hak_os_now());
 	hak_unclaim(h);
 	b->next = stray;
 	hak_batch_reroute(self, b);
@@ -5827,30 +5845,39 @@ static HAK_COLD bool hak_heap_break_up_locked(hak_heap_t *h)
 	bool waits = h->kept == HAK_KEPT_WAITING, over;
 	if (waits)
 		hak_heap_flush_all_locked(h);
-	over = hak_heap_disown_locked(h);
+	over = hak_heap_disown_locked(h, h->kept_stamp);
 	if (waits && hak_load(&hak_heaps.idle) >= HAK_KEPT_HEAPS)
 		hak_heap_purge_stacks(h);
 	return over;
 }
 
 /* Blocks that have lain in the inbox of an idle thread for long go back to their slabs: few as they are, each may
- * hold a slab.  And what a thread has left behind is not kept for long.  One heap is looked at in a call, in turn. */
+ * hold a slab.  And what a thread has left behind is not kept for long.  A few heaps are looked at in a call, in turn,
+ * and one is helped. */
 static HAK_COLD void hak_heap_help(hak_heap_t *self, uint64_t now)
 {
-	uint32_t made = hak_load_acquire(&hak_heaps.made), id = HAK_OWNER_FIRST + self->helped++ % made;
-	hak_heap_t *h = hak_heap_by_id(id);
+	uint32_t made = hak_load_acquire(&hak_heaps.made);
 	hak_batch_t *stray = NULL;
-	bool over = false, idle;
+	hak_heap_t *h = NULL;
+	bool over = false, idle = false;
+	uint64_t stamp;
 
-	idle = h && h != self && (hak_inbox_is_stale(h, now) || hak_heap_is_left(h, now));
-	if (!h || (!idle && !hak_heap_has_old_units(h, now)))
+	for (uint32_t i = 0; i < HAK_HELP_LOOKED && i < made; i++) {
+		h = hak_heap_by_id(HAK_OWNER_FIRST + self->helped++ % made);
+		idle = h && h != self && (hak_inbox_is_stale(h, now) || hak_heap_is_left(h, now));
+		if (idle || (h && hak_heap_has_old_units(h, now)))
+			break;
+		h = NULL;
+	}
+	if (!h)
 		return;
 	hak_claim(h);
+	stamp = hak_load(&h->inbox_stamp);
 	if (hak_heap_has_old_units(h, now))
 		hak_heap_release_units_locked(h);
 	if (idle && hak_inbox_is_stale(h, now)) { /* still */
 		stray = hak_heap_drain_locked(h, false, self, NULL);
-		over = hak_heap_disown_locked(h);
+		over = hak_heap_disown_locked(h, stamp);
 		hak_count(&self->count.inboxes_helped, 1u);
 	} else if (idle && hak_heap_is_left(h, now)) {
 		over = hak_heap_break_up_locked(h);
@@ -6077,7 +6104,7 @@ static HAK_COLD bool hak_heap_abandon(hak_heap_t *h, bool keep)
 		hak_heap_keep_locked(h, HAK_KEPT_WAITING);
 	} else {
 		hak_heap_flush_all_locked(h);
-		over = hak_heap_disown_locked(h);
+		over = hak_heap_disown_locked(h, hak_os_now());
 	}
 	hak_unclaim(h);
 	hak_batch_reroute(NULL, stray);

@@ -144,7 +144,8 @@ def text(output: bytes) -> str:
 def succeed(command: Sequence[Argument], *, quiet: bool = True, **options: Any) -> str:
     """Run a command (options as for run) that must end with 0 and, if quiet, keep stderr empty; returns its output."""
     done = run(command, **options)
-    assert done.returncode == 0, f"{shlex.join(done.args)} ended with {done.returncode}: {text(done.stderr)[-3000:]}"
+    said = text(done.stderr)[-3000:] + text(done.stdout)[-2000:]
+    assert done.returncode == 0, f"{shlex.join(done.args)} ended with {done.returncode}: {said}"
     if quiet:
         assert not done.stderr, text(done.stderr)[-3000:]
     return text(done.stdout)

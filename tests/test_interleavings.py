@@ -15,7 +15,7 @@ from models import bigcache, heaps, locks, pages, rings
 from models.bigcache import Kept
 from models.heaps import Heaps
 from models.locks import Boot, Futex
-from models.pages import Pages
+from models.pages import Allowance, Pages
 from models.rings import Rings
 
 MODELS = (heaps, locks, pages, bigcache, rings)
@@ -403,6 +403,8 @@ HOLDS: dict[str, Callable[[str], System]] = {
     "three threads take one lock, and a signal ends a sleep": lambda without: Futex(without, 3, signal=True),
     "three threads make the first call together": Boot,
     "a run is purged while its neighbours are freed and another thread takes a run": Pages,
+    "two threads free all that they have": Allowance,
+    "three threads free all that they have": lambda without: Allowance(without, freers=3, units=1),
     "two threads purge": lambda without: Pages(without, purgers=2),
     "an orphan of another shard is adopted while its blocks are freed": scenario(
         {"shards": 2},
@@ -520,6 +522,9 @@ REFUTED_BY: dict[str, tuple[str, str]] = {  # the part taken out: the scenario t
     "the mark on a purged run's last unit": ("a run is purged", "a list that it is not on"),
     "the removal of a purged run from the free ones": ("a run is purged", "is purged while taker 0 uses it"),
     "the lock that lets one thread purge at a time": ("two threads purge", "purge together"),
+    "the note of a purge that was wanted": ("two threads free all", "units are kept"),
+    "the second try after that note": ("two threads free all", "units are kept"),
+    "the look at that note after a purge": ("two threads free all", "units are kept"),
     "the shard of a block in a batch of orphans": ("a batch has orphans of two shards", "is needed, and nobody holds"),
     "the change of locks in a disowning": ("a thread with slabs of two shards", "is needed, and"),
     "the look at a neighbour's shard": ("a superslab changes its shard while a unit", "a list that it is not on"),

@@ -6,7 +6,11 @@ import pytest
 from _helpers import case_names, program, succeed
 
 # cases that need a library beside them
-BESIDE = {"fork_with_handlers": "handlers.c", "realloc_without_mremap": "no_mremap.c"}
+BESIDE = {
+    "fork_with_handlers": "handlers.c",
+    "freed_beside_a_purge": "held_madvise.c",
+    "realloc_without_mremap": "no_mremap.c",
+}
 
 
 @pytest.mark.parametrize("case", case_names("regressions.c"))

@@ -1,5 +1,6 @@
 /* One case for each fault that was found after it had been written. Run under hakmem. */
 #include "common.h"
+#include <stdatomic.h>
 #include <sys/wait.h>
 
 static uint64_t (*stat_of)(const char *);
@@ -133,6 +134,40 @@ static void many_free_stretches(void)
     check_laws();
 }
 
+/* ---- a thread that was giving memory back when others freed theirs gave back no more than when it began, and those
+ * had left it to that thread */
+
+enum { NOBODY, WANTED, HELD, RUNS = 500, RUN = 384 * KIB };
+static atomic_int *purge_held;
+static char *runs[RUNS];
+
+static void *purger(void *argument)
+{
+    for (int i = 0; i < RUNS && atomic_load(purge_held) == WANTED; i++) {
+        char *run = runs[i];
+        runs[i] = NULL; /* it may stand still in the call */
+        free(run);
+    }
+    return argument;
+}
+
+static void freed_beside_a_purge(void)
+{
+    find_hakmem();
+    pthread_t thread;
+    purge_held = hak("purge_held");
+    for (int i = 0; i < RUNS; i++) memset(runs[i] = malloc(RUN), 1, RUN);
+    atomic_store(purge_held, WANTED);
+    CHECK(pthread_create(&thread, NULL, purger, NULL) == 0);
+    while (atomic_load(purge_held) != HELD) sleep_ms(1);
+    for (int i = 0; i < RUNS; i++) free(runs[i]);
+    CHECK(stat_of("free_dirty_bytes") > (size_t)RUNS / 2 * RUN * 9 / 10, "it has gone already: the case tests nothing");
+    atomic_store(purge_held, NOBODY);
+    CHECK(pthread_join(thread, NULL) == 0);
+    CHECK(stat_of("free_dirty_bytes") < 32 * MIB, "%zu MiB", (size_t)stat_of("free_dirty_bytes") / MIB);
+    check_laws();
+}
+
 static const struct test_case CASES[] = {
     CASE(idle_owner_exits),
     CASE(kept_whales_age),
@@ -140,6 +175,7 @@ static const struct test_case CASES[] = {
     CASE(realloc_of_an_advised_mapping),
     CASE(fork_with_handlers),
     CASE(many_free_stretches),
+    CASE(freed_beside_a_purge),
 };
 
 int main(int argc, char **argv)

@@ -1,4 +1,4 @@
-"""The page heap's shards: free runs, giving memory back while no lock is held, and superslabs that change hands."""
+"""The page heap: free runs, giving memory back while no lock is held, superslabs that change hands, how much is kept."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ PARTS = {
     "the mark on a purged run's last unit": ("hak_shard_purge", "hak_store(&hak_unit[u + len - 1], HAK_RUN_PURGING);"),
     "the removal of a purged run from the free ones": ("hak_shard_purge", "hak_run_remove_locked(shard, r);"),
     "the lock that lets one thread purge at a time": ("hak_page_purge", "hak_lock_try(&hak_page.purging)"),
+    "the note of a purge that was wanted": ("hak_page_purge", "hak_exchange(&hak_page.missed, true);"),
+    "the second try after that note": ("hak_page_purge", "if (!hak_lock_try(&hak_page.purging)) return returned;"),
+    "the look at that note after a purge": ("hak_page_purge", "hak_exchange(&hak_page.missed, false)"),
     "the look at a neighbour's shard": (
         "hak_shard_has_free_locked",
         "hak_load(&super->shard) == hak_shard_number(shard)",
@@ -298,3 +301,58 @@ class Pages(System):
         listed = [i for shard in self.shard for u in shard.free for i in range(u, u + self.unit[u].len)]
         free = [i for i in range(len(self.unit)) if self.unit[i].word == FREE]
         must(sorted(listed) == free, f"free are {free}, and listed {sorted(listed)}")
+
+
+class Allowance(System):
+    """Threads free all that they have: in the end no more is kept than is in use, whoever happened to be purging."""
+
+    def __init__(self, without: str = "", freers: int = 2, units: int = 3) -> None:
+        super().__init__(without)
+        self.page = self.record("page heap", purging="", missed=False, used=freers * units, kept=0)
+        for i in range(freers):
+            self.threads[f"freer {i}"] = self.hak_page_release(f"freer {i}", units)
+
+    def hak_page_release(self, me: str, units: int) -> Thread:
+        page = self.page
+        for _unit in range(units):
+            yield "bool over = hak_run_release_locked(shard, u, units, stamp);"
+            page.used, page.kept = page.used - 1, page.kept + 1
+            if page.kept > page.used:
+                yield from self.hak_page_purge(me)
+
+    def hak_page_purge(self, me: str) -> Thread:
+        page = self.page
+        while True:
+            yield "hak_lock_try(&hak_page.purging)"
+            if page.purging:
+                yield "hak_exchange(&hak_page.missed, true);"
+                page.missed = self.has("the note of a purge that was wanted")
+                if not self.has("the second try after that note"):
+                    return
+                yield "if (!hak_lock_try(&hak_page.purging))"
+                if page.purging:
+                    return
+            page.purging = me
+            yield from self.hak_page_purge_locked()
+            yield "hak_unlock(&hak_page.purging);"
+            page.purging = ""
+            yield "hak_exchange(&hak_page.missed, false)"
+            missed, page.missed = page.missed and self.has("the look at that note after a purge"), False
+            if not missed:
+                return
+            yield "hak_page_kept() > hak_page_allowance()"
+            if page.kept <= page.used:
+                return
+
+    def hak_page_purge_locked(self) -> Thread:
+        page = self.page
+        yield "keep = hak_page_allowance();"
+        keep = page.used
+        while True:
+            yield "hak_page_kept() > keep"
+            if page.kept <= keep:
+                return
+            page.kept -= 1
+
+    def final(self) -> None:
+        must(self.page.kept <= self.page.used, f"{self.page.kept} units are kept, {self.page.used} may be")
