@@ -1317,14 +1317,14 @@ def ace_table(rows: Sequence[Row]) -> str:
                 lines.append([name, str(threads), mode, row.failure, *[""] * 8])
                 continue
             ratios = [a / b for a, b in zip(row.ns_per_op_runs, off.ns_per_op_runs)] if off else []
-            pace = (row.p50_ns, off and off.p50_ns) if name == "waves" else (None, None)
+            of = (off.p50_ns, off.peak_rss_bytes) if off else (None, None)
             lines.append(
                 [
                     *(name, str(threads), mode, scaled(row.ops_per_s, RATE)),
-                    cell(over(*pace) if name == "waves" else middle(ratios), ".2f"),
+                    cell(over(row.p50_ns, of[0]) if name == "waves" else middle(ratios), ".2f"),
                     span(min(ratios, default=None), max(ratios, default=None)) if name != "waves" else "-",
                     cell(row.peak_rss_bytes, ".1f", 2**-20),
-                    cell(over(row.peak_rss_bytes, off and off.peak_rss_bytes), ".2f"),
+                    cell(over(row.peak_rss_bytes, of[1]), ".2f"),
                     cell(row.faults_per_kop, ".3g"),
                     cell(row.hit_rate, ".2f", 100),
                     *(cell(row.locks_per_mop, ",.0f"), cell(row.claims_per_mop, ",.0f")),

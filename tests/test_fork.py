@@ -14,7 +14,7 @@ stop = threading.Event()
 def work():
     while not stop.is_set():
         [bytearray(n * 37 % 5000) for n in range(200)]
-threads = [threading.Thread(target=work) for _ in range(2)]
+threads = [threading.Thread(target=work, daemon=True) for _ in range(2)]
 for t in threads: t.start()
 for i in range(10):
     assert subprocess.run(["echo", str(i)], capture_output=True, text=True).stdout == f"{i}\\n"
@@ -79,7 +79,7 @@ def main():
     print(os.system("exit 3") >> 8, os.popen("echo popen").read())
 if __name__ == "__main__":
     stop = threading.Event()
-    threads = [threading.Thread(target=busy) for _ in range(2 if sys.argv[1] == "threads" else 0)]
+    threads = [threading.Thread(target=busy, daemon=True) for _ in range(2 if sys.argv[1] == "threads" else 0)]
     for thread in threads: thread.start()
     main()
     stop.set()
@@ -101,7 +101,7 @@ def hold():
     with monitor._stop._cond:  # where the monitor's own thread is for a moment after each sample
         holding.set()
         stop.wait()
-threads = [threading.Thread(target=f) for f in (busy, busy, hold)]
+threads = [threading.Thread(target=f, daemon=True) for f in (busy, busy, hold)]
 for thread in threads: thread.start()
 holding.wait()
 good = 0

@@ -1,4 +1,4 @@
-"""The page heap: free runs, giving memory back while no lock is held, superslabs that change hands, how much is kept."""
+"""The page heap: free runs, memory given back without a lock, superslabs that change hands, how much is kept."""
 
 from __future__ import annotations
 
