@@ -894,7 +894,7 @@ def scaling_tables(rows: Sequence[Row]) -> str:
         return cell(middle(before / now for before, now in zip(four, row.ns_per_op_runs)), ".2f") or "-"
 
     ours = [row for row in rows if row.allocator == HAKMEM and not row.failure]
-    events = {
+    events: dict[str, list[float | None]] = {
         "shared locks": [r.locks_per_mop for r in ours],
         "of them waited for": [r.contended_per_mop for r in ours],
         "claims": [r.claims_per_mop for r in ours],

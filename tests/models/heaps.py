@@ -1129,7 +1129,9 @@ class Heaps(System):
             must(not waits, f"{h} waits for a thread that is gone")
             must(h.running or not h.out, f"{h} has a batch to post and no thread")
             must(h.running or not h.slabs or h.kept == WAITING, f"{h} has slabs and no thread")
-            must(h.running or h.kept == WAITING or not h.level, f"{h} has a stack, no thread, and does not wait for one")
+            must(
+                h.running or h.kept == WAITING or not h.level, f"{h} has a stack, no thread, and does not wait for one"
+            )
             must(h.running or h.kept != UNUSED, f"{h} waits for the first call of no thread")
             must(h.running or h.inbox == CLOSED, f"{h} has an inbox and no thread")
         if not self.gone:
