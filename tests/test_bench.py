@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import os
@@ -969,12 +970,17 @@ def is_running(process):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_in_one_line_and_the_run_with_it(root, number):
     command = [sys.executable, root / "bench.py", "mid", "--only", "system", "--seconds", "60"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    heed = functools.partial(signal.signal, number, signal.SIG_DFL)  # these tests may run under nohup
+    with subprocess.Popen(command, preexec_fn=heed, **pipes) as process:  # noqa: PLW1509 (there is one thread)
         children = root.__class__(f"/proc/{process.pid}/task/{process.pid}/children")
-        while not (child := children.read_text().strip()) or not is_running(child):
-            time.sleep(0.02)
-        process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+        try:
+            while not (child := children.read_text().strip()) or not is_running(child):
+                time.sleep(0.02)
+            process.send_signal(number)
+            out, err = process.communicate(timeout=30)
+        finally:
+            process.kill()
     deadline = time.monotonic() + 20
     while is_running(child) and time.monotonic() < deadline:
         time.sleep(0.02)
