@@ -46,18 +46,20 @@
  *  6. No metadata lies in or next to blocks.  (Hardened: a seal ends each, and only tells whether it is whole.)
  *  7. free never needs memory, and preserves errno.
  *
- * Order of locks: heaps list, claim, ACE, purge, page heap's shards by number, ranges, batch pool, whales, BigCache,
+ * Order of locks: what other processes see (not held in fork), heaps list, claim, ACE, purge, page heap's shards by number, ranges, batch pool, whales, BigCache,
  * index, metadata, sites (the table of sites, then the shares of the table of their blocks).
  *
  * Sections: tables; compiler and platform; atomics and locks; types; state; OS; messages; options; size classes;
  * targets; metadata; gauges; rings; sites; index of segments; BigCache; shards; page heap; whales; slabs; owner look-up;
  * hardening; heaps; remote frees and orphans; adaptive sizing; refill and flush; thread start and end; large runs; slow
- * paths; HOT PATHS (start reading there); derived calls; learning (ACE); introspection; lifecycle; libc and C++.
+ * paths; HOT PATHS (start reading there); derived calls; learning (ACE); introspection; C's report; seen from another
+ * process; lifecycle; libc and C++.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE 1
 #endif
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <link.h>
 #include <linux/futex.h>
@@ -65,6 +67,7 @@
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -76,6 +79,7 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysinfo.h>
 #include <time.h>
@@ -141,7 +145,13 @@
 	X(shards, int, "shards", 1, 1, HAK_SHARDS_MAX, start, "parts of the page heap with a lock each at the start, rounded up to a power of two", \
 	  "more where hundreds of threads start at once, and nothing is to be waited for at first")          \
 	X(shard_threshold, int, "acquisitions", 1024, 0, 1000000000, any, "so many for each shard in a second that had to wait double the shards; 0: never", \
-	  "0 to keep the number of shards, smaller where contention is known to come")
+	  "0 to keep the number of shards, smaller where contention is known to come")                       \
+	X(stats_page, int, "", 0, 0, 2, start, "statistics that other processes of the user can read (python -m hakmem top); 2: a thread answers them at once", \
+	  "1 for a service that is to be looked at (`run` sets it), 2 if also while it sleeps")              \
+	X(report_at_exit, text, "bytes", 0, 0, 1024, start, "a report when the process ends, on stderr or appended to a file: stderr, /tmp/report.%p (%p: the pid)", \
+	  "to see afterwards what a program that ends did with its memory")                                  \
+	X(report_signal, mode, "off|HUP|USR1|USR2|QUIT|ALRM|WINCH|PWR", 0, 0, 7, start, "a signal on which the next slow path writes the same report, if the program has no use for it", \
+	  "where nothing but kill is at hand, in a container say")
 
 /* Counters that a heap keeps: name, unit, views, help.  Each is written under the heap's claim or by its owner alone
  * (never by two sides), and read by anybody.  The views are those of hakmem.report() that show it. */
@@ -255,7 +265,8 @@
 	X(IN_USE, "about to be handed out while in use: freed twice before")                \
 	X(RULE, "not a rule for a site: 42:nocache, name:lifetime=long and lib.so+0x1a2b:retain=0,shard=1 are") \
 	X(NO_SITES, "sites are not captured: HAKMEM_SITES=1 must be set when the process starts") \
-	X(MANY_RULES, "there are as many rules as there may be")
+	X(MANY_RULES, "there are as many rules as there may be") \
+	X(COMMAND, "no such command: hakmem.py and the library are of different versions")
 
 /* What ACE may learn: name, unit, of what (each class, or all), windows of one opinion before it acts, the measure by
  * which a change is judged (lower is better), and the rule in one sentence.  A change is measured over the next busy
@@ -325,6 +336,7 @@ enum {
 	HAK_REGRET_MS = 100,              /* memory that is wanted again so soon should not have been purged */
 	HAK_PURGE_SUPERS = 16,            /* superslabs given back in one call at most */
 	HAK_TICK = 64,                    /* slow paths between two looks at the clock */
+	HAK_WATCH_TICK = 16,              /* ... where no heap counts them, if anybody watches */
 	HAK_STALE_MS = 100,               /* remote frees that have been on their way for so long are helped along */
 	HAK_SETTLE_LEAST = 1 << 20,       /* a heap whose live bytes never rose above this is not looked through */
 	HAK_INDEX_FIRST = 1024,           /* entries of the index at first: 16 KiB */
@@ -356,7 +368,7 @@ enum {
 	HAK_RING_EVERY = 8,               /* refills of a class that one event stands for at first ... */
 	HAK_RING_RARELY = 2048,           /* ... and no more if as many as that already */
 	HAK_ACE_LOG = 256,                /* decisions that are remembered */
-	HAK_ACE_STACK = 128 << 10,        /* bytes of the learning thread's stack */
+	HAK_OWN_STACK = 128 << 10,        /* bytes of the stack of a thread of our own */
 	HAK_ACE_DROPS = 32,               /* a window with a drop for so many events that arrived is ignored */
 	HAK_ACE_BUSY = 64,                /* refills, or batches, in a window that can be judged */
 	HAK_ACE_TRIAL = 4,                /* busy windows by which a change is judged ... */
@@ -401,7 +413,8 @@ enum { HAK_ERRORS(HAK_NAME_ERROR) HAK_ERR_COUNT };
 #define HAK_COLD __attribute__((cold, noinline))
 #define HAK_NOINLINE __attribute__((noinline))
 #define HAK_INLINE static inline __attribute__((always_inline))
-#define HAK_LINE __attribute__((aligned(64)))
+#define HAK_LINE_SIZE 64
+#define HAK_LINE __attribute__((aligned(HAK_LINE_SIZE)))
 #define HAK_UNUSED __attribute__((unused))
 #define hak_likely(x) __builtin_expect(!!(x), 1)
 #define hak_unlikely(x) __builtin_expect(!!(x), 0)
@@ -1162,6 +1175,16 @@ static struct { /* lock: ACE.  Touched only by hak_ace_..., the lock also by for
 	hak_decision_t log[HAK_ACE_LOG];
 } hak_ace;
 
+/* How a slow path learns that somebody wants something of it: a reader in another process, or a signal's sender. */
+static struct {
+	uint32_t calm;                   /* what `look` points to where there is no reader's word: 1 if a signal has come */
+	uint32_t *look;                  /* anybody: not 0 if `act` is to be called now */
+	uint64_t next;                   /* anybody: ms when it is to be called anyway */
+	uint32_t ticks;                  /* anybody: slow paths that no heap counts */
+	uint32_t on;                     /* set at start, as is act */
+	void (*act)(void);               /* hak_live_act */
+} hak_watch HAK_LINE = {.look = &hak_watch.calm, .next = UINT64_MAX};
+
 /* Threads start on a heap that is empty and constant: its stacks have nothing to pop and its tag owns no unit, so
  * that the first malloc and free take the slow path, and no init test stands on the fast one. */
 static const hak_heap_t hak_heap_none = {.tag = 0xFFFFFF00u, .slot = {NULL}};
@@ -1310,6 +1333,77 @@ static HAK_COLD void hak_os_random(void *out, size_t len)
 	if (syscall(SYS_getrandom, out, len, GRND_NONBLOCK) != (long)len)
 		memcpy(out, (const void *)getauxval(AT_RANDOM), len); /* early at boot: what the system gave this process */
 	errno = saved;
+}
+
+static HAK_COLD uint64_t hak_os_now_ns(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+}
+
+/* A file in memory, mapped, for this user's processes: *fd is high up, as the low numbers have a meaning to others, and
+ * closed in what is executed.  A program may close it: device and inode tell whether it is still ours.  NULL: refused. */
+static HAK_COLD void *hak_os_share(const char *name, size_t len, int *fd, dev_t *device, ino_t *inode)
+{
+	enum { SEALS = 1 | 2 | 4, ADD_SEALS = 1024 + 9, CLOEXEC = 1, ALLOW_SEALING = 2 }; /* no more, shorter, longer; linux/fcntl.h */
+	struct rlimit most, files;
+	struct stat about;
+	void *p = MAP_FAILED;
+	int low, high = -1;
+
+	if (getrlimit(RLIMIT_FSIZE, &most) || most.rlim_cur < len || getrlimit(RLIMIT_NOFILE, &files))
+		return NULL; /* a longer file would be a signal */
+	if (hak_os_refuses(HAK_CALL_MMAP) || (low = (int)syscall(SYS_memfd_create, name, CLOEXEC | ALLOW_SEALING)) < 0)
+		return NULL;
+	for (int to = 230; high < 0 && to > 8; to /= 2)
+		high = fcntl(low, F_DUPFD_CLOEXEC, to);
+	if (high >= 0)
+		close(low);
+	*fd = high >= 0 ? high : low;
+	if (ftruncate(*fd, (off_t)len) == 0 && fchmod(*fd, 0600) == 0 && fcntl(*fd, ADD_SEALS, SEALS) == 0
+	    && syscall(SYS_fstat, *fd, &about) == 0)
+		p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
+	if (p == MAP_FAILED) {
+		close(*fd);
+		return NULL;
+	}
+	*device = about.st_dev;
+	*inode = about.st_ino;
+	return p;
+}
+
+static HAK_COLD void hak_os_close(int fd, dev_t device, ino_t inode) /* if it is still that file */
+{
+	struct stat about;
+	if (syscall(SYS_fstat, fd, &about) == 0 && about.st_dev == device && about.st_ino == inode)
+		close(fd);
+}
+
+/* Starts a thread that takes no signal and that nobody joins.  By the library's constructor, and in fork's child. */
+static HAK_COLD int hak_os_thread(void *(*run)(void *))
+{
+	sigset_t all, before;
+	pthread_attr_t attributes;
+	pthread_t thread;
+	int error;
+
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &before); /* it inherits that */
+	if (!(error = pthread_attr_init(&attributes))) {
+		pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+		pthread_attr_setstacksize(&attributes, HAK_OWN_STACK);
+		error = pthread_create(&thread, &attributes, run, NULL); /* allocates */
+		if (error == EINVAL) { /* a program with so much thread-local data that it needs a larger stack */
+			pthread_attr_destroy(&attributes);
+			pthread_attr_init(&attributes);
+			pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
+			error = pthread_create(&thread, &attributes, run, NULL);
+		}
+		pthread_attr_destroy(&attributes);
+	}
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	return error;
 }
 
 static HAK_COLD uint64_t hak_os_memory(void)
@@ -5910,12 +6004,28 @@ static HAK_COLD void hak_heap_tick_slow(hak_heap_t *h)
 		hak_whale_purge(now - age);
 	if (hak_load(&hak_bigcache.stamp) != UINT64_MAX)
 		hak_big_shrink();
+	if (hak_unlikely(hak_load(&hak_watch.on)) && (hak_load(hak_load(&hak_watch.look)) || now >= hak_load(&hak_watch.next)))
+		hak_watch.act();
 }
 
 HAK_INLINE void hak_heap_tick(hak_heap_t *h) /* owner, no claim */
 {
-	if (hak_unlikely(h->tick-- == 0))
+	if (hak_unlikely(h->tick-- == 0) || hak_unlikely(hak_load(hak_load(&hak_watch.look)) != 0))
 		hak_heap_tick_slow(h);
+}
+
+static HAK_COLD HAK_NOINLINE void hak_watch_tick_slow(void)
+{
+	if (hak_load(hak_load(&hak_watch.look))
+	    || (hak_add_shared(&hak_watch.ticks, 1u) % HAK_WATCH_TICK == 0 && hak_os_now() >= hak_load(&hak_watch.next)))
+		hak_watch.act();
+}
+
+/* A slow path that no heap counts, of large blocks and of threads without a heap.  No lock, no claim. */
+HAK_INLINE void hak_watch_tick(void)
+{
+	if (hak_unlikely(hak_load(&hak_watch.on)))
+		hak_watch_tick_slow();
 }
 
 /* ACE hears of a refill that brought n blocks, `carved` of them never used before; 0 blocks and p: from the inbox. */
@@ -6516,6 +6626,7 @@ static HAK_NOINLINE void *hak_shared_alloc(uint32_t c)
 		hak_count(&h->bin[c].misses, 1u);
 	}
 	hak_unclaim(h);
+	hak_watch_tick();
 	return p;
 }
 
@@ -6583,8 +6694,11 @@ static HAK_NOINLINE void *hak_malloc_slow(size_t n, size_t asked, const void *ca
 	hak_boot_init();
 	if (hak_unlikely(hak_option.sites))
 		return hak_guard_open_any(hak_site_alloc(n, 1, (uintptr_t)caller, &zero, asked, hak_site_meet((uintptr_t)caller, true)), asked);
-	if (n > HAK_CLASS_MAX)
-		return hak_guard_open_any(hak_large_alloc(n, 1, 0, 0, &zero), asked);
+	if (n > HAK_CLASS_MAX) {
+		p = hak_guard_open_any(hak_large_alloc(n, 1, 0, 0, &zero), asked);
+		hak_watch_tick();
+		return p;
+	}
 	do {
 		h = hak_heap_attach();
 		if (h && hak_unlikely(hak_load(&hak_heaps.kept) != 0))
@@ -6640,8 +6754,10 @@ static HAK_NOINLINE void hak_free_slow(void *p)
 			hak_large_free(p, u);
 		else if (owner == HAK_OWNER_RUN || !hak_whale_free(p))
 			hak_free_bad(p, "free");
+		hak_watch_tick();
 	} else if (!(h = hak_free_heap(p, u, word))) {
 		hak_block_free_anywhere(p, false);
+		hak_watch_tick();
 	} else if (owner != h->id) {
 		hak_remote_free(h, p, word);
 		hak_heap_tick(h);
@@ -7302,31 +7418,11 @@ static _Noreturn HAK_COLD void *hak_ace_thread(HAK_UNUSED void *argument)
 	}
 }
 
-/* Makes the thread, which takes no signal and which nobody joins.  By the library's constructor, and in fork's child. */
+/* Makes the thread.  By the library's constructor, and in fork's child. */
 static HAK_COLD void hak_ace_start(void)
 {
-	sigset_t all, before;
-	pthread_attr_t attributes;
-	pthread_t thread;
-	int error;
+	int error = hak_option.ace && !hak_ace.refused ? hak_os_thread(hak_ace_thread) : 0;
 
-	if (!hak_option.ace || hak_ace.refused)
-		return;
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &before); /* it inherits that */
-	if (!(error = pthread_attr_init(&attributes))) {
-		pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-		pthread_attr_setstacksize(&attributes, HAK_ACE_STACK);
-		error = pthread_create(&thread, &attributes, hak_ace_thread, NULL); /* allocates */
-		if (error == EINVAL) { /* a program with so much thread-local data that it needs a larger stack */
-			pthread_attr_destroy(&attributes);
-			pthread_attr_init(&attributes);
-			pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-			error = pthread_create(&thread, &attributes, hak_ace_thread, NULL);
-		}
-		pthread_attr_destroy(&attributes);
-	}
-	pthread_sigmask(SIG_SETMASK, &before, NULL);
 	if (!error)
 		return;
 	hak_lock(&hak_ace.lock);
@@ -7509,6 +7605,11 @@ static HAK_COLD void hak_ace_set_option(int64_t *place, int64_t value)
 	X(q, least, "", "", "smallest value")                                                  \
 	X(q, most, "", "", "largest value")
 
+#define HAK_SETTING_FIELDS(X)                                                                  \
+	X(z, name, "", "", "the option")                                                           \
+	X(q, value, "", "", "its value; of a text its length")                                     \
+	X(z, text, "", "", "that text")
+
 #define HAK_POLICY_FIELDS(X)                                                                   \
 	X(z, name, "", "", "the policy")                                                           \
 	X(Q, target, "", "", "what it publishes now; of each class: targets that are not as they began") \
@@ -7544,6 +7645,7 @@ typedef struct hak_owner { HAK_OWNER_FIELDS(HAK_DECLARE_FIELD) } hak_owner_t;
 typedef struct hak_site_row { HAK_SITE_FIELDS(HAK_DECLARE_FIELD) } hak_site_row_t;
 typedef struct hak_rule_row { HAK_RULE_FIELDS(HAK_DECLARE_FIELD) } hak_rule_row_t;
 typedef struct hak_policy_row { HAK_POLICY_FIELDS(HAK_DECLARE_FIELD) } hak_policy_row_t;
+typedef struct hak_setting { HAK_SETTING_FIELDS(HAK_DECLARE_FIELD) } hak_setting_t;
 typedef struct hak_stats { HAK_GLOBAL_STATS(HAK_DECLARE_COUNTER) HAK_HEAP_COUNTERS(HAK_DECLARE_COUNTER) } hak_stats_t;
 
 typedef struct hak_field { const char *name, *kind, *unit, *view, *help; uint32_t offset, size; } hak_field_t;
@@ -7570,6 +7672,7 @@ typedef struct hak_about {
 #define HAK_RULE_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_rule_row_t, kind, name, unit, view, help)
 #define HAK_POLICY_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_policy_row_t, kind, name, unit, view, help)
 #define HAK_DECISION_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_decision_t, kind, name, unit, view, help)
+#define HAK_SETTING_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_setting_t, kind, name, unit, view, help)
 #define HAK_STAT_FIELD(name, unit, view, help) HAK_FIELD(hak_stats_t, Q, name, unit, view, help)
 static const hak_field_t hak_class_fields[] = {HAK_CLASS_FIELDS(HAK_CLASS_FIELD)};
 static const hak_field_t hak_tier_fields[] = {HAK_TIER_FIELDS(HAK_TIER_FIELD)};
@@ -7584,6 +7687,7 @@ static const hak_field_t hak_site_fields[] = {HAK_SITE_FIELDS(HAK_SITE_FIELD)};
 static const hak_field_t hak_rule_fields[] = {HAK_RULE_FIELDS(HAK_RULE_FIELD)};
 static const hak_field_t hak_policy_fields[] = {HAK_POLICY_FIELDS(HAK_POLICY_FIELD)};
 static const hak_field_t hak_decision_fields[] = {HAK_DECISION_FIELDS(HAK_DECISION_FIELD)};
+static const hak_field_t hak_setting_fields[] = {HAK_SETTING_FIELDS(HAK_SETTING_FIELD)};
 static const hak_field_t hak_stat_fields[] = {HAK_GLOBAL_STATS(HAK_STAT_FIELD) HAK_HEAP_COUNTERS(HAK_STAT_FIELD)};
 #define HAK_RECORD(name, fields, type) {name, fields, sizeof fields / sizeof *fields, sizeof(type)}
 static const hak_record_t hak_records[] = {
@@ -7601,6 +7705,7 @@ static const hak_record_t hak_records[] = {
 	HAK_RECORD("rule", hak_rule_fields, hak_rule_row_t),
 	HAK_RECORD("policy", hak_policy_fields, hak_policy_row_t),
 	HAK_RECORD("decision", hak_decision_fields, hak_decision_t),
+	HAK_RECORD("setting", hak_setting_fields, hak_setting_t),
 };
 static const hak_about_t hak_about_this = {
 	HAK_ABI, sizeof(hak_about_t), HAK_VERSION, HAK_VARIANT, hak_records, sizeof hak_records / sizeof *hak_records, 0};
@@ -8169,16 +8274,11 @@ HAK_EXPORT HAK_COLD uint64_t hak_stat(const char *name)
 	return UINT64_MAX;
 }
 
-HAK_EXPORT HAK_COLD int hak_tier_table(hak_tier_row_t *rows, size_t row_size, int most)
+/* The tiers, out of the classes and the whole. */
+static HAK_COLD void hak_tier_fill(hak_tier_row_t *rows, const hak_stats_t *s, const hak_class_row_t *row)
 {
-	hak_class_row_t row[HAK_CLASSES];
-	hak_stats_t s, large = {0};
+	hak_stats_t large = {0};
 
-	if (most <= 0)
-		return HAK_TIER_COUNT;
-	if (row_size != sizeof *rows || most < HAK_TIER_COUNT)
-		return -HAK_ERR_SIZE;
-	hak_stats_fill(&s, row);
 	for (uint32_t t = 0; t < HAK_TIER_COUNT; t++)
 		rows[t] = (hak_tier_row_t){.name = hak_tier[t].name, .min_size = t ? hak_tier[t].least : 0,
 			.max_size = t == HAK_TIER_whale ? PTRDIFF_MAX : hak_tier[t].most, .classes = hak_tier[t].classes};
@@ -8196,8 +8296,8 @@ HAK_EXPORT HAK_COLD int hak_tier_table(hak_tier_row_t *rows, size_t row_size, in
 		t->transit_bytes += row[c].transit_blocks * row[c].size;
 	}
 	hak_tier_row_t *w = &rows[HAK_TIER_whale];
-	w->live_blocks = s.large_blocks + s.whale_blocks;
-	w->live_bytes = s.large_bytes + s.whale_bytes;
+	w->live_blocks = s->large_blocks + s->whale_blocks;
+	w->live_bytes = s->large_bytes + s->whale_bytes;
 	uint32_t shards = hak_page_lock_all();
 	hak_stats_large_locked(&large);
 	hak_page_unlock_all(shards);
@@ -8214,6 +8314,19 @@ HAK_EXPORT HAK_COLD int hak_tier_table(hak_tier_row_t *rows, size_t row_size, in
 	w->misses = w->allocs;
 	for (uint32_t t = 0; t < HAK_TIER_COUNT; t++)
 		rows[t].peak_used_bytes = hak_load(&hak_gauge.peak[t]);
+}
+
+HAK_EXPORT HAK_COLD int hak_tier_table(hak_tier_row_t *rows, size_t row_size, int most)
+{
+	hak_class_row_t row[HAK_CLASSES];
+	hak_stats_t s;
+
+	if (most <= 0)
+		return HAK_TIER_COUNT;
+	if (row_size != sizeof *rows || most < HAK_TIER_COUNT)
+		return -HAK_ERR_SIZE;
+	hak_stats_fill(&s, row);
+	hak_tier_fill(rows, &s, row);
 	return HAK_TIER_COUNT;
 }
 
@@ -8468,6 +8581,510 @@ HAK_EXPORT HAK_COLD int hak_usable_size_checked(const void *p, size_t *out)
 	return error;
 }
 
+/* ==================================================== C's report =============================================== */
+
+/* What `python -m hakmem report` shows in its views summary, pools and classes, as text, without allocating. */
+static HAK_COLD void hak_report_line(int fd, const char *format, ...)
+{
+	char line[300];
+	va_list args;
+	int len;
+
+	va_start(args, format);
+	len = vsnprintf(line, sizeof line, format, args);
+	va_end(args);
+	if (len >= (int)sizeof line)
+		line[(len = (int)sizeof line - 1) - 1] = '\n';
+	for (ssize_t n, done = 0; done < len; done += n)
+		if ((n = write(fd, line + done, (size_t)(len - done))) <= 0)
+			break;
+}
+
+static HAK_COLD void hak_report_write(int fd, const char *when)
+{
+	static hak_class_row_t class[HAK_CLASSES]; /* lock: live.  Too large for a small stack */
+	static hak_tier_row_t tier[HAK_TIER_COUNT];
+	static hak_stats_t s;
+	uint64_t up = hak_os_now() - hak_boot.start;
+
+	hak_stats_fill(&s, class);
+	hak_tier_fill(tier, &s, class);
+	hak_report_line(fd, "hakmem " HAK_VERSION " " HAK_VARIANT ", process %d, %s, %llu.%03llu s after its first call\n\n",
+	                (int)getpid(), when, (unsigned long long)(up / 1000), (unsigned long long)(up % 1000));
+	for (size_t i = 0; i < sizeof hak_stat_fields / sizeof *hak_stat_fields; i++) {
+		const hak_field_t *d = &hak_stat_fields[i];
+		uint64_t value = *(const uint64_t *)(const void *)((const char *)&s + d->offset);
+		if (strstr(d->view, "summary") || (value && strstr(d->view, "pools")))
+			hak_report_line(fd, "%20llu %-12s %-24s %s\n", (unsigned long long)value, d->unit, d->name, d->help);
+	}
+	hak_report_line(fd, "\n%-8s %16s %16s %14s %18s %18s\n", "tier", "allocs", "frees", "live blocks", "live bytes", "cached bytes");
+	for (size_t i = 0; i < HAK_TIER_COUNT; i++)
+		hak_report_line(fd, "%-8s %16llu %16llu %14llu %18llu %18llu\n", tier[i].name, (unsigned long long)tier[i].allocs,
+		                (unsigned long long)tier[i].frees, (unsigned long long)tier[i].live_blocks,
+		                (unsigned long long)tier[i].live_bytes, (unsigned long long)tier[i].cached_bytes);
+	hak_report_line(fd, "\n%8s %16s %16s %14s %18s %10s\n", "size", "allocs", "frees", "live blocks", "live bytes", "slabs");
+	for (size_t i = 0; i < HAK_CLASSES; i++)
+		if (class[i].allocs)
+			hak_report_line(fd, "%8llu %16llu %16llu %14llu %18llu %10llu\n", (unsigned long long)class[i].size,
+			                (unsigned long long)class[i].allocs, (unsigned long long)class[i].frees,
+			                (unsigned long long)class[i].live_blocks,
+			                (unsigned long long)(class[i].live_blocks * class[i].size), (unsigned long long)class[i].slabs);
+}
+
+/* Appends a report to the file that report_at_exit names, in which %p is the process's number; else to stderr.  Lock:
+ * live. */
+static HAK_COLD void hak_report_to_file(const char *when)
+{
+	const char *name = hak_option_texts[HAK_OPTION_report_at_exit];
+	char path[PATH_MAX];
+	size_t len = 0;
+	int fd = STDERR_FILENO;
+
+	if (name && *name && strcmp(name, "stderr") != 0) {
+		for (; *name && len < sizeof path - 12; name++)
+			if (name[0] == '%' && name[1] == 'p')
+				name++, len += (size_t)snprintf(path + len, 12, "%d", (int)getpid());
+			else
+				path[len++] = *name;
+		path[len] = '\0';
+		fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY, 0600);
+	}
+	if (fd < 0) {
+		hak_sayf("hakmem: no report: %s: error %d\n", path, errno);
+		return;
+	}
+	hak_report_write(fd, when);
+	if (fd != STDERR_FILENO)
+		close(fd);
+}
+
+/* ============================================ seen from another process ======================================== */
+
+/* Where the option stats_page says so, the process has two files in memory, which others find in /proc/PID/fd:
+ *
+ *   hakmem-stats     head | description | texts | counts | rows of each section, one section behind the other
+ *   hakmem-command   what a reader wants done: it locks the file (flock), writes, sets `look`, and waits for `done`
+ *
+ * The first is written by a thread that is in a slow path anyway, at most every HAK_LIVE_MS and for a hundredth of the
+ * time, between two increments of `seq`: whoever reads compares seq before and after, and the sum of what it has read.
+ * It describes itself, so that a reader of another version reads what both know, in lines of words between tabs:
+ *
+ *   hakmem  version  variant
+ *   record  name  bytes of a row  offset of the first  most rows
+ *   field   name  kind  unit  views  offset in the row  help                     (of the record above)
+ *
+ * Counts are two for each record: rows that stand there, and rows that there were.  In a row a text (kind z) is an
+ * offset among the texts, each of which ends with NUL; 0 is the empty one.  What is long and seldom wanted (memory
+ * piece by piece, call sites) comes in a third file of the same form, hakmem-detail, made when it is asked for and
+ * gone when the reader says so, or seconds later.  No file needs its descriptor but to be found. */
+#define HAK_LIVE_SECTIONS(X)                                                            \
+	X(heap, hak_heap_row_t, 256, hak_heap_table)                                        \
+	X(lock, hak_lock_row_t, HAK_LOCK_ROWS, hak_lock_table)                              \
+	X(shard, hak_shard_row_t, HAK_SHARDS_MAX, hak_shard_table)                          \
+	X(big, hak_big_row_t, 256, hak_big_table)                                           \
+	X(rule, hak_rule_row_t, 64, hak_rule_table)                                         \
+	X(policy, hak_policy_row_t, HAK_POLICY_COUNT, hak_ace_policies)                     \
+	X(decision, hak_decision_t, HAK_ACE_LOG, hak_ace_log)                               \
+	X(option, hak_option_row_t, HAK_OPTION_COUNT, hak_option_rows_copy)                 \
+	X(setting, hak_setting_t, HAK_OPTION_COUNT, hak_setting_table)
+#define HAK_DETAIL_SECTIONS(X)                                                          \
+	X(segment, hak_segment_t, 0, hak_segment_table)                                     \
+	X(site, hak_site_row_t, 0, hak_site_table)
+
+enum {
+	HAK_LIVE_FORMAT = 1,
+	HAK_LIVE_MS = 1,               /* between two publications */
+	HAK_LIVE_SHARE = 100,          /* and so many times what the last one took */
+	HAK_LIVE_TEXTS = 24 << 10,     /* bytes for texts */
+	HAK_LIVE_KNOWN = 1 << 10,      /* texts whose place is remembered */
+	HAK_LIVE_PARTS = 12,           /* most sections of a file */
+	HAK_DETAIL_MS = 10000,         /* how long details stay that nobody gives back */
+	HAK_SITE_TEXT = 160,           /* bytes for the texts of a site, on average */
+};
+
+typedef struct hak_live_head { /* the same in all versions */
+	char magic[8];                                /* "hakmem" */
+	uint32_t format, abi;
+	uint32_t pid, thread;                         /* thread: 1 if commands are obeyed at once */
+	uint64_t size;                                /* bytes of the file */
+	uint64_t text, text_len;                      /* the description */
+	uint64_t words, words_len;                    /* the texts */
+	uint64_t counts, sections;                    /* two 64-bit words for each section */
+	uint64_t seq;                                 /* odd while somebody writes what follows, counts and rows */
+	uint64_t published;                           /* how often */
+	uint64_t at_ns, cost_ns;                      /* CLOCK_MONOTONIC when, and what it took */
+	uint64_t sum;                                 /* of all 64-bit words of the counts and of the rows that stand there */
+} hak_live_head_t;
+
+enum { HAK_DO_PUBLISH = 1, HAK_DO_DETAIL, HAK_DO_RELEASE, HAK_DO_TRIM, HAK_DO_SET };
+typedef struct hak_live_command { /* likewise.  Written by the reader, but for done, status and result; we believe none */
+	char magic[8];
+	uint32_t format, look;                        /* look: not 0 if there is something to do; a futex */
+	uint64_t asked, done;                         /* numbers of commands */
+	uint32_t what, status;                        /* HAK_DO_...; an error of HAK_ERRORS */
+	int64_t value;                                /* set: the option's */
+	uint64_t result;                              /* trim: bytes given back; detail: bytes of the file */
+	char name[64];                                /* set: the option */
+} hak_live_command_t;
+
+typedef struct hak_live_section {
+	const char *name;
+	size_t row_size;
+	uint32_t most;
+	int (*fill)(void *rows, int most);            /* returns how many rows there are */
+} hak_live_section_t;
+
+typedef struct hak_live_file { /* lock: live */
+	hak_live_head_t *head;                        /* NULL: there is none */
+	const hak_live_section_t *section;
+	const hak_record_t *record[HAK_LIVE_PARTS];
+	uint64_t row[HAK_LIVE_PARTS];                 /* offsets of the first rows */
+	uint32_t most[HAK_LIVE_PARTS];
+	uint64_t words_used;
+	const char *known[HAK_LIVE_KNOWN];            /* texts that stand there, by hash of their address */
+	uint32_t place[HAK_LIVE_KNOWN];
+	int fd;
+	dev_t device;                                 /* of the file: a program may close the descriptor, and reuse its number */
+	ino_t inode;
+} hak_live_file_t;
+
+static struct { /* lock: live, which is taken before all others and not held in fork */
+	hak_lock_t lock;
+	hak_live_file_t page, detail;
+	hak_live_command_t *command;
+	int command_fd;
+	dev_t command_device;
+	ino_t command_inode;
+	int pid;                                      /* whose files these are: a child's are its own */
+	uint64_t detail_ms;                           /* when the details came */
+	uint32_t report;                              /* anybody, atomic: the signal has come */
+} hak_live;
+
+static HAK_COLD int hak_option_rows_copy(hak_option_row_t *rows, size_t row_size, int most)
+{
+	memcpy(rows, hak_option_rows, row_size * (size_t)most);
+	return HAK_OPTION_COUNT;
+}
+
+static HAK_COLD int hak_setting_table(hak_setting_t *rows, HAK_UNUSED size_t row_size, int most)
+{
+	for (int i = 0; i < most; i++)
+		rows[i] = (hak_setting_t){.name = hak_option_rows[i].name, .value = hak_load(hak_option_places[i]),
+			.text = hak_option_texts[i] ? hak_option_texts[i] : ""};
+	return HAK_OPTION_COUNT;
+}
+
+#define HAK_LIVE_FILL(name, type, most, table) \
+	static HAK_COLD int hak_live_fill_##name(void *rows, int n) { return table(rows, sizeof(type), n); }
+HAK_LIVE_SECTIONS(HAK_LIVE_FILL)
+HAK_DETAIL_SECTIONS(HAK_LIVE_FILL)
+#define HAK_LIVE_SECTION(name, type, most, table) {#name, sizeof(type), most, hak_live_fill_##name},
+static const hak_live_section_t hak_live_sections[] = {
+	{"stats", sizeof(hak_stats_t), 1, NULL}, /* these three are of one moment */
+	{"class", sizeof(hak_class_row_t), HAK_CLASSES, NULL},
+	{"tier", sizeof(hak_tier_row_t), HAK_TIER_COUNT, NULL},
+	HAK_LIVE_SECTIONS(HAK_LIVE_SECTION)};
+static const hak_live_section_t hak_detail_sections[] = {HAK_DETAIL_SECTIONS(HAK_LIVE_SECTION)};
+enum {
+	HAK_LIVE_COUNT = sizeof hak_live_sections / sizeof *hak_live_sections,
+	HAK_DETAIL_COUNT = sizeof hak_detail_sections / sizeof *hak_detail_sections,
+};
+_Static_assert((int)HAK_LIVE_COUNT <= (int)HAK_LIVE_PARTS, "hak_live_file_t");
+
+/* The description, or without `to` its length. */
+static HAK_COLD size_t hak_live_describe(const hak_live_file_t *f, size_t count, char *to, size_t room)
+{
+	size_t len = (size_t)snprintf(to, room, "hakmem\t%s\t%s\n", HAK_VERSION, HAK_VARIANT);
+	for (size_t i = 0; i < count; i++) {
+		const hak_record_t *r = f->record[i];
+		len += (size_t)snprintf(to ? to + len : NULL, to ? room - len : 0, "record\t%s\t%u\t%llu\t%u\n", r->name, r->size,
+		                        (unsigned long long)f->row[i], f->most[i]);
+		for (uint32_t k = 0; k < r->count; k++) {
+			const hak_field_t *d = &r->fields[k];
+			len += (size_t)snprintf(to ? to + len : NULL, to ? room - len : 0, "field\t%s\t%s\t%s\t%s\t%u\t%s\n", d->name,
+			                        d->kind, d->unit, d->view, d->offset, d->help);
+		}
+	}
+	return len;
+}
+
+static HAK_COLD void hak_live_place(hak_live_file_t *f, const hak_live_section_t *section, size_t count)
+{
+	f->section = section;
+	for (size_t i = 0; i < count; i++)
+		for (size_t k = 0; k < sizeof hak_records / sizeof *hak_records; k++)
+			if (strcmp(hak_records[k].name, section[i].name) == 0)
+				f->record[i] = &hak_records[k];
+}
+
+/* Makes a file of these sections; most: rows for each.  False: the system gives none. */
+static HAK_COLD bool hak_live_make_locked(hak_live_file_t *f, const char *name, const hak_live_section_t *section,
+                                          size_t count, const uint32_t *most, size_t words)
+{
+	hak_live_head_t head = {.magic = "hakmem", .format = HAK_LIVE_FORMAT, .abi = HAK_ABI, .pid = (uint32_t)hak_live.pid,
+		.thread = hak_option.stats_page > 1, .sections = count, .words_len = words};
+
+	memset(f, 0, sizeof *f);
+	hak_live_place(f, section, count);
+	for (size_t i = 0; i < count; i++)
+		f->most[i] = most ? most[i] : section[i].most;
+	head.text = hak_round_up(sizeof head, HAK_LINE_SIZE);
+	head.text_len = hak_live_describe(f, count, NULL, 0) + count * 24; /* offsets are not known yet, and need more digits */
+	head.words = hak_round_up(head.text + head.text_len + 1, HAK_LINE_SIZE);
+	head.counts = hak_round_up(head.words + head.words_len, HAK_LINE_SIZE);
+	head.size = hak_round_up(head.counts + count * 2 * sizeof(uint64_t), HAK_LINE_SIZE);
+	for (size_t i = 0; i < count; i++) {
+		f->row[i] = head.size;
+		head.size = hak_round_up(head.size + f->most[i] * section[i].row_size, HAK_LINE_SIZE);
+	}
+	head.size = hak_round_up(head.size, hak_boot.os_page);
+	if (!(f->head = hak_os_share(name, head.size, &f->fd, &f->device, &f->inode)))
+		return false;
+	head.text_len = hak_live_describe(f, count, (char *)f->head + head.text, head.text_len + 1);
+	f->words_used = 1;
+	*f->head = head;
+	return true;
+}
+
+static HAK_COLD void hak_live_drop_locked(hak_live_file_t *f)
+{
+	if (!f->head)
+		return;
+	hak_os_unmap(f->head, f->head->size);
+	hak_os_close(f->fd, f->device, f->inode);
+	f->head = NULL;
+}
+
+/* The place of a text of ours among those of the file; 0 where there is no room. */
+static HAK_COLD uint64_t hak_live_word_locked(hak_live_file_t *f, const char *text)
+{
+	size_t at = (size_t)(((uintptr_t)text >> 3) * 0x9E3779B97F4A7C15u >> 54) % HAK_LIVE_KNOWN, len;
+
+	if (!text || !*text)
+		return 0;
+	for (size_t i = 0; i < HAK_LIVE_KNOWN && f->known[at]; i++, at = (at + 1) % HAK_LIVE_KNOWN)
+		if (f->known[at] == text)
+			return f->place[at];
+	len = strlen(text) + 1;
+	if (f->words_used + len > f->head->words_len)
+		return 0;
+	memcpy((char *)f->head + f->head->words + f->words_used, text, len);
+	f->words_used += len;
+	if (!f->known[at]) {
+		f->known[at] = text;
+		f->place[at] = (uint32_t)(f->words_used - len);
+	}
+	return f->words_used - len;
+}
+
+/* Rows of a section stand there, n of them there are: texts become offsets.  Returns the sum of its words. */
+static HAK_COLD uint64_t hak_live_settle_locked(hak_live_file_t *f, size_t i, int n)
+{
+	char *rows = (char *)f->head + f->row[i];
+	uint64_t *count = (uint64_t *)(void *)((char *)f->head + f->head->counts) + 2 * i, sum;
+
+	count[1] = n < 0 ? 0 : (uint64_t)n;
+	count[0] = count[1] < f->most[i] ? count[1] : f->most[i];
+	sum = count[0] + count[1];
+	for (uint32_t k = 0; k < f->record[i]->count; k++)
+		if (f->record[i]->fields[k].kind[0] == 'z')
+			for (uint64_t r = 0; r < count[0]; r++) {
+				char *at = rows + r * f->record[i]->size + f->record[i]->fields[k].offset;
+				*(uint64_t *)(void *)at = hak_live_word_locked(f, *(const char **)(void *)at);
+			}
+	for (uint64_t w = 0, words = count[0] * f->record[i]->size / sizeof(uint64_t); w < words; w++)
+		sum += ((const uint64_t *)(const void *)rows)[w];
+	return sum;
+}
+
+static HAK_COLD void hak_live_publish_locked(hak_live_file_t *f, size_t count)
+{
+	hak_live_head_t *head = f->head;
+	uint64_t sum = 0, begin = hak_os_now_ns(), seq = head->seq;
+	char *rows = (char *)head;
+
+	(void)hak_exchange(&head->seq, seq + 1); /* before all that follows */
+	for (size_t i = 0; i < count; i++)
+		if (f->section[i].fill) {
+			sum += hak_live_settle_locked(f, i, f->section[i].fill(rows + f->row[i], (int)f->most[i]));
+		} else if (i == 0) {
+			hak_class_row_t *class = (hak_class_row_t *)(void *)(rows + f->row[1]);
+			hak_stats_t *s = (hak_stats_t *)(void *)(rows + f->row[0]);
+			hak_stats_fill(s, class);
+			hak_tier_fill((hak_tier_row_t *)(void *)(rows + f->row[2]), s, class);
+			sum += hak_live_settle_locked(f, 0, 1) + hak_live_settle_locked(f, 1, HAK_CLASSES)
+			     + hak_live_settle_locked(f, 2, HAK_TIER_COUNT);
+		}
+	head->sum = sum;
+	head->published++;
+	head->at_ns = hak_os_now_ns();
+	head->cost_ns = head->at_ns - begin;
+	hak_store_release(&head->seq, seq + 2);
+}
+
+/* Memory piece by piece, and call sites.  Returns the bytes of the file; 0: it cannot be had. */
+static HAK_COLD uint64_t hak_live_detail_locked(void)
+{
+	uint32_t most[HAK_DETAIL_COUNT];
+	size_t words = HAK_LIVE_TEXTS;
+
+	hak_live_drop_locked(&hak_live.detail);
+	for (size_t i = 0; i < HAK_DETAIL_COUNT; i++) {
+		int n = hak_detail_sections[i].fill(NULL, 0);
+		most[i] = (uint32_t)n + (uint32_t)n / 8 + 8; /* there may be more in a moment */
+	}
+	words += (size_t)most[HAK_DETAIL_COUNT - 1] * HAK_SITE_TEXT;
+	if (!hak_live_make_locked(&hak_live.detail, "hakmem-detail", hak_detail_sections, HAK_DETAIL_COUNT, most, words))
+		return 0;
+	hak_live_publish_locked(&hak_live.detail, HAK_DETAIL_COUNT);
+	hak_live.detail_ms = hak_os_now();
+	return hak_live.detail.head->size;
+}
+
+/* The process's own files, instead of those that a child has of its parent. */
+static HAK_COLD void hak_live_open_locked(void)
+{
+	hak_live_drop_locked(&hak_live.page);
+	hak_live_drop_locked(&hak_live.detail);
+	if (hak_live.command) {
+		hak_os_unmap(hak_live.command, hak_boot.os_page);
+		hak_os_close(hak_live.command_fd, hak_live.command_device, hak_live.command_inode);
+	}
+	hak_live.pid = getpid();
+	hak_live.command = hak_os_share("hakmem-command", hak_boot.os_page, &hak_live.command_fd, &hak_live.command_device,
+	                                &hak_live.command_inode);
+	if (!hak_live.command || !hak_live_make_locked(&hak_live.page, "hakmem-stats", hak_live_sections, HAK_LIVE_COUNT,
+	                                               NULL, HAK_LIVE_TEXTS))
+		return; /* no memory, no descriptor, or no system call: nobody sees us */
+	memcpy(hak_live.command->magic, "hakmem", sizeof "hakmem");
+	hak_live.command->format = HAK_LIVE_FORMAT;
+	hak_store(&hak_watch.look, &hak_live.command->look);
+}
+
+/* Does what a reader wants.  Returns its number, 0: none. */
+static HAK_COLD uint64_t hak_live_obey_locked(void)
+{
+	hak_live_command_t *c = hak_live.command;
+	uint64_t asked = hak_load_acquire(&c->asked);
+	char name[sizeof c->name];
+
+	if (asked == c->done)
+		return 0;
+	c->status = HAK_ERR_OK;
+	c->result = 0;
+	switch (hak_load(&c->what)) {
+	case HAK_DO_PUBLISH: /* below */
+		break;
+	case HAK_DO_DETAIL:
+		if (!(c->result = hak_live_detail_locked()))
+			c->status = HAK_ERR_NOMEM;
+		break;
+	case HAK_DO_RELEASE:
+		hak_live_drop_locked(&hak_live.detail);
+		break;
+	case HAK_DO_TRIM:
+		c->result = hak_trim();
+		break;
+	case HAK_DO_SET:
+		memcpy(name, c->name, sizeof name);
+		name[sizeof name - 1] = '\0';
+		c->status = (uint32_t)hak_option_set(name, hak_load(&c->value));
+		break;
+	default:
+		c->status = HAK_ERR_COMMAND;
+	}
+	return asked;
+}
+
+/* Something may be wanted: a report, a command, a publication.  From a slow path; no lock, no claim. */
+static HAK_COLD void hak_live_act(void)
+{
+	int saved = errno;
+	uint64_t asked;
+
+	if (hak_fork_is_here() || !hak_lock_try(&hak_live.lock))
+		return;
+	hak_store(hak_load(&hak_watch.look), 0u);
+	if (hak_load(&hak_live.report)) {
+		hak_store(&hak_live.report, 0u);
+		hak_report_to_file("on a signal");
+	}
+	if (hak_option.stats_page && hak_live.pid != getpid())
+		hak_live_open_locked();
+	if (hak_live.page.head) {
+		asked = hak_live_obey_locked();
+		if (asked || hak_os_now() >= hak_load(&hak_watch.next))
+			hak_live_publish_locked(&hak_live.page, HAK_LIVE_COUNT);
+		if (asked)
+			hak_store_release(&hak_live.command->done, asked);
+		uint64_t rest = hak_live.page.head->cost_ns * HAK_LIVE_SHARE / 1000000;
+		hak_store(&hak_watch.next, hak_os_now() + (rest > HAK_LIVE_MS ? rest : HAK_LIVE_MS));
+		if (hak_live.detail.head && hak_os_now() - hak_live.detail_ms > HAK_DETAIL_MS)
+			hak_live_drop_locked(&hak_live.detail);
+	} else if (hak_option.stats_page) {
+		hak_store(&hak_watch.next, hak_os_now() + HAK_DETAIL_MS); /* the system may have more then */
+		hak_live.pid = 0;
+	}
+	hak_unlock(&hak_live.lock);
+	errno = saved;
+}
+
+/* stats_page=2: obeys at once, also while the program sleeps.  It takes no processor time until a reader wakes it. */
+static _Noreturn HAK_COLD void *hak_live_thread(HAK_UNUSED void *argument)
+{
+	pthread_setname_np(pthread_self(), "hakmem-stats");
+	for (;;) {
+		uint32_t *look = hak_load(&hak_watch.look);
+		syscall(SYS_futex, look, FUTEX_WAIT, 0, NULL, NULL, 0);
+		if (hak_load(look))
+			hak_live_act();
+	}
+}
+
+static HAK_COLD void hak_live_on_signal(HAK_UNUSED int number)
+{
+	hak_store(&hak_live.report, 1u);
+	hak_store(hak_load(&hak_watch.look), 1u);
+}
+
+/* By the library's constructor. */
+static HAK_COLD void hak_live_start(void)
+{
+	static const int numbers[] = {0, SIGHUP, SIGUSR1, SIGUSR2, SIGQUIT, SIGALRM, SIGWINCH, SIGPWR};
+	int number = numbers[hak_option.report_signal];
+	struct sigaction now, ours = {.sa_handler = hak_live_on_signal, .sa_flags = SA_RESTART};
+
+	if (!number && !hak_option.stats_page)
+		return;
+	hak_watch.act = hak_live_act;
+	hak_store(&hak_watch.on, 1u);
+	if (number && sigaction(number, NULL, &now) == 0 && now.sa_handler == SIG_DFL)
+		sigaction(number, &ours, NULL);
+	if (!hak_option.stats_page)
+		return;
+	hak_lock(&hak_live.lock);
+	hak_live_open_locked();
+	hak_unlock(&hak_live.lock);
+	hak_store(&hak_watch.next, 0u);
+	hak_live_act(); /* so that what has not begun to allocate can be seen, too */
+	if (hak_option.stats_page > 1)
+		hak_os_thread(hak_live_thread);
+}
+
+/* A child's files are its own, and it makes them when it first has something to show: many only call exec. */
+static HAK_COLD void hak_live_child(void)
+{
+	hak_lock_renew(&hak_live.lock);
+	if (!hak_option.stats_page)
+		return;
+	hak_store(&hak_watch.look, &hak_watch.calm);
+	hak_store(&hak_watch.next, 0u);
+	if (hak_option.stats_page > 1) {
+		hak_live_open_locked();
+		hak_os_thread(hak_live_thread);
+	}
+}
+
 /* ==================================================== lifecycle ================================================ */
 
 /* fork: every lock is taken in the order of the file's opening comment, so that the child finds the lists whole. */
@@ -8576,6 +9193,7 @@ static HAK_COLD void hak_fork_child(void)
 			hak_heap_retire(h, true);
 	}
 	hak_ace_start();
+	hak_live_child();
 }
 
 #ifdef HAK_PTHREAD_LOCKS
@@ -8632,6 +9250,18 @@ __attribute__((constructor)) static void hak_boot_constructor(void)
 	hak_fork_watch();
 	pthread_atfork(hak_fork_prepare, hak_fork_parent, hak_fork_child); /* may allocate */
 	hak_ace_start();
+	hak_live_start();
+}
+
+/* The last of the process, after its own atexit handlers. */
+__attribute__((destructor)) static void hak_boot_destructor(void)
+{
+	const char *name = hak_option_texts[HAK_OPTION_report_at_exit];
+	if (!name || !*name)
+		return;
+	hak_lock(&hak_live.lock);
+	hak_report_to_file("at its end");
+	hak_unlock(&hak_live.lock);
 }
 
 /* =============================================== libc and C++ overrides ======================================== */
