@@ -8961,6 +8961,14 @@ static HAK_COLD void hak_live_open_locked(void)
 	hak_store(&hak_watch.look, &hak_live.command->look);
 }
 
+/* For a reader: the command that stands in the page is to be obeyed. */
+HAK_EXPORT HAK_COLD void hak_command_send(hak_live_command_t *c)
+{
+	hak_store_release(&c->asked, hak_load(&c->asked) + 1);
+	hak_store_release(&c->look, 1u);
+	syscall(SYS_futex, &c->look, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
+
 /* Does what a reader wants.  Returns its number, 0: none. */
 static HAK_COLD uint64_t hak_live_obey_locked(void)
 {

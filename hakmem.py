@@ -25,12 +25,14 @@ import contextlib
 import csv
 import ctypes
 import difflib
+import fcntl
 import functools
 import importlib
 import importlib.util
 import itertools
 import json
 import keyword
+import mmap
 import operator
 import os
 import shutil
@@ -211,6 +213,16 @@ class _Layout(NamedTuple):
         return self.record(*[value.decode() if isinstance(value, bytes) else value for value in values])
 
 
+def _record(name: str, fields: Iterable[_Field]) -> Any:
+    """The named tuple of a record."""
+    make: Any = collections.namedtuple
+    names = [field.name + "_" * keyword.iskeyword(field.name) for field in fields]
+    record = make(name.capitalize(), names, module=__name__)
+    for attribute, field in zip(names, fields):  # so that help() of a record has a line for each
+        getattr(record, attribute).__doc__ = f"{field.help} ({field.unit})" if field.unit else field.help
+    return record
+
+
 def _layout(described: Any) -> _Layout:
     name = described.name.decode()
     raw_fields = (_RawField * described.nfields).from_address(described.fields)
@@ -219,12 +231,7 @@ def _layout(described: Any) -> _Layout:
     made = [(getattr(structure, field.name).offset, getattr(structure, field.name).size) for field in fields]
     if made != [(raw.offset, raw.size) for raw in raw_fields] or ctypes.sizeof(structure) != described.size:
         raise ImportError(f"{_mode.path}: the layout of its record {name!r} is not what it says")
-    make: Any = collections.namedtuple
-    names = [field.name + "_" * keyword.iskeyword(field.name) for field in fields]
-    record = make(name.capitalize(), names, module=__name__)
-    for attribute, field in zip(names, fields):  # so that help() of a record has a line for each
-        getattr(record, attribute).__doc__ = f"{field.help} ({field.unit})" if field.unit else field.help
-    return _Layout(structure, fields, record)
+    return _Layout(structure, fields, _record(name, fields))
 
 
 _LAYOUTS = {raw.name.decode(): _layout(raw) for raw in (_RawRecord * _about.nrecords).from_address(_about.records)}
@@ -324,6 +331,8 @@ _site_rule = _bind("hak_site_rule", _code, [_text], _raise_code)
 _site_table = _bind("hak_site_table", _code, [ctypes.POINTER(_SITE.structure), _size, _code])
 # int hak_rule_table(struct hak_rule_row *rows, size_t row_size, int max_rows);
 _rule_table = _bind("hak_rule_table", _code, [ctypes.POINTER(_RULE.structure), _size, _code])
+# void hak_command_send(struct hak_live_command *command);
+_command_send = _bind("hak_command_send", None, [_pointer])
 
 
 # ---- blocks ------------------------------------------------------------------------------------------------
@@ -573,11 +582,12 @@ class Option:
     def __init__(self, declared: Iterable[Any]) -> None:
         self.name, self.env, self.type, self.unit, self.when, self.help, self.use, *bounds = declared
         self.words = tuple(self.unit.split("|")) if self.type == "mode" else ()
-        self.default, self.min, self.max = map(self._typed, bounds)
+        self.default, self.min, self.max = map(self.typed, bounds)
         if self.type == "text":  # whose bounds are those of its length
             self.default = ""
 
-    def _typed(self, number: int) -> Any:
+    def typed(self, number: int) -> Any:
+        """A value as C has it, as a value of Python."""
         return bool(number) if self.type == "bool" else _Word(number, self.words) if self.words else number
 
     @property
@@ -591,7 +601,7 @@ class Option:
             return _option_text(self.name.encode()).decode(errors="replace")
         result = ctypes.c_int64()
         _option_get(self.name.encode(), result)
-        return self._typed(result.value)
+        return self.typed(result.value)
 
     @value.setter
     def value(self, value: Union[int, str]) -> None:
@@ -765,6 +775,51 @@ def ace_log() -> list[Any]:
     return _rows(_DECISION, _ace_log)
 
 
+class _Here:
+    """The process itself, as a source of records for tables."""
+
+    layouts: Mapping[str, Any] = _LAYOUTS
+    tables: Mapping[str, Callable[[], list[Any]]] = {
+        "stats": lambda: [_stats()],
+        "class": class_table,
+        "tier": tier_table,
+        "heap": heap_table,
+        "lock": lock_table,
+        "shard": shard_table,
+        "big": big_table,
+        "segment": lambda: sorted(_rows(_SEGMENT, _segment_table)),
+        "site": site_table,
+        "rule": site_rules,
+        "policy": lambda: _rows(_POLICY, _ace_policies),
+        "decision": ace_log,
+    }
+
+    @property
+    def pid(self) -> int:
+        return os.getpid()
+
+    @property
+    def about(self) -> dict[str, Any]:
+        return _mode._asdict()
+
+    @property
+    def heading(self) -> str:
+        return f"hakmem {__version__} {_mode.variant}, {_mode.how} from {_mode.path}, process {self.pid}"
+
+    def rows(self, kind: str) -> list[Any]:
+        return self.tables[kind]()
+
+    def options(self) -> list[tuple[Option, Any]]:
+        """Each option with its value."""
+        return [(option, option.value) for option in config.options.values()]
+
+    def thread_names(self) -> dict[int, str]:
+        """Python's names for threads."""
+        names = {known.native_id or 0: known.name for known in threading.enumerate()}
+        names[os.getpid()] = threading.main_thread().name  # in a child of fork its native_id may be the parent's
+        return names
+
+
 # torch.cuda's key, and the counter of hakmem behind it, where there is one
 _TORCH_KEYS = {
     "allocated_bytes.{}.current": "live_bytes",
@@ -820,7 +875,7 @@ def memory_snapshot() -> list[dict[str, Any]]:
     blocks out of it: live, cached or in transit), then state, tier, block_size, blocks, used_blocks, heap, dirty_bytes.
     Exact when no thread allocates; while some do, a piece that changes hands may be missed or stand there twice.
     """
-    pieces = sorted(_rows(_SEGMENT, _segment_table))
+    pieces = _Here().rows("segment")
     return [{**piece._asdict(), "allocated_size": piece.used_blocks * piece.block_size} for piece in pieces]
 
 
@@ -874,6 +929,297 @@ def total_allocated_bytes() -> int:
     return _pool.bytes_allocated()
 
 
+# ---- other processes ---------------------------------------------------------------------------------------
+class _Silent(HakmemError):
+    """A process that was asked for something has not answered."""
+
+
+_HEAD = struct.Struct("=8sIIII12Q")
+_COMMAND = struct.Struct("=8sIIQQIIqQ64s")
+_DO = {"publish": 1, "detail": 2, "release": 3, "trim": 4, "set": 5}
+
+
+class _Head(NamedTuple):
+    """How each file begins that a process shows itself with: C's hak_live_head_t."""
+
+    magic: bytes
+    format: int
+    abi: int
+    pid: int
+    thread: int
+    size: int
+    text: int
+    text_len: int
+    words: int
+    words_len: int
+    counts: int
+    sections: int
+    seq: int
+    published: int
+    at_ns: int
+    cost_ns: int
+    sum: int
+
+
+class _Section(NamedTuple):
+    fields: tuple[_Field, ...]
+    record: Any
+    row: struct.Struct
+    offset: int
+    most: int
+
+
+class _Page:
+    """A file in which a process shows itself: what C's section "seen from another process" says of it."""
+
+    def __init__(self, path: str) -> None:
+        with open(path, "rb") as file:
+            self.memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+        try:
+            self._begin()
+        except (ValueError, IndexError, struct.error, OverflowError, MemoryError) as error:
+            self.memory.close()
+            raise HakmemError(f"{path} is not of a form that hakmem {__version__} knows: {error}") from None
+
+    def _begin(self) -> None:
+        head = self.head()
+        if (head.magic.rstrip(b"\0"), head.format) != (b"hakmem", 1):
+            raise ValueError(f"it begins with {head.magic!r}, {head.format}")
+        if head.size > len(self.memory):
+            raise ValueError("it is cut off")
+        lines = [line.split("\t") for line in self._bytes(head.text, head.text_len).decode().splitlines()]
+        self.version, self.variant = next(line[1:3] for line in lines if line[0] == "hakmem")
+        self.layouts: dict[str, _Section] = {}
+        for index, line in enumerate(lines):
+            if line[0] == "record":
+                own = itertools.takewhile(lambda line: line[0] == "field", lines[index + 1 :])
+                size, offset, most = map(int, line[2:5])
+                self._describe(line[1], size, offset, most, [field[1:] for field in own])
+        if len(self.layouts) != head.sections:
+            raise ValueError(f"{len(self.layouts)} of {head.sections} sections are described")
+
+    def _describe(self, name: str, size: int, offset: int, most: int, described: list[list[str]]) -> None:
+        form, at, fields = "=", 0, []
+        for field, kind, unit, view, place, text, *_newer in described:
+            width = struct.calcsize("=" + "QqIQ"["QqIz".index(kind)])
+            form += f"{int(place) - at}x{'QqIQ'['QqIz'.index(kind)]}"
+            at = int(place) + width
+            fields.append(_Field(field, kind, unit, view, text))
+        row = struct.Struct(f"{form}{size - at}x")
+        self._bytes(offset, size * most)  # it lies within
+        self.layouts[name] = _Section(tuple(fields), _record(name, fields), row, offset, most)
+
+    def _bytes(self, offset: int, size: int) -> bytes:
+        if offset + size > len(self.memory):
+            raise ValueError(f"{size} bytes at {offset}: it is cut off")
+        return self.memory[offset : offset + size]
+
+    def head(self) -> _Head:
+        return _Head(*_HEAD.unpack_from(self.memory))
+
+    def read(self, timeout: float = 1.0) -> tuple[_Head, dict[str, list[Any]]]:
+        """All rows by kind, of one moment. HakmemError if it is not to be had for so many seconds."""
+        deadline = time.monotonic() + timeout
+        while True:
+            head = self.head()
+            if not head.seq % 2:
+                rows = self._read(head)
+                if rows is not None and self.head().seq == head.seq:
+                    return head, rows
+            if time.monotonic() > deadline:
+                raise _Silent("it does not finish what it is publishing; is it stopped?")
+            time.sleep(0.0002)
+
+    def _read(self, head: _Head) -> Optional[dict[str, list[Any]]]:
+        counts = struct.unpack_from(f"={2 * head.sections}Q", self.memory, head.counts)
+        raw, checked = [], sum(counts)
+        for count, section in zip(counts[::2], self.layouts.values()):
+            if count > section.most:
+                return None
+            raw.append(self._bytes(section.offset, count * section.row.size))
+            checked += sum(memoryview(raw[-1]).cast("Q"))
+        if checked % (1 << 64) != head.sum:
+            return None
+        words = self._bytes(head.words, head.words_len)
+
+        def text(at: int) -> str:
+            return words[at : words.index(b"\0", at)].decode(errors="replace")
+
+        read: dict[str, list[Any]] = {}
+        for (name, section), rows in zip(self.layouts.items(), raw):
+            texts = [index for index, field in enumerate(section.fields) if field.kind == "z"]
+            read[name] = made = []
+            for values in map(list, section.row.iter_unpack(rows)):
+                for index in texts:
+                    values[index] = text(values[index])
+                made.append(section.record(*values))
+        return read
+
+
+def _status(pid: int) -> dict[str, str]:
+    """/proc/PID/status; HakmemError if there is no such process."""
+    try:
+        with open(f"/proc/{operator.index(pid)}/status", encoding="utf-8", errors="replace") as file:
+            return {name: value.strip() for name, _, value in (line.partition(":") for line in file)}
+    except (FileNotFoundError, ProcessLookupError):
+        raise HakmemError(f"there is no process {pid}") from None
+
+
+def _shown_files(pid: int, name: str) -> list[str]:
+    """Where a process's files of that name can be opened, in which it shows itself."""
+    found, link = [], f"/memfd:hakmem-{name} (deleted)"
+    for place in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            if os.readlink(f"/proc/{pid}/fd/{place}") == link:
+                found.append(f"/proc/{pid}/fd/{place}")
+    if not found:  # it may have closed its descriptors; whoever may do anything finds what it maps
+        with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as maps:
+            found = [f"/proc/{pid}/map_files/{line.split()[0]}" for line in maps if link in line]
+    return found
+
+
+def _has_library(pid: int) -> bool:
+    """Whether a process maps a library that looks like hakmem."""
+    with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as maps:
+        return any("hakmem" in line.rpartition("/")[2] and ".so" in line for line in maps)
+
+
+class _Process:
+    """Another process that lets itself be seen, as a source of records for tables.
+
+    HakmemError, with the reason in one line, if it cannot be had: no such process, another user's, not on hakmem, not
+    to be seen, or stopped.
+    """
+
+    def __init__(self, pid: int, fresh: float = 0.05) -> None:
+        """fresh: seconds to wait for the state of now; then what was published last will do: age says how old it is."""
+        self.pid = pid
+        self.status = _status(pid)
+        try:
+            self.page = self._open()
+            with contextlib.suppress(_Silent):
+                self.ask("publish", timeout=fresh)
+            self.head, self._rows = self.page.read()
+        except PermissionError:
+            who = _need("psutil", "the name of a user").Process(pid).username()
+            raise HakmemError(f"process {pid} belongs to {who}: only that user and root may look into it") from None
+        except (FileNotFoundError, ProcessLookupError):
+            raise HakmemError(f"process {pid} has just ended") from None
+        except _Silent as silent:
+            raise HakmemError(f"process {pid} ({self.status['Name']}): {silent}") from None
+
+    def _open(self) -> _Page:
+        if self.status["State"].startswith("Z"):
+            raise HakmemError(f"process {self.pid} has ended, and its parent has not taken notice yet")
+        inside = int(self.status.get("NSpid", str(self.pid)).split()[-1])  # its number in its own container
+        pages = []
+        for path in _shown_files(self.pid, "stats"):
+            with contextlib.suppress(FileNotFoundError):
+                page = _Page(path)
+                if page.head().pid == inside:  # not what a child has of its parent
+                    pages.append(page)
+        if pages:
+            return max(pages, key=lambda page: page.head().at_ns)
+        name = f"process {self.pid} ({self.status['Name']})"
+        if not os.path.exists(f"/proc/{self.pid}/exe"):
+            raise HakmemError(f"{name} is part of the kernel")
+        if _has_library(self.pid):
+            how = "start it with HAKMEM_STATS_PAGE=1, or with `python -m hakmem run`"
+            raise HakmemError(f"{name} is on hakmem, but cannot be seen: {how}")
+        raise HakmemError(f"{name} is not on hakmem")
+
+    @property
+    def layouts(self) -> Mapping[str, Any]:
+        return self.page.layouts
+
+    @property
+    def age(self) -> float:
+        """How old the state is, in seconds."""
+        return max(time.monotonic_ns() - self.head.at_ns, 0) / 1e9
+
+    @property
+    def about(self) -> dict[str, Any]:
+        page = self.page
+        return {"how": "seen", "version": page.version, "variant": page.variant, "pid": self.pid, "age": self.age}
+
+    @property
+    def heading(self) -> str:
+        seen = f"as it was {_duration(self.age)} ago" if self.age > 0.1 else "as it is"
+        return f"hakmem {self.page.version} {self.page.variant}, process {self.pid} ({self.status['Name']}), {seen}"
+
+    def rows(self, kind: str) -> list[Any]:
+        if kind in ("segment", "site"):
+            self._rows.update(self._detail())
+        return self._rows[kind]
+
+    def _detail(self) -> dict[str, list[Any]]:
+        self.ask("detail", timeout=5)
+        try:
+            page = _Page(_shown_files(self.pid, "detail")[0])
+            self.page.layouts.update(page.layouts)
+            return page.read()[1]
+        finally:
+            with contextlib.suppress(_Silent):
+                self.ask("release", timeout=0.1)
+
+    def ask(self, what: str, name: str = "", value: int = 0, timeout: float = 2.0) -> int:
+        """Have it do something; returns what came of it. _Silent if it has not by then."""
+        deadline = time.monotonic() + timeout
+        for path in _shown_files(self.pid, "command"):
+            with open(path, "r+b", buffering=0) as file, mmap.mmap(file.fileno(), 0) as memory:
+                while True:
+                    with contextlib.suppress(BlockingIOError):
+                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        break
+                    if time.monotonic() > deadline:
+                        raise _Silent("others are asking it")
+                    time.sleep(0.001)
+                magic, form, look, asked, _done, *_rest = _COMMAND.unpack_from(memory)
+                if (magic.rstrip(b"\0"), form) != (b"hakmem", 1):
+                    raise HakmemError(f"{path} is not of a form that hakmem {__version__} knows")
+                text = name.encode()[:63]
+                _COMMAND.pack_into(memory, 0, magic, form, look, asked, _done, _DO[what], 0, value, 0, text)
+                word = (ctypes.c_char * len(memory)).from_buffer(memory)
+                _command_send(ctypes.addressof(word))
+                del word
+                pause = 0.0002
+                while True:
+                    *_begin, done, _what, error, _value, result, _name = _COMMAND.unpack_from(memory)
+                    if done == asked + 1:
+                        break
+                    if time.monotonic() > deadline:
+                        raise _Silent("it does not answer before it next allocates; with stats_page=2 it would at once")
+                    time.sleep(pause)
+                    pause = min(pause * 2, 0.01)
+                _raise_code(error, None, (text or what.encode(),))
+                return int(result)
+        raise _Silent("it takes no commands")
+
+    def options(self) -> list[tuple[Option, Any]]:
+        """Each option with its value."""
+        options = [Option(row) for row in self._rows["option"]]
+        settings = {row.name: row for row in self._rows["setting"]}
+        return [
+            (option, settings[option.name].text if option.type == "text" else option.typed(settings[option.name].value))
+            for option in options
+        ]
+
+    def thread_names(self) -> dict[int, str]:
+        """None of its own: the system's will do."""
+        return {}
+
+
+_Source = Union[_Here, _Process]
+
+
+def _duration(seconds: float) -> str:
+    """A time as people read it."""
+    for size, unit in ((86400, "days"), (3600, "h"), (60, "min"), (1, "s")):
+        if seconds >= (2 * size if size > 1 else 1):
+            return f"{seconds / size:.0f} {unit}" if size > 1 else f"{seconds:.1f} s"
+    return f"{seconds * 1000:.0f} ms"
+
+
 # ---- tables ------------------------------------------------------------------------------------------------
 def _need(name: str, what: str) -> Any:
     """A package that only some functions use, imported by them; ImportError says how to get it."""
@@ -884,9 +1230,9 @@ def _need(name: str, what: str) -> Any:
         raise ImportError(f"{what} needs {package}: {sys.executable} -m pip install {package}") from error
 
 
-def _rss() -> int:
-    """Resident bytes of the process, whoever allocated them."""
-    return int(_need("psutil", "the size of the process").Process().memory_info().rss)
+def _rss(pid: Optional[int] = None) -> int:
+    """Resident bytes of a process, this one or another, whoever allocated them."""
+    return int(_need("psutil", "the size of the process").Process(pid).memory_info().rss)
 
 
 class _Table(NamedTuple):
@@ -916,48 +1262,54 @@ def _record_table(title: str, layout: _Layout, records: list[Any], view: str) ->
     return _Table(title, rows, {**units, "hit_rate": "ratio"})
 
 
-def _counters(view: str) -> _Table:
+def _of(source: _Source, kind: str, title: str, view: str) -> _Table:
+    return _record_table(title, source.layouts[kind], source.rows(kind), view)
+
+
+def _counters(source: _Source, view: str) -> _Table:
     """The counters of a view."""
-    values = zip(_STATS.fields, _stats())
+    fields = source.layouts["stats"].fields
     rows = [
         {"counter": field.name, "value": value, "unit": field.unit, "meaning": field.help}
-        for field, value in values
+        for field, value in zip(fields, source.rows("stats")[0])
         if view in field.view.split()
     ]
     return _Table("counters", rows, {})
 
 
-def _tiers(view: str) -> _Table:
-    return _record_table("tiers", _TIER, tier_table(), view)
+def _tiers(source: _Source, view: str) -> _Table:
+    return _of(source, "tier", "tiers", view)
 
 
-def _classes(view: str) -> _Table:
+def _classes(source: _Source, view: str) -> _Table:
     """The classes; but for the list of all of them, only those with something to show."""
-    table = _record_table("classes", _CLASS, class_table(), view)
+    table = _of(source, "class", "classes", view)
     fixed = ("index", "size")
     busy = [row for row in table.rows if any(type(row[key]) is int and row[key] for key in row if key not in fixed)]
     return table if view == "classes" else table._replace(rows=busy)
 
 
-def _caches() -> list[_Table]:
+def _caches(source: _Source) -> list[_Table]:
     """What the stacks of each class may hold, and the bound on all together."""
-    counters = _counters("caches")
-    limit = config.options["cache_limit"]
-    counters.rows.append({"counter": limit.name, "value": limit.value, "unit": limit.unit, "meaning": limit.help})
-    return [_classes("caches"), counters]
+    counters = _counters(source, "caches")
+    for option, value in source.options():
+        if option.name == "cache_limit":
+            counters.rows.append({"counter": option.name, "value": value, "unit": option.unit, "meaning": option.help})
+    return [_classes(source, "caches"), counters]
 
 
-def _summary() -> list[_Table]:
-    counters = _counters("summary")
+def _summary(source: _Source) -> list[_Table]:
+    counters = _counters(source, "summary")
     meaning = "resident memory of the whole process, whoever allocated it"
-    counters.rows.append({"counter": "process_rss", "value": _rss(), "unit": "bytes", "meaning": meaning})
-    return [_tiers("summary"), counters]
+    rss = {"counter": "process_rss", "value": _rss(source.pid), "unit": "bytes", "meaning": meaning}
+    counters.rows.append(rss)
+    return [_tiers(source, "summary"), counters]
 
 
-def _pools() -> list[_Table]:
+def _pools(source: _Source) -> list[_Table]:
     """Where each committed byte is, then what the figures come from."""
-    counters = _counters("pools")
-    terms = {field.name for field in _STATS.fields if "committed" in field.view.split()}
+    counters = _counters(source, "pools")
+    terms = {field.name for field in source.layouts["stats"].fields if "committed" in field.view.split()}
     whole = sum(row["value"] for row in counters.rows if row["counter"] in terms)
     parts, others = [], []
     for row in counters.rows:
@@ -968,30 +1320,28 @@ def _pools() -> list[_Table]:
         else:
             others.append(row)
     units = {"bytes": "bytes", "share": "ratio"}
-    return [_Table("committed", parts, units), _tiers("pools"), _classes("pools"), counters._replace(rows=others)]
+    tables = [_tiers(source, "pools"), _classes(source, "pools"), counters._replace(rows=others)]
+    return [_Table("committed", parts, units), *tables]
 
 
-def _thread_name(thread: int) -> str:
-    """Python's name for a thread, else the system's."""
-    names = {known.native_id: known.name for known in threading.enumerate()}
-    names[os.getpid()] = threading.main_thread().name  # in a child of fork its native_id may be the parent's
-    if not thread or thread in names:
-        return names[thread] if thread else "(shared)"
-    try:
-        return Path(f"/proc/self/task/{thread}/comm").read_text(encoding="utf-8", errors="replace").rstrip()
-    except OSError:  # it has just ended
-        return ""
+def _threads(source: _Source) -> list[_Table]:
+    heaps, names = _of(source, "heap", "heaps", "threads"), source.thread_names()
+    for row in heaps.rows:
+        thread = row["thread"]
+        if thread not in names:
+            with contextlib.suppress(OSError):  # it may just have ended
+                comm = Path(f"/proc/{source.pid}/task/{thread}/comm")
+                names[thread] = comm.read_text(encoding="utf-8", errors="replace").rstrip() if thread else "(shared)"
+    rows = [{"heap": row.pop("heap"), "name": names.get(row["thread"], ""), **row} for row in heaps.rows]
+    return [heaps._replace(rows=rows), _counters(source, "threads")]
 
 
-def _threads() -> list[_Table]:
-    heaps = _record_table("heaps", _HEAP, heap_table(), "threads")
-    rows = [{"heap": row.pop("heap"), "name": _thread_name(row["thread"]), **row} for row in heaps.rows]
-    return [heaps._replace(rows=rows), _counters("threads")]
-
-
-def _options() -> list[_Table]:
+def _options(source: _Source) -> list[_Table]:
     columns = ["name", "env", "value", "default", "min", "max", "unit", "when", "help"]
-    rows = [{column: getattr(option, column) for column in columns} for option in config.options.values()]
+    rows = [
+        {**{column: vars(option).get(column) for column in columns}, "value": value}
+        for option, value in source.options()
+    ]
     return [_Table("options", rows, {})]
 
 
@@ -1001,13 +1351,12 @@ def _rule_text(row: Any) -> str:
     return ",".join(says + [f"{name}={n}" for name, n in (("retain", row.retain), ("shard", row.shard)) if n >= 0])
 
 
-def _sites() -> list[_Table]:
+def _sites(source: _Source) -> list[_Table]:
     """The sites with the most live bytes, or where these are not known the most bytes; and the rules."""
-    known = sorted(
-        (row for row in site_table() if row.allocs), key=lambda row: (row.live_bytes, row.bytes), reverse=True
-    )
+    met = [row for row in source.rows("site") if row.allocs]
+    known = sorted(met, key=lambda row: (row.live_bytes, row.bytes), reverse=True)
     figures = ("allocs", "bytes", "live_blocks", "live_bytes")
-    units = {field.name: field.unit for field in _SITE.fields}
+    units = {field.name: field.unit for field in source.layouts["site"].fields}
     rows = [
         {
             "site": row.place or str(row.site),
@@ -1017,34 +1366,38 @@ def _sites() -> list[_Table]:
         }
         for row in known[:_SITES_SHOWN]
     ]
-    rules = [{"site": row.where, "rule": _rule_text(row)} for row in site_rules()]
-    return [_Table("sites", rows, units), _Table("rules", rules, {}), _counters("sites")]
+    rules = [{"site": row.where, "rule": _rule_text(row)} for row in source.rows("rule")]
+    return [_Table("sites", rows, units), _Table("rules", rules, {}), _counters(source, "sites")]
 
 
 _SITES_SHOWN = 40
 
 
-def _ace() -> list[_Table]:
+def _ace(source: _Source) -> list[_Table]:
     """The policies, the counters, and what was decided, if anything."""
-    policies = _record_table("policies", _POLICY, _rows(_POLICY, _ace_policies), "ace")
-    mode = str(config.option("ace").value)
+    policies = _of(source, "policy", "policies", "ace")
+    mode = next((str(value) for option, value in source.options() if option.name == "ace"), "")
     policies = policies._replace(rows=[{"ace": mode, **row} for row in policies.rows])
-    counters = _counters("ace")
-    decisions = _record_table("decisions", _DECISION, ace_log(), "ace")
-    return [policies, counters, *([decisions] if decisions.rows else [])]
+    decisions = _of(source, "decision", "decisions", "ace")
+    return [policies, _counters(source, "ace"), *([decisions] if decisions.rows else [])]
 
 
-_VIEWS: dict[str, Callable[[], list[_Table]]] = {
+def _records(kind: str, title: str, view: str) -> Callable[[_Source], list[_Table]]:
+    """A view of the records of one kind, and the counters that go with them."""
+    return lambda source: [_of(source, kind, title, view), _counters(source, view)]
+
+
+_VIEWS: dict[str, Callable[[_Source], list[_Table]]] = {
     "summary": _summary,
     "pools": _pools,
-    "classes": lambda: [_classes("classes")],
+    "classes": lambda source: [_classes(source, "classes")],
     "threads": _threads,
-    "frees": lambda: [_classes("frees"), _counters("frees")],
-    "refills": lambda: [_classes("refills"), _counters("refills")],
+    "frees": lambda source: [_classes(source, "frees"), _counters(source, "frees")],
+    "refills": lambda source: [_classes(source, "refills"), _counters(source, "refills")],
     "caches": _caches,
-    "bigcache": lambda: [_record_table("keys", _BIG, big_table(), "bigcache"), _counters("bigcache")],
-    "locks": lambda: [_record_table("locks", _LOCK, lock_table(), "locks"), _counters("locks")],
-    "shards": lambda: [_record_table("shards", _SHARD, shard_table(), "shards"), _counters("shards")],
+    "bigcache": _records("big", "keys", "bigcache"),
+    "locks": _records("lock", "locks", "locks"),
+    "shards": _records("shard", "shards", "shards"),
     "sites": _sites,
     "config": _options,
     "ace": _ace,
@@ -1082,7 +1435,7 @@ def _as_text(table: _Table, fmt: str) -> str:
     return str(tabulate.tabulate(cells, headers, tablefmt=fmt, disable_numparse=True, colalign=alignment))
 
 
-def report(view: str = "summary", fmt: str = "simple") -> str:
+def report(view: str = "summary", fmt: str = "simple", pid: Optional[int] = None) -> str:
     """A view of the allocator as text, in any format of tabulate: "simple", "github", "html", "tsv" and others.
 
     "summary": each tier, and the main counters. "pools": where every committed byte is. "classes": the size classes.
@@ -1093,15 +1446,25 @@ def report(view: str = "summary", fmt: str = "simple") -> str:
     all). "config": the options. "ace": what the learning thread may do, and has done. Bytes are shown in KiB, MiB, ...
 
     fmt="json" has the same rows with plain numbers: {"mode": {...}, "view": ..., "tables": {title: [row, ...]}}.
+
+    pid: of another process that lets itself be seen (HAKMEM_STATS_PAGE=1, `python -m hakmem run`). HakmemError, in one
+    line, if it does not, or is not this user's.
+
     ValueError for a view or format that there is not.
     """
     if view not in _VIEWS:
         raise ValueError(f"no view {view!r}; there are {', '.join(_VIEWS)}")
-    tables = _VIEWS[view]()
+    source: _Source = _Process(pid) if pid else _Here()
+    try:
+        tables = _VIEWS[view](source)
+    except (AttributeError, KeyError):
+        if not pid:
+            raise
+        raise HakmemError(f"{source.heading}: it has no view {view!r}") from None
     if fmt == "json":
         rows = {table.title: table.rows for table in tables}
-        return json.dumps({"mode": _mode._asdict(), "view": view, "tables": rows}, indent=1)
-    heading = f"hakmem {_about.version.decode()} {_mode.variant}, {_mode.how} from {_mode.path}, process {os.getpid()}"
+        return json.dumps({"mode": source.about, "view": view, "tables": rows}, indent=1)
+    heading = source.heading
     texts = [(table.title, _as_text(table, fmt)) for table in tables]
     titled = [f"{title}\n\n{text}" if len(texts) > 1 else text for title, text in texts]
     return "\n\n".join([heading, *titled])
@@ -1339,7 +1702,7 @@ def _bench(arguments: Sequence[str]) -> NoReturn:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hakmem", description="Run programs on hakmem, and look at it.")
-    commands = parser.add_subparsers(dest="action", required=True, metavar="run | path | config | report | bench")
+    commands = parser.add_subparsers(dest="action", required=True, metavar="run | report | config | path | bench")
     run = commands.add_parser("run", help="start a program on hakmem", usage="%(prog)s [options] -- command ...")
     run.add_argument("--variant", help="the library to preload, as build.py --list has them")
     hardened = "find misuse of blocks (-o hardened=2: use after free, too); the same as --variant hardened"
@@ -1351,7 +1714,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     commands.add_parser("path", help="print the library's path")
     shown = commands.add_parser("config", help="print the options and their values")
-    view = commands.add_parser("report", help="print a report on this process")
+    view = commands.add_parser("report", help="print a report on a process")
+    view.add_argument("pid", nargs="?", type=int, help="the process; default: the one that prints")
     view.add_argument("view", nargs="?", default="summary", choices=list(_VIEWS), help="default: summary")
     bench = commands.add_parser("bench", help="run the benchmark; `bench --help` has its options", add_help=False)
     bench.add_argument("arguments", nargs=argparse.REMAINDER)
@@ -1363,13 +1727,18 @@ def _parser() -> argparse.ArgumentParser:
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     """The command line; returns the exit status, unless `run` turns the process into another program."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["report"] and given[1:2] and given[1] in _VIEWS:
+        given.insert(1, "0")  # the view of this process: pid 0 stands for it
     options = _parser().parse_args(given[:1] if given[:1] == ["bench"] else given)
     try:
         if options.action == "run":
             _run(options)
         if options.action == "bench":  # its options are its own
             _bench(given[1:])
-        print(_mode.path if options.action == "path" else report(getattr(options, "view", "config"), options.fmt))
+        if options.action == "path":
+            print(_mode.path)
+        else:
+            print(report(getattr(options, "view", "config"), options.fmt, getattr(options, "pid", None)))
         sys.stdout.flush()
     except (ValueError, RuntimeError, OSError, ImportError) as error:
         if not isinstance(error, BrokenPipeError):  # then the reader has seen enough
