@@ -177,6 +177,14 @@
 	X(cache_refusals, "refusals", "refills caches", "capacities not given, or not doubled, for the sake of cache_limit") \
 	X(prewarm_blocks, "blocks", "refills caches", "blocks put into stacks before the thread asked for any") \
 	X(settles, "passes", "frees", "passes over a heap whose live bytes had halved")                       \
+	X(refills_early, "refills", "refills early", "refills over at once: the inbox had filled the stack")  \
+	X(overflows_early, "blocks", "frees early", "blocks for a full stack that turned out to be of another heap by then") \
+	X(frees_null, "calls", "early", "free(NULL): nothing to do")                                          \
+	X(reallocs_kept, "calls", "early", "realloc that left the block where it is: it has the room")        \
+	X(reallocs_grown, "calls", "early", "realloc of a large block in place, or by moving its OS pages")   \
+	X(callocs_clean, "calls", "early", "calloc of memory never used, which needs no wiping")              \
+	X(refusals, "calls", "early summary", "NULL returned: out of memory, or no such size or alignment")  \
+	X(purges_left, "purges", "early", "purges left to a thread that was at it")                           \
 	X(slab_purged_bytes, "bytes", "pools", "OS pages without a used block given back from partly used slabs")
 
 /* The rest of a snapshot: name, unit, views, help.  The rows of the view "committed" add up to committed_bytes. */
@@ -1032,6 +1040,8 @@ static struct {
 	uint32_t ranges;                                 /* published with release: free reads it without the lock */
 } hak_page;
 
+static hak_heap_counters_t hak_alone; /* anybody, atomic: what threads without a heap have counted */
+
 static struct { /* anybody: atomic */
 	uint64_t used[HAK_TIER_COUNT]; /* bytes of blocks out of their slabs, but for what heaps have not told yet */
 	uint64_t peak[HAK_TIER_COUNT]; /* most of these since the peaks were reset */
@@ -1194,6 +1204,16 @@ static const hak_heap_t hak_heap_dead = {.tag = 0xFFFFFF00u, .slot = {NULL}}; /*
  * first stays on the empty heap, so that each call comes to the slow paths. */
 static _Thread_local hak_heap_t *hak_self __attribute__((tls_model("initial-exec"))) = HAK_HEAP_START;
 static _Thread_local hak_heap_t *hak_own __attribute__((tls_model("initial-exec"))) = HAK_HEAP_START;
+
+/* Counts for the calling thread: in its heap, as the owner, or with all others that have none. */
+#define hak_count_own(name)                              \
+	do {                                                 \
+		hak_heap_t *own_ = hak_own;                      \
+		if (hak_likely(own_->id != 0))                   \
+			hak_count(&own_->count.name, 1u);            \
+		else                                             \
+			(void)hak_add_shared(&hak_alone.name, 1u);   \
+	} while (0)
 
 /* ====================================================== OS ===================================================== */
 
@@ -3973,6 +3993,7 @@ static HAK_COLD size_t hak_page_purge(uint64_t before, bool wait)
 			hak_lock(&hak_page.purging);
 		} else if (!hak_lock_try(&hak_page.purging)) {
 			(void)hak_exchange(&hak_page.missed, true);
+			hak_count_own(purges_left);
 			/* It may have been done before it could see that. */
 			if (!hak_lock_try(&hak_page.purging))
 				return returned;
@@ -6070,6 +6091,7 @@ static HAK_NOINLINE void *hak_heap_refill(hak_heap_t *h, uint32_t c)
 	at = (uint32_t)(h->v[c] & 0xFFFF);
 	p = h->slot[at];
 	if (p) { /* the inbox had some */
+		hak_count(&h->count.refills_early, 1u);
 		hak_store(&h->v[c], h->v[c] + 0xFFFF);
 		hak_count(&b->misses, 1u);
 		hak_count(&b->filled, -1ull);
@@ -6113,6 +6135,7 @@ static HAK_NOINLINE void hak_heap_overflow(hak_heap_t *h, uint32_t c, void *p)
 
 	hak_claim_own(h);
 	if (hak_unlikely(hak_word(hak_unit_of(p)) != (h->tag | c))) { /* disowned since we looked */
+		hak_count(&h->count.overflows_early, 1u);
 		hak_unclaim(h);
 		hak_remote_free(h, p, hak_word(hak_unit_of(p)));
 		return;
@@ -6424,6 +6447,14 @@ static void *hak_large_reuse(size_t len, size_t align, uint32_t site, bool mappe
 	return base;
 }
 
+/* What a call returns that cannot be served. */
+static HAK_COLD void *hak_refuse(int error)
+{
+	hak_count_own(refusals);
+	errno = error;
+	return NULL;
+}
+
 /* A block above 1 MiB, or of an alignment above a unit, for a call site.  `number`: the shard that a rule names, and 1.
  * *zero: its memory was never used. */
 static HAK_NOINLINE void *hak_large_alloc(size_t n, size_t align, uint64_t at, uint32_t number, bool *zero)
@@ -6433,10 +6464,8 @@ static HAK_NOINLINE void *hak_large_alloc(size_t n, size_t align, uint64_t at, u
 	hak_slab_t *r = NULL;
 	void *p;
 
-	if (n > PTRDIFF_MAX - HAK_SUPER || align > PTRDIFF_MAX - HAK_SUPER) {
-		errno = ENOMEM;
-		return NULL;
-	}
+	if (n > PTRDIFF_MAX - HAK_SUPER || align > PTRDIFF_MAX - HAK_SUPER)
+		return hak_refuse(ENOMEM);
 	hak_boot_init();
 	if (units == 0)
 		units = 1;
@@ -6476,8 +6505,7 @@ static HAK_NOINLINE void *hak_large_alloc(size_t n, size_t align, uint64_t at, u
 			return p;
 		}
 	}
-	errno = ENOMEM;
-	return NULL;
+	return hak_refuse(ENOMEM);
 }
 
 /* The same for a site with a rule: what is to be kept for a time of its own is a mapping of its own. */
@@ -6659,9 +6687,7 @@ static HAK_NOINLINE void *hak_block_alloc_by(size_t n, size_t align, uint64_t at
 		if (h)
 			h->shard = 0;
 	} while (hak_unlikely(!p) && hak_whale_purge(UINT64_MAX) + hak_page_purge(UINT64_MAX, false));
-	if (!p)
-		errno = ENOMEM;
-	return p;
+	return p ? p : hak_refuse(ENOMEM);
 }
 
 /* Where there are rules or sites are captured: a block for the site of a row, whose caller asked for so many bytes of
@@ -6705,9 +6731,7 @@ static HAK_NOINLINE void *hak_malloc_slow(size_t n, size_t asked, const void *ca
 			h = hak_heap_trade(h, hak_class_of(n));
 		p = h ? hak_heap_refill(h, hak_class_of(n)) : hak_shared_alloc(hak_class_of(n));
 	} while (hak_unlikely(!p) && hak_whale_purge(UINT64_MAX) + hak_page_purge(UINT64_MAX, false)); /* what is kept takes room */
-	if (hak_unlikely(!p))
-		errno = ENOMEM;
-	return hak_guard_open_any(p, asked);
+	return hak_guard_open_any(hak_likely(p != NULL) ? p : hak_refuse(ENOMEM), asked);
 }
 
 static _Noreturn HAK_COLD void hak_free_bad(const void *p, const char *call)
@@ -6740,8 +6764,10 @@ static HAK_NOINLINE void hak_free_slow(void *p)
 	hak_heap_t *h;
 	int saved = errno;
 
-	if (!p)
+	if (!p) {
+		hak_count_own(frees_null);
 		return;
+	}
 	if (hak_unlikely(hak_option.sites))
 		hak_site_forget(p);
 	u = hak_unit_of(p);
@@ -6842,12 +6868,12 @@ HAK_EXPORT void *hak_calloc(size_t count, size_t size)
 	bool zero;
 	void *p;
 
-	if (hak_unlikely(__builtin_mul_overflow(count, size, &n))) {
-		errno = ENOMEM;
-		return NULL;
-	}
+	if (hak_unlikely(__builtin_mul_overflow(count, size, &n)))
+		return hak_refuse(ENOMEM);
 	if (hak_unlikely(n > HAK_CLASS_MAX)) {
 		p = hak_large_alloc_for(hak_guard_room(n), 1, &zero, n, HAK_CALLER);
+		if (p && zero)
+			hak_count_own(callocs_clean);
 		return hak_guard_open_any(p && !zero ? memset(p, 0, n) : p, n);
 	}
 	p = hak_hot_malloc(n, HAK_INLINED);
@@ -6894,22 +6920,27 @@ static HAK_NOINLINE void *hak_block_resize(void *p, size_t n, const void *caller
 
 	size = hak_block_size(p, "realloc", &room);
 	if (room <= HAK_CLASS_MAX) { /* a class, or the run of a large alignment */
-		if (want <= room && (want >= room / 2 || room <= 64))
+		if (want <= room && (want >= room / 2 || room <= 64)) {
+			hak_count_own(reallocs_kept);
 			return hak_guard_resize_any(p, n);
+		}
 	} else if (want > HAK_CLASS_MAX && want <= PTRDIFF_MAX - HAK_SUPER) {
 		uint32_t u = hak_unit_of(p);
 		if (HAK_HARDENED)
 			hak_guard_check_for("realloc", p);
 		if (hak_word(u) != HAK_RUN_HEAD) { /* a whale */
-			if (want <= room && want >= room / 2)
+			if (want <= room && want >= room / 2) {
+				hak_count_own(reallocs_kept);
 				return hak_guard_resize_any(p, n);
-			if ((q = hak_whale_resize(p, want)))
-				return hak_guard_open_any(q, n);
+			}
+			q = hak_whale_resize(p, want);
 		} else {
-			if (want <= HAK_RUN_MAX && hak_large_resize(u, (uint32_t)((want + HAK_UNIT - 1) >> HAK_UNIT_SHIFT)))
-				return hak_guard_open_any(p, n);
-			if ((q = hak_large_to_whale(p, u, want)))
-				return hak_guard_open_any(q, n);
+			bool grown = want <= HAK_RUN_MAX && hak_large_resize(u, (uint32_t)((want + HAK_UNIT - 1) >> HAK_UNIT_SHIFT));
+			q = grown ? p : hak_large_to_whale(p, u, want);
+		}
+		if (q) {
+			hak_count_own(reallocs_grown);
+			return hak_guard_open_any(q, n);
 		}
 	}
 	if (HAK_HARDENED)
@@ -6974,10 +7005,8 @@ static void *hak_aligned(size_t align, size_t n, const void *caller)
 
 HAK_INLINE void *hak_aligned_for(size_t align, size_t n, const void *caller)
 {
-	if (align == 0 || (align & (align - 1))) {
-		errno = EINVAL;
-		return NULL;
-	}
+	if (align == 0 || (align & (align - 1)))
+		return hak_refuse(EINVAL);
 	return hak_aligned(align, n, caller);
 }
 
@@ -7830,6 +7859,8 @@ static HAK_COLD uint64_t hak_stats_collect(hak_class_row_t row[HAK_CLASSES], hak
 #define HAK_SUM_COUNTER(name, unit, view, help) sum->name += h ? hak_load(&h->count.name) : 0;
 		HAK_HEAP_COUNTERS(HAK_SUM_COUNTER)
 	}
+#define HAK_ADD_ALONE(name, unit, view, help) sum->name += hak_load(&hak_alone.name);
+	HAK_HEAP_COUNTERS(HAK_ADD_ALONE)
 	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
 		row[c].transit_blocks -= received[c];
 		row[c].frees = row[c].stack_frees + row[c].slab_frees + row[c].remote_frees;
@@ -9294,10 +9325,8 @@ size_t malloc_usable_size(void *p) HAK_ALIAS(hak_usable_size);
 HAK_EXPORT void *reallocarray(void *p, size_t count, size_t size)
 {
 	size_t n;
-	if (__builtin_mul_overflow(count, size, &n)) {
-		errno = ENOMEM;
-		return NULL;
-	}
+	if (__builtin_mul_overflow(count, size, &n))
+		return hak_refuse(ENOMEM);
 	return hak_realloc_for(p, n, HAK_CALLER);
 }
 
@@ -9335,10 +9364,8 @@ HAK_EXPORT void *valloc(size_t n)
 HAK_EXPORT void *pvalloc(size_t n)
 {
 	hak_boot_init();
-	if (n > PTRDIFF_MAX - hak_boot.os_page) {
-		errno = ENOMEM;
-		return NULL;
-	}
+	if (n > PTRDIFF_MAX - hak_boot.os_page)
+		return hak_refuse(ENOMEM);
 	return hak_aligned(hak_boot.os_page, hak_round_up(n ? n : 1, hak_boot.os_page), HAK_CALLER);
 }
 

@@ -1394,6 +1394,7 @@ _VIEWS: dict[str, Callable[[_Source], list[_Table]]] = {
     "threads": _threads,
     "frees": lambda source: [_classes(source, "frees"), _counters(source, "frees")],
     "refills": lambda source: [_classes(source, "refills"), _counters(source, "refills")],
+    "early": lambda source: [_counters(source, "early")],
     "caches": _caches,
     "bigcache": _records("big", "keys", "bigcache"),
     "locks": _records("lock", "locks", "locks"),
@@ -1440,6 +1441,7 @@ def report(view: str = "summary", fmt: str = "simple", pid: Optional[int] = None
 
     "summary": each tier, and the main counters. "pools": where every committed byte is. "classes": the size classes.
     "threads": what each thread's heap holds. "refills", "frees": where blocks came from and went to, by class.
+    "early": calls that were over early, by reason.
     "caches": what the threads' caches may hold, by class, and how often that was changed. "bigcache": freed blocks
     above 1 MiB that are kept, by call site and size class. "locks": how often each was taken and waited for. "shards":
     the parts of the page heap. "sites": the 40 call sites with the most live bytes, and the rules (site_table() has

@@ -388,10 +388,36 @@ def test_frees_past_the_stacks_are_counted_apart(python: Any) -> None:
     python(source, HAKMEM_TLS_TINY=0)
 
 
+@pytest.mark.parametrize("settings", [{}, {"HAKMEM_ENABLE_TLS": 0}], ids=["caches", "P0"])
+def test_calls_that_are_over_early_are_counted_by_reason(python: Any, settings: dict[str, Any]) -> None:
+    source = """if True:
+        import hakmem, ctypes, gc
+        from hakmem import _free, memory_stats, malloc, realloc, calloc, free
+        gc.collect()
+        lib = hakmem._lib
+        lib.hak_realloc.restype = lib.hak_malloc.restype = ctypes.c_void_p
+        names = ("frees_null", "reallocs_kept", "reallocs_grown", "callocs_clean", "refusals")
+        def counts(): return {name: memory_stats()[name] for name in names}
+        before = counts()
+        for _ in range(3): lib.hak_free(None)
+        p = malloc(100)
+        for n in (101, 102, 103, 104): p = realloc(p, n)
+        free(realloc(p, 5000))  # it moves: none of these
+        free(realloc(calloc(1, 70 << 20), 90 << 20))
+        for size in (1 << 62, (1 << 64) - 1):
+            try: malloc(size)
+            except MemoryError: pass
+            else: raise AssertionError(size)
+        rise = {name: now - before[name] for name, now in counts().items()}
+        assert rise == dict(frees_null=3, reallocs_kept=4, reallocs_grown=1, callocs_clean=1, refusals=2), rise"""
+    python(source, **settings)
+
+
 # ---- views
 
 VIEWS = [
-    *("summary", "pools", "classes", "threads", "frees", "refills", "caches", "bigcache", "locks", "shards", "sites"),
+    *("summary", "pools", "classes", "threads", "frees", "refills", "early", "caches", "bigcache", "locks", "shards"),
+    "sites",
     "config",
     "ace",
 ]
