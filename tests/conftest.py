@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ sys.path.insert(0, str(ROOT))
 
 import build  # noqa: E402
 
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell started us with &; what tests start would inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 if "HAKMEM_LIBRARY" not in os.environ:
     build.build(quiet=True)
 
