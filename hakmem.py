@@ -1419,14 +1419,17 @@ class _Patient(NamedTuple):
         return option.default
 
 
+def _born(proc: Path) -> list[str]:
+    """When a process was started, which tells it from a later one of its number; [] if it is gone."""
+    return _text_of(proc / "stat").rpartition(")")[2].split()[19:20]
+
+
 def _process(pid: int, root: Path) -> _Patient:
     """A running process; OSError or ValueError, with one clear line, if there is none to look at."""
     proc = root / "proc" / str(pid)
-    born = _text_of(proc / "stat").rpartition(")")[2].split()[19:20]  # a later process of that number has another
     status = _pairs(_text_of(proc / "status"))
-    gone = ProcessLookupError(f"there is no process {pid}")
-    if not born or not status:
-        raise gone
+    if not status:
+        raise FileNotFoundError
     if status["State"][0] in "ZX":
         raise ValueError(f"process {pid} has ended, and its parent, {status['PPid']}, has not noticed yet (a zombie)")
     if "VmSize" not in status:
@@ -1442,16 +1445,12 @@ def _process(pid: int, root: Path) -> _Patient:
         why = f"belongs to the user with uid {who}" if who != str(ours) else "is closed to others (prctl, setuid)"
         advice = f"look as root: sudo {sys.executable} -m hakmem doctor {pid}" if ours else "even to this root"
         raise PermissionError(f"process {pid} {why}: {advice}") from None
-    except (FileNotFoundError, ProcessLookupError):
-        raise gone from None
     secure = dict(struct.iter_unpack("=QQ", auxiliary[: len(auxiliary) // 16 * 16])).get(23) == 1  # AT_SECURE
     rows = [line.split(maxsplit=5) for line in mappings]
     code = dict.fromkeys(row[5] for row in rows if row[5:] and row[5][0] == "/" and "x" in row[1])
     objects = [_object(program, proc / "exe")]
     objects += [_object(path, proc / "root" / path[1:]) for path in code if path.removesuffix(" (deleted)") != program]
     environment = {name: value for name, given, value in variables if given}
-    if _text_of(proc / "stat").rpartition(")")[2].split()[19:20] != born:
-        raise gone
     return _Patient(pid, root, proc, status, arguments, environment, objects, mappings, secure)
 
 
@@ -1534,7 +1533,8 @@ def _why_not(patient: _Patient, path: str) -> tuple[str, str]:
 def _check_hakmem(patient: _Patient) -> Iterator[Finding]:
     """Whether hakmem is there, how, and how often."""
     ours, preloads, winner = patient.ours, patient.preloads(), patient.winner()
-    start = f"python -m hakmem run -- {shlex.join(patient.arguments)}"
+    words = shlex.join(patient.arguments)
+    start = f"python -m hakmem run -- {words if words.isprintable() and len(words) < 200 else 'and the command'}"
     if patient.secure and "LD_PRELOAD" in patient.environment:
         advice = "start it from an account that has those rights, or link it with hakmem"
         yield Finding("problem", "LD_PRELOAD", "ignored: the program is setuid, setgid or has capabilities", advice)
@@ -1749,8 +1749,20 @@ _CHECKS = (_check_hakmem, _check_malloc, _check_python, _check_variables, _check
 
 
 def _examine(target: Union[int, Sequence[str]], root: Path) -> list[Finding]:
-    patient = _process(target, root) if isinstance(target, int) else _prospect(target, root)
-    return [finding for check in _CHECKS for finding in check(patient)]
+    def found(patient: _Patient) -> list[Finding]:
+        texts = (map(str, finding) for check in _CHECKS for finding in check(patient))
+        # what other users chose must not reach a terminal as it is
+        return [Finding(*["".join(c if c.isprintable() else "?" for c in text) for text in row]) for row in texts]
+
+    if not isinstance(target, int):
+        return found(_prospect(target, root))
+    proc, findings = root / "proc" / str(target), list[Finding]()
+    born = _born(proc)
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it may end while we look
+        findings = found(_process(target, root))
+    if not findings or _born(proc) != born:
+        raise ProcessLookupError(f"there is no process {target}, or no longer")
+    return findings
 
 
 def doctor(target: Union[int, Sequence[str], None] = None) -> list[Finding]:
