@@ -1265,7 +1265,7 @@ _OTHERS = (  # names of files begin so; symbols, or texts (with a colon), that a
     ("libhwasan liblsan libclang_rt", "__msan_init __hwasan_init __lsan_init", "a sanitizer", "debugger", _ALONE),
     ("vgpreload_", "", "valgrind", "debugger", "valgrind --soname-synonyms=somalloc=nouserintercepts keeps hakmem's"),
     ("libefence libduma libdmalloc libc_malloc_debug libmemusage", "", "a debugging malloc", "debugger", _ALONE),
-    ("libjvm", "JNI_CreateJavaVM", "Java", "runtime", "java -Xmx and -XX:MaxDirectMemorySize bound it"),
+    ("libjvm libjli", "JNI_CreateJavaVM", "Java", "runtime", "java -Xmx and -XX:MaxDirectMemorySize bound it"),
     ("libnode", "_ZN2v87Isolate9InContextEv", "V8 (JavaScript)", "runtime", "NODE_OPTIONS=--max-old-space-size=MB"),
     ("libcef chrome chromium electron", "", "Chromium", "runtime", "nothing: PartitionAlloc serves itself"),
     ("libcoreclr libmonosgen", "", ".NET", "runtime", "DOTNET_GCHeapHardLimit bounds it"),
@@ -1309,7 +1309,7 @@ class _Object(NamedTuple):
 
     @property
     def python(self) -> bool:
-        return os.path.basename(self.path).startswith(("python", "libpython", "pypy"))
+        return os.path.basename(self.path).startswith(("python", "libpython"))
 
     @property
     def others(self) -> list[tuple[str, str, str]]:
@@ -1322,7 +1322,10 @@ class _Object(NamedTuple):
 
 def _object(path: str, file: Path) -> _Object:
     """What the file says that is mapped as path."""
-    it = _Object(path, {os.path.basename(path)})
+    there = path.removesuffix(" (deleted)")
+    it = _Object(path, {os.path.basename(there)})
+    if there != path and "_hakmem_backend" in path:  # a file that cannot be read any more
+        return it._replace(exports={"malloc"}, marks={"hak_about"})
     with contextlib.suppress(OSError, struct.error, IndexError, ValueError), open(file, "rb") as image:
 
         def part(offset: int, size: int) -> bytes:
@@ -1477,7 +1480,7 @@ def _prospect(command: Sequence[str], root: Path) -> _Patient:
         if os.path.basename(program) in _ELSEWHERE:
             refused = f"{program} has its command started by another process, which has an environment of its own"
         if not refused:
-            probe = [loader, "--list", binary]
+            probe = [loader, "--list", os.path.realpath(binary)]
             done = subprocess.run(probe, env=environment, capture_output=True, text=True, check=False)
             listed = done.stdout
             if library not in listed:
@@ -1579,6 +1582,10 @@ def _check_malloc(patient: _Patient) -> Iterator[Finding]:
     if winner:
         yield Finding("ok", "malloc", f"the program calls that of {winner.path}")
     for it in patient.objects:
+        system = os.path.basename(it.path).startswith(("libc.", "libc-", "ld-"))
+        if "malloc" in it.exports and it is not winner and not (it in patient.ours or it.others or system):
+            found = f"{it.path} has one, too: what it calls itself if it was linked with -Bsymbolic, or opened DEEPBIND"
+            yield Finding("note", "malloc", found, "its owner says how to build it without")
         for what, kind, advice in [] if it in patient.ours else it.others:
             says = ", which the program calls" if it is winner and kind == "allocator" else _SAYS[kind]
             level = "problem" if kind == "debugger" and (patient.ours or what == "valgrind") else "note"
@@ -1702,7 +1709,7 @@ def _check_limits(patient: _Patient) -> Iterator[Finding]:
         key, flag = kinds.get(line[:26].strip(), ("", ""))
         if key and not line[26:].startswith("unlimited"):
             limit, used = int(line[26:].partition(" ")[0]), _kib(status.get(key, ""))
-            found = f"{_shown(limit, 'bytes')}, of which {_shown(used, 'bytes')} are taken; hakmem reserves less for it"
+            found = f"{_shown(limit, 'bytes')}, of which {_shown(used, 'bytes')} are taken"
             advice = f"ulimit {flag} unlimited, and a control group's limit: an address reserved costs no memory"
             yield _weighed(f"ulimit {flag}", used, limit, found, advice)
     whole = _kib(_pairs(_text_of(patient.root / "proc/meminfo")).get("MemTotal", ""))
@@ -1726,13 +1733,12 @@ def _check_limits(patient: _Patient) -> Iterator[Finding]:
 
 def _check_page(patient: _Patient) -> Iterator[Finding]:
     """Whether its statistics can be read from outside."""
-    links = []
-    with contextlib.suppress(OSError):
-        for entry in os.listdir(patient.proc / "fd"):
-            with contextlib.suppress(OSError):
-                links.append(os.readlink(patient.proc / "fd" / entry))
     if not patient.pid or not patient.ours:
         return
+    links = []
+    for entry in os.listdir(patient.proc / "fd"):
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            links.append(os.readlink(patient.proc / "fd" / entry))
     if any(link.startswith("/memfd:hakmem-stats") for link in links):
         yield Finding("ok", "stats page", "there")
     elif any("/memfd:hakmem-stats" in line for line in patient.mappings):
@@ -1873,7 +1879,7 @@ def _run(arguments: argparse.Namespace) -> NoReturn:
     others = environment.get("LD_PRELOAD", "").replace(":", " ").split()
     environment["LD_PRELOAD"] = ":".join(dict.fromkeys([library, *others]))
     # the loader tells, without starting the program, whether it takes the library into it
-    probe = [loader, "--list", binary]
+    probe = [loader, "--list", os.path.realpath(binary)]  # else $ORIGIN were the directory of a symbolic link
     listed = subprocess.run(probe, env=environment, capture_output=True, text=True, check=False)
     if library not in listed.stdout:
         raise ValueError(f"{loader} does not preload {library}: {listed.stderr.strip() or 'no reason given'}")

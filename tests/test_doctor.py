@@ -156,7 +156,10 @@ def test_a_library_that_was_replaced() -> None:
     copy = Path(shutil.copy(library(), scratch() / "_hakmem_backend-old.so"))
     with process(preload=[copy]) as pid:
         copy.unlink()
-        assert "replaced" in of(hakmem.doctor(pid), "hakmem", "note")
+        findings = hakmem.doctor(pid)
+    assert "replaced" in of(findings, "hakmem", "note")
+    assert str(copy) in of(findings, "malloc", "ok")
+    assert not [row for row in findings if row.level == "problem"]
 
 
 # ---- LD_PRELOAD that had no effect
@@ -232,9 +235,8 @@ def test_a_container(open_place: Path) -> None:
         target = open_place / path.lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, target)
-    into = [PYTHON, "-c", "import os, sys; os.chroot(sys.argv[1]); os.chdir('/'); "
-            "os.execve(sys.argv[2], sys.argv[2:], {'LD_PRELOAD': sys.argv[3]})"]  # fmt: skip
-    with process(*into, open_place, dynamic, library()) as pid:
+    code = "import os, sys; os.chroot(sys.argv[1]); os.execve(sys.argv[2], sys.argv[2:], {'LD_PRELOAD': sys.argv[3]})"
+    with process(PYTHON, "-c", code, open_place, dynamic, library()) as pid:
         assert "none among its files" in of(hakmem.doctor(pid), "LD_PRELOAD", "problem")
 
 
@@ -353,9 +355,20 @@ def test_every_other_is_known_by_the_name_of_its_file_and_by_what_is_inside(tmp_
     assert hakmem._Object("/usr/bin/python3.13", set(), marks={"mimalloc:"}).others == []
 
 
-def test_runtimes_with_a_memory_of_their_own() -> None:
-    need("node")
-    assert "V8" in of(hakmem.doctor(["node", "-e", "1"]), "malloc", "note")
+@pytest.mark.parametrize(("command", "what"), [("node", "V8"), ("java", "Java")])
+def test_runtimes_with_a_memory_of_their_own(command: str, what: str) -> None:
+    need(command)
+    assert f"{what} " in of(hakmem.doctor([command]), "malloc", "note")
+
+
+def test_a_library_with_a_malloc_of_its_own() -> None:
+    own = library_named("libown.so")
+    code = f"import ctypes; ctypes.CDLL({str(own)!r}, mode=8)"  # RTLD_DEEPBIND
+    with python(code, preload=[library()]) as pid:
+        findings = hakmem.doctor(pid)
+    check_form(findings)
+    assert f"{own} has one, too" in of(findings, "malloc", "note")
+    assert str(library()) in of(findings, "malloc", "ok")
 
 
 def test_a_program_with_address_sanitizer() -> None:
@@ -691,10 +704,44 @@ def test_a_script_is_looked_at_as_what_runs_it(first: str, tmp_path: Path) -> No
     assert of(findings, "hakmem", "ok")
 
 
+def test_a_link_to_a_program_with_its_libraries_beside_it(tmp_path: Path) -> None:
+    """As Java's is: the loader is asked about the program, whose $ORIGIN is not the link's directory."""
+    home, elsewhere = tmp_path / "home", tmp_path / "bin"
+    home.mkdir()
+    elsewhere.mkdir()
+    shutil.copy(library_named("libbeside.so"), home)
+    command = [*cc(), str(C_DIR / "patient.c"), "-o", str(home / "tool"), "-Wl,--no-as-needed", "-Wl,-rpath,$ORIGIN"]
+    subprocess.run([*command, f"-L{home}", "-l:libbeside.so"], check=True)
+    (elsewhere / "tool").symlink_to(home / "tool")
+    assert of(hakmem.doctor([str(elsewhere / "tool")]), "hakmem", "ok")
+    started = [sys.executable, "-m", "hakmem", "run", "--", str(elsewhere / "tool")]
+    assert succeed(started, preload=False, cwd=ROOT) == "ready\n"
+
+
 def test_a_command_that_hands_its_work_to_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copy(program("patient.c"), tmp_path / "docker")
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     assert "another process" in of(hakmem.doctor(["docker", "run", "x"]), "hakmem", "problem")
+
+
+def test_what_another_user_chose_reaches_no_terminal_as_it_is(tmp_path: Path) -> None:
+    odd = tmp_path / "\x1b[2J\udcff"
+    shutil.copy(program("patient.c"), odd)
+    with process(odd, "\x1b]0;x\x07", env={"HAKMEM_\x1b[m\n": "1", "HAKMEM_RETAIN": "\x9b\n1"}) as pid:
+        findings = hakmem.doctor(pid)
+    check_form(findings)
+    assert all(text.isprintable() for row in findings for text in row)
+    assert "and the command" in of(findings, "hakmem", "note")
+
+
+def test_a_library_whose_path_ld_preload_cannot_name(tmp_path: Path) -> None:
+    place = tmp_path / "a b"
+    place.mkdir()
+    copy = shutil.copy(library(), place)
+    done = cli("--fmt", "json", "--", "true", also={"HAKMEM_LIBRARY": str(copy)})
+    (row,) = [row for row in json.loads(done.stdout) if row["level"] == "problem"]
+    assert "LD_PRELOAD cannot name" in row["found"]
+    assert done.returncode == 1
 
 
 def test_what_is_no_program(tmp_path: Path) -> None:
@@ -714,11 +761,11 @@ def test_preloads_of_a_command_that_are_not_there(monkeypatch: pytest.MonkeyPatc
 # ---- the command line, and processes that cannot be looked at
 
 
-def cli(*words: Any, **options: Any) -> subprocess.CompletedProcess[str]:
+def cli(*words: Any, also: Optional[dict[str, str]] = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "hakmem", "doctor", *map(str, words)]
     return subprocess.run(
-        command, env=environment({"PYTHONPATH": str(ROOT)}), cwd=ROOT, capture_output=True, text=True, check=False,
-        timeout=60, **options,
+        command, env=environment(also), cwd=ROOT, capture_output=True, text=True, check=False,
+        timeout=60,
     )  # fmt: skip
 
 
@@ -731,13 +778,13 @@ def test_the_table_the_rows_and_the_status() -> None:
         rows = json.loads(cli(pid, "--fmt", "json").stdout)
     assert done.returncode == 1
     assert re.search(r"problem +HAKMEM_NO_SUCH.*\n +-> the nearest is HAKMEM_", done.stdout)
-    assert [hakmem.Finding(**row) for row in rows if row["level"] == "problem"][0].subject == "HAKMEM_NO_SUCH"
+    assert [hakmem.Finding(**row).subject for row in rows if row["level"] == "problem"] == ["HAKMEM_NO_SUCH"]
     assert cli("--no-such-flag").returncode == 2
     assert cli("--fmt", "tsv", "--", "ls", "-l", "--color").returncode == 0
 
 
-def refusal(*words: Any, **options: Any) -> str:
-    done = cli(*words, **options)
+def refusal(*words: Any) -> str:
+    done = cli(*words)
     assert done.returncode == 1, done
     assert not done.stdout
     (line,) = done.stderr.splitlines()
