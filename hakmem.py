@@ -1343,7 +1343,7 @@ def _object(path: str, file: Path) -> _Object:
             if sort in (2, 11):  # symbols, and those that the dynamic loader sees
                 at = {found.start(): m for m in _MARKS for found in re.finditer(m.encode() + b"\0", texts)}
                 symbols = struct.iter_unpack("=IBBHQQ", part(offset, length))
-                known = {at[name] for name, info, _, section, *_ in symbols if name in at and section and info >> 4}
+                known = {at[name] for name, _, _, section, *_ in symbols if name in at and section}
                 marks |= known
                 exports |= known if sort == 11 else set()
             elif sort == 6:  # what the dynamic loader is told

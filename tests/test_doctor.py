@@ -230,7 +230,7 @@ def test_a_library_that_is_not_among_the_processs_files() -> None:
 def test_a_container(open_place: Path) -> None:
     """The library is there for us, but not in the process's own root."""
     dynamic = program("patient.c")
-    needed = re.findall(r"(/\S+)", succeed(["ldd", dynamic], preload=False))
+    needed = re.findall(r"(/\S+)", succeed([need("ldd"), dynamic], preload=False))
     for path in [str(dynamic), *needed]:
         target = open_place / path.lstrip("/")
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -332,6 +332,14 @@ def test_an_allocator_inside_the_program_wins() -> None:
     assert f"preloaded, but {own} has a malloc" in of(findings, "malloc", "problem")
     assert f"mimalloc is in {own}" in of(findings, "malloc", "note")
     assert f"preloaded, but {own} has a malloc" in of(hakmem.doctor([str(own)]), "malloc", "problem")
+
+
+def test_an_allocator_that_a_library_hides_is_seen_and_is_not_the_programs() -> None:
+    hides = program("allocator.c", "-shared", "-fPIC", "-fvisibility=hidden", "-DMARK=_rjem_mallctl")
+    with process(preload=[hides]) as pid:
+        findings = hakmem.doctor(pid)
+    assert f"jemalloc is in {hides}, for those who call it by name" in of(findings, "malloc", "note")
+    assert "libc" in of(findings, "malloc", "ok")
 
 
 def test_every_other_is_known_by_the_name_of_its_file_and_by_what_is_inside(tmp_path: Path) -> None:
@@ -625,7 +633,7 @@ def test_a_limit_that_is_nearly_reached(tmp_path: Path) -> None:
 def test_control_groups(tmp_path: Path, version: int, limit: int, used: int, killed: int, level: str) -> None:
     root = machine(tmp_path)
     place = "sys/fs/cgroup/memory/a" if version == 1 else "sys/fs/cgroup/a"
-    write(root, "proc/7/cgroup", "5:devices:/a\n4:memory:/a/b\n0::/\n" if version == 1 else "0::/a/b\n")
+    write(root, "proc/7/cgroup", "5:devices:/elsewhere\n4:memory:/a/b\n0::/\n" if version == 1 else "0::/a/b\n")
     write(root, f"{place}/b/memory.max", "max\n")  # the limit is that of the group above
     write(root, f"{place}/{'memory.limit_in_bytes' if version == 1 else 'memory.max'}", f"{limit}\n")
     write(root, f"{place}/memory.stat", f"{'total_rss' if version == 1 else 'anon'} {used}\nfile {limit}\n")
