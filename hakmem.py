@@ -1410,9 +1410,12 @@ class _Patient(NamedTuple):
         return order
 
     def winner(self) -> Optional[_Object]:
-        """Whose malloc the program calls; None: valgrind's, or it is static."""
+        """Whose malloc the program calls, if need be through a profiler's; None: valgrind's, or it is static."""
         traced = any(what == "valgrind" for it in self.objects for what, _, _ in it.others)
-        return None if traced else next((it for it in self.searched() if "malloc" in it.exports), None)
+        found = (
+            it for it in self.searched() if "malloc" in it.exports and "profiler" not in [k for _, k, _ in it.others]
+        )
+        return None if traced else next(found, None)
 
     def option(self, name: str) -> Any:
         """What an option of hakmem's is in it."""
@@ -1536,8 +1539,10 @@ def _why_not(patient: _Patient, path: str) -> tuple[str, str]:
 def _check_hakmem(patient: _Patient) -> Iterator[Finding]:
     """Whether hakmem is there, how, and how often."""
     ours, preloads, winner = patient.ours, patient.preloads(), patient.winner()
-    words = shlex.join(patient.arguments)
-    start = f"python -m hakmem run -- {words if words.isprintable() and len(words) < 200 else 'and the command'}"
+    start = f"python -m hakmem run -- {shlex.join(patient.arguments)}"
+    start = (
+        start if start.isprintable() and len(start) < 250 else "start its command with: python -m hakmem run -- command"
+    )
     if patient.secure and "LD_PRELOAD" in patient.environment:
         advice = "start it from an account that has those rights, or link it with hakmem"
         yield Finding("problem", "LD_PRELOAD", "ignored: the program is setuid, setgid or has capabilities", advice)

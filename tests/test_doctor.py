@@ -408,6 +408,15 @@ def test_heaptrack_is_no_allocator() -> None:
     assert what == ["heaptrack"]
 
 
+def test_a_profiler_hands_calls_on() -> None:
+    profiler = library_named("libheaptrack_preload.so")
+    with process(preload=[profiler, library()]) as pid:
+        findings = hakmem.doctor(pid)
+    assert "heaptrack is in" in of(findings, "malloc", "note")
+    assert str(library()) in of(findings, "malloc", "ok")
+    without(findings, "malloc", "problem")
+
+
 # ---- Python
 
 
@@ -739,7 +748,7 @@ def test_what_another_user_chose_reaches_no_terminal_as_it_is(tmp_path: Path) ->
         findings = hakmem.doctor(pid)
     check_form(findings)
     assert all(text.isprintable() for row in findings for text in row)
-    assert "and the command" in of(findings, "hakmem", "note")
+    assert "start its command with" in of(findings, "hakmem", "note")
 
 
 def test_a_library_whose_path_ld_preload_cannot_name(tmp_path: Path) -> None:
