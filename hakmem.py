@@ -1326,6 +1326,8 @@ def _object(path: str, file: Path) -> _Object:
     it = _Object(path, {os.path.basename(there)})
     if there != path and "_hakmem_backend" in path:  # a file that cannot be read any more
         return it._replace(exports={"malloc"}, marks={"hak_about"})
+    if not os.path.isfile(file):  # to open a device may do something, or wait
+        return it
     with contextlib.suppress(OSError, struct.error, IndexError, ValueError), open(file, "rb") as image:
 
         def part(offset: int, size: int) -> bytes:

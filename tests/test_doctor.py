@@ -831,21 +831,29 @@ def test_a_thread_of_the_kernel() -> None:
     assert "is a thread of the kernel" in refusal(2)
 
 
-def test_a_process_of_another_user(open_place: Path) -> None:
-    with process() as pid:
-        caught = f"""
-import os, sys
-sys.path.insert(0, {str(ROOT)!r})
-import hakmem
-os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
-sys.exit(hakmem.main(["doctor", "{pid}"]))
-"""
-        done = subprocess.run(
-            [sys.executable, "-c", caught], env=environment(), capture_output=True, text=True, check=False
-        )
-    assert done.returncode == 1
+NOBODYS = f"import os; os.geteuid() or (os.setgroups([]), os.setgid({NOBODY}), os.setuid({NOBODY}))"
+
+
+def refusal_to_nobody(pid: int) -> str:
+    """What doctor says of a process as a user without rights."""
+    code = f"import hakmem, sys; {NOBODYS}; sys.exit(hakmem.main(['doctor', '{pid}']))"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment(), cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done
     (line,) = done.stderr.splitlines()
-    assert "belongs to the user with uid 0: look as root: sudo " in line
+    return line
+
+
+def test_a_process_of_another_user() -> None:
+    if os.geteuid():
+        pytest.skip("only root can be another user, too")
+    with process() as pid:
+        assert "belongs to the user with uid 0: look as root: sudo " in refusal_to_nobody(pid)
+
+
+def test_a_process_that_is_closed_to_its_own_user() -> None:
+    with python(f"import ctypes; {NOBODYS}; ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)") as pid:  # PR_SET_DUMPABLE
+        assert "is closed to others (prctl, setuid): look as root: sudo " in refusal_to_nobody(pid)
 
 
 def test_a_process_that_ends_while_it_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -872,6 +880,17 @@ def test_a_preloaded_python_sees_itself() -> None:
     said = succeed([PYTHON, "-c", "import hakmem; print([row for row in hakmem.doctor() if row.level == 'problem'])"],
                    env={"PYTHONPATH": str(ROOT)})  # fmt: skip
     assert said == "[]\n"
+
+
+def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    end = os.open(pipe, os.O_RDWR)  # so that nothing waits here, whatever is tried
+    try:
+        os.write(end, library().read_bytes()[:4096])
+        assert hakmem._object(str(library()), pipe).kind == b""
+    finally:
+        os.close(end)
 
 
 def test_rubbish_instead_of_a_program_is_no_error(tmp_path: Path) -> None:
