@@ -1464,6 +1464,8 @@ def _process(pid: int, root: Path) -> _Patient:
 
 def _prospect(command: Sequence[str], root: Path) -> _Patient:
     """A command, as `run` would start it here; only the dynamic loader is asked, nothing of it is started."""
+    if isinstance(command, str) or not command:
+        raise ValueError(f"a command is a list of words, not {command!r}")
     arguments, program = list(command), _real_program(command[0])
     binary, listed, refused = program, "", ""
     for _ in range(4):  # a script is an argument of its interpreter, which `env` finds
@@ -1608,7 +1610,12 @@ def _check_python(patient: _Patient) -> Iterator[Finding]:
     environment = {} if {"-I", "-E"} & set(flags) else patient.environment
     mode = environment.get("PYTHONMALLOC", "")
     modes = "malloc pymalloc mimalloc default debug malloc_debug pymalloc_debug mimalloc_debug".split()
-    if mode and mode not in modes:
+    if any(re.match(r"(lib)?python3\.\d+t\b", os.path.basename(it.path)) for it in patient.objects):
+        found = "free-threaded: objects always come from a mimalloc inside Python"
+        yield Finding(
+            "note", "python", found, "the python3 without t has others; arrays and buffers do come from malloc"
+        )
+    elif mode and mode not in modes:
         yield Finding("problem", "python", f"PYTHONMALLOC={mode}: Python does not start", f"one of {', '.join(modes)}")
     elif "debug" in mode or (not mode and ("-Xdev" in flags or environment.get("PYTHONDEVMODE"))):
         found = "debug hooks (PYTHONMALLOC=debug, -X dev): 32 bytes more for each object, and each is filled"

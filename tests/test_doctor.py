@@ -446,6 +446,12 @@ def test_modes_that_this_python_may_not_have(mode: str, level: str, monkeypatch:
     assert f"PYTHONMALLOC={mode}" in of(hakmem.doctor([PYTHON]), "python", level)
 
 
+def test_a_python_without_the_gil(tmp_path: Path) -> None:
+    made = shutil.copy(program("patient.c"), tmp_path / "python3.13t")
+    with process(made) as pid:
+        assert "free-threaded" in of(hakmem.doctor(pid), "python", "note")
+
+
 # ---- variables
 
 
@@ -768,6 +774,9 @@ def test_what_is_no_program(tmp_path: Path) -> None:
     assert "neither an ELF program nor a script" in of(hakmem.doctor([str(text)]), "hakmem", "problem")
     with pytest.raises(FileNotFoundError, match="no program 'no-such-program'"):
         hakmem.doctor(["no-such-program"])
+    for mistake in ("ls", []):
+        with pytest.raises(ValueError, match="a command is a list of words, not"):
+            hakmem.doctor(mistake)
 
 
 def test_preloads_of_a_command_that_are_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
