@@ -1910,9 +1910,7 @@ def _bench(arguments: Sequence[str]) -> NoReturn:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hakmem", description="Run programs on hakmem, and look at it.")
-    commands = parser.add_subparsers(
-        dest="action", required=True, metavar="run | path | config | report | doctor | ..."
-    )
+    commands = parser.add_subparsers(dest="action", required=True, metavar="run | config | report | doctor | ...")
     run = commands.add_parser("run", help="start a program on hakmem", usage="%(prog)s [options] -- command ...")
     run.add_argument("--variant", help="the library to preload, as build.py --list has them")
     hardened = "find misuse of blocks (-o hardened=2: use after free, too); the same as --variant hardened"
