@@ -35,6 +35,8 @@ import keyword
 import mmap
 import operator
 import os
+import re
+import shlex
 import shutil
 import stat
 import struct
@@ -49,9 +51,10 @@ from pathlib import Path
 from typing import Any, Callable, NamedTuple, NoReturn, Optional, Union, cast
 
 __all__ = [
-    "Buffer", "Config", "HakmemError", "MemoryPool", "Mode", "Option", "RssMonitor", "RssSample", "UnknownOptionError",
+    "Buffer", "Config", "Finding", "HakmemError", "MemoryPool", "Mode", "Option", "RssMonitor", "RssSample",
+    "UnknownOptionError",
     "ace_log", "aligned_alloc", "alloc_at", "big_table", "calloc", "class_table", "config", "default_memory_pool",
-    "free", "free_at", "heap_table", "lock_table", "main", "malloc", "memory_snapshot", "memory_stats",
+    "doctor", "free", "free_at", "heap_table", "lock_table", "main", "malloc", "memory_snapshot", "memory_stats",
     "memory_stats_as_nested_dict", "memory_summary", "mode", "owner_of", "realloc", "report",
     "reset_peak_memory_stats", "shard_table", "site_rule", "site_rules", "site_table", "tier_table",
     "total_allocated_bytes", "trim", "usable_size",
@@ -1601,6 +1604,574 @@ class RssMonitor:
         return f"<hakmem.RssMonitor every {self.interval} s, {state}, {len(self.samples)} samples, peak {self.peak:,}>"
 
 
+# ---- doctor ------------------------------------------------------------------------------------------------
+class Finding(NamedTuple):
+    """One thing that doctor() has found: level is "ok", "note" or "problem"; advice is what to do, "" if it is ok."""
+
+    level: str
+    subject: str
+    found: str
+    advice: str = ""
+
+
+_ONE = "leave it out of LD_PRELOAD or the build: what it holds is not in hakmem's figures, and hakmem's not in its own"
+_ALONE = "one at a time: start it without hakmem, or hakmem alone: python -m hakmem run --hardened -- command"
+_OTHERS = (  # names of files begin so; symbols, or texts (with a colon), that are in them; what, which kind, advice
+    ("libheaptrack", "", "heaptrack", "profiler", "measure without it: heaptrack --analyze has the figures afterwards"),
+    ("_memray memray _inject.", "", "memray", "profiler", "measure without it"),
+    ("libjemalloc", "mallctl je_mallctl _rjem_mallctl je_arrow_mallctl <jemalloc>:", "jemalloc", "allocator", _ONE),
+    ("libmimalloc", "mi_malloc mimalloc:", "mimalloc", "allocator", _ONE),
+    ("libtcmalloc", "tc_malloc MallocExtension_Internal_GetStats tcmalloc:", "tcmalloc", "allocator", _ONE),
+    ("librpmalloc", "rpmalloc", "rpmalloc", "allocator", _ONE),
+    ("libsnmalloc", "sn_malloc sn_rust_alloc", "snmalloc", "allocator", _ONE),
+    ("libtbbmalloc", "scalable_malloc", "tbbmalloc", "allocator", _ONE),
+    ("libasan libclang_rt.asan", "__asan_init", "AddressSanitizer", "debugger", _ALONE),
+    ("libtsan libclang_rt.tsan", "__tsan_init", "ThreadSanitizer", "debugger", _ALONE),
+    ("libhwasan liblsan libclang_rt", "__msan_init __hwasan_init __lsan_init", "a sanitizer", "debugger", _ALONE),
+    ("vgpreload_", "", "valgrind", "debugger", "valgrind --soname-synonyms=somalloc=nouserintercepts keeps hakmem's"),
+    ("libefence libduma libdmalloc libc_malloc_debug libmemusage", "", "a debugging malloc", "debugger", _ALONE),
+    ("libjvm libjli", "JNI_CreateJavaVM", "Java", "runtime", "java -Xmx and -XX:MaxDirectMemorySize bound it"),
+    ("libnode", "_ZN2v87Isolate9InContextEv", "V8 (JavaScript)", "runtime", "NODE_OPTIONS=--max-old-space-size=MB"),
+    ("libcef chrome chromium electron", "", "Chromium", "runtime", "nothing: PartitionAlloc serves itself"),
+    ("libcoreclr libmonosgen", "", ".NET", "runtime", "DOTNET_GCHeapHardLimit bounds it"),
+    ("libgo.so", "runtime.mallocgc", "Go", "runtime", "GOMEMLIMIT bounds it; GODEBUG=gctrace=1 shows it"),
+    ("libarrow", "", "Arrow", "runtime", "ARROW_DEFAULT_MEMORY_POOL=system makes its pool call malloc"),
+    ("libmkl_core", "mkl_malloc", "MKL", "runtime", "MKL_DISABLE_FAST_MM=1 makes it call malloc"),
+)  # fmt: skip
+_SAYS = {
+    "profiler": ", which sees and slows each call",
+    "allocator": ", for those who call it by name",
+    "debugger": ", which needs a malloc of its own",
+    "runtime": ", which has memory of its own beside malloc's",
+}
+_MARKS = frozenset(mark for other in _OTHERS for mark in other[1].split()) | {"malloc", "hak_about"}
+_OPTIONS_OURS = "python -m hakmem config lists what hakmem reads"
+_VARIABLES = (  # of other allocators: how they begin, who reads them, and what to do if nobody does
+    ("MALLOC_CONF", "jemalloc", _OPTIONS_OURS),
+    ("_RJEM_MALLOC_CONF", "jemalloc", _OPTIONS_OURS),
+    ("TCMALLOC_", "tcmalloc", _OPTIONS_OURS),
+    ("MIMALLOC_", "mimalloc", _OPTIONS_OURS),
+    ("MALLOC_ARENA_", "glibc", "unset it: there are no arenas; HAKMEM_CACHE_LIMIT bounds the threads' caches"),
+    ("MALLOC_TRIM_THRESHOLD_", "glibc", "set HAKMEM_RETAIN and HAKMEM_PURGE_MS instead"),
+    ("MALLOC_TOP_PAD_", "glibc", "set HAKMEM_RETAIN instead"),
+    ("MALLOC_MMAP_", "glibc", "set HAKMEM_BIGCACHE instead"),
+    ("MALLOC_CHECK_", "glibc", "python -m hakmem run --hardened -- command"),
+    ("MALLOC_PERTURB_", "glibc", "python -m hakmem run --hardened -o hardened=2 -- command"),
+    ("GLIBC_TUNABLES", "glibc", _OPTIONS_OURS),
+)
+_ELSEWHERE = "docker podman kubectl ssh systemctl systemd-run flatpak snap srun at batch".split()
+
+
+class _Object(NamedTuple):
+    """A program or library, and what its file says; nothing where that is unreadable, or no ELF file of 64 bits."""
+
+    path: str
+    names: set[str]  # its soname, and the file's name
+    kind: bytes = b""  # class, byte order and machine
+    needed: Sequence[str] = ()
+    exports: Iterable[str] = ()  # of _MARKS
+    marks: Iterable[str] = ()  # of _MARKS, those of static symbols and texts too
+
+    @property
+    def python(self) -> bool:
+        return os.path.basename(self.path).startswith(("python", "libpython"))
+
+    @property
+    def others(self) -> list[tuple[str, str, str]]:
+        """Of _OTHERS what it is or has inside, with kind and advice; not the mimalloc that PYTHONMALLOC chooses."""
+        base = os.path.basename(self.path)
+        named = [row for row in _OTHERS if base.startswith(tuple(row[0].split()))]
+        inside = (row for row in _OTHERS if {*row[1].split()} & {*self.marks})
+        return [row[2:] for row in named or inside if not (self.python and row[2] == "mimalloc")]
+
+
+def _object(path: str, file: Path) -> _Object:
+    """What the file says that is mapped as path."""
+    there = path.removesuffix(" (deleted)")
+    it = _Object(path, {os.path.basename(there)})
+    if there != path and "_hakmem_backend" in path:  # a file that cannot be read any more
+        return it._replace(exports={"malloc"}, marks={"hak_about"})
+    if not os.path.isfile(file):  # to open a device may do something, or wait
+        return it
+    with contextlib.suppress(OSError, struct.error, IndexError, ValueError), open(file, "rb") as image:
+
+        def part(offset: int, size: int) -> bytes:
+            image.seek(offset)
+            return image.read(size)
+
+        head, needed, exports, marks = part(0, 64), list[str](), set[str](), set[str]()
+        it = it._replace(kind=head[4:6] + head[18:20] if head[:4] == b"\x7fELF" else b"")
+        if it.kind[:2] != (b"\2\1" if sys.byteorder == "little" else b"\2\2"):
+            return it
+        table, size, count = struct.unpack_from("=40xQ10xHH", head)
+        sections = [struct.unpack("=4xIQ8xQQI", part(table + i * size, 44)) for i in range(count)]
+        for sort, flags, offset, length, link in sections:
+            texts = part(*sections[link][2:4]) if sort in (2, 6, 11) else b""
+            if sort in (2, 11):  # symbols, and those that the dynamic loader sees
+                at = {found.start(): m for m in _MARKS for found in re.finditer(m.encode() + b"\0", texts)}
+                symbols = struct.iter_unpack("=IBBHQQ", part(offset, length))
+                known = {at[name] for name, _, _, section, *_ in symbols if name in at and section}
+                marks |= known
+                exports |= known if sort == 11 else set()
+            elif sort == 6:  # what the dynamic loader is told
+                for tag, value in struct.iter_unpack("=qQ", part(offset, length)):
+                    if tag in (1, 14):
+                        (needed.append if tag == 1 else it.names.add)(texts[value:].partition(b"\0")[0].decode())
+            elif sort == 1 and flags & 7 == 2:  # constants
+                texts = part(offset, length)
+                marks |= {mark for mark in _MARKS if ":" in mark and mark.encode() in texts}
+        it = it._replace(needed=needed, exports=exports, marks=marks)
+    return it
+
+
+def _text_of(path: Path) -> str:
+    """A file of the system's; "" if it is not there."""
+    with contextlib.suppress(OSError):
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
+    return ""
+
+
+def _pairs(text: str, between: str = ":") -> dict[str, str]:
+    """Lines such as `VmSize: 12 kB`."""
+    return {name.strip(): value.strip() for name, _, value in (line.partition(between) for line in text.splitlines())}
+
+
+class _Patient(NamedTuple):
+    """What doctor() looks at: a process, or a command as `run` would start it from this one."""
+
+    pid: int  # 0: a command
+    root: Path  # below which the machine's /proc and /sys stand
+    proc: Path
+    status: dict[str, str]
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+    objects: Sequence[_Object]  # the program comes first
+    mappings: Sequence[str] = ()
+    secure: bool = False  # the program has rights that its caller has not: its environment is not believed
+    refused: str = ""  # why a command cannot be put on hakmem
+
+    @property
+    def files(self) -> Path:
+        """The root of the files that the process sees."""
+        return self.proc / "root" if self.pid else Path("/")
+
+    def preloads(self) -> dict[str, Optional[_Object]]:
+        """What LD_PRELOAD and the machine's list for all programs name, with the library where it is there."""
+        asked = "" if self.secure else self.environment.get("LD_PRELOAD", "")
+        paths = f"{asked} {_text_of(self.files / 'etc/ld.so.preload')}".replace(":", " ").split()
+        names = {path: {os.path.basename(path), os.path.basename(os.path.realpath(path))} for path in paths}
+        return {path: next((it for it in self.objects if it.names & names[path]), None) for path in paths}
+
+    @property
+    def ours(self) -> list[_Object]:
+        """hakmem's libraries in it."""
+        return [it for it in self.objects if "hak_about" in it.marks or "_hakmem_backend" in it.path]
+
+    def searched(self) -> list[_Object]:
+        """Where the loader looks names up, in that order: the program, what is preloaded, what these need."""
+        by_name = {name: it for it in reversed(self.objects[1:]) for name in it.names}
+        order = [self.objects[0], *(it for it in self.preloads().values() if it)]
+        for it in order:  # it grows meanwhile
+            needed = (by_name.get(os.path.basename(name)) for name in it.needed)
+            order += [other for other in needed if other and other not in order]
+        return order
+
+    def winner(self) -> Optional[_Object]:
+        """Whose malloc the program calls, if need be through a profiler's; None: valgrind's, or it is static."""
+        traced = any(what == "valgrind" for it in self.objects for what, _, _ in it.others)
+        found = (
+            it for it in self.searched() if "malloc" in it.exports and "profiler" not in [k for _, k, _ in it.others]
+        )
+        return None if traced else next(found, None)
+
+    def option(self, name: str) -> Any:
+        """What an option of hakmem's is in it."""
+        option = config.option(name)
+        with contextlib.suppress(ValueError):
+            return option.parse(self.environment[option.env]) if option.env in self.environment else option.default
+        return option.default
+
+
+def _born(proc: Path) -> list[str]:
+    """When a process was started, which tells it from a later one of its number; [] if it is gone."""
+    return _text_of(proc / "stat").rpartition(")")[2].split()[19:20]
+
+
+def _process(pid: int, root: Path) -> _Patient:
+    """A running process; OSError or ValueError, with one clear line, if there is none to look at."""
+    proc = root / "proc" / str(pid)
+    status = _pairs(_text_of(proc / "status"))
+    if not status:
+        raise FileNotFoundError
+    if status["State"][0] in "ZX":
+        raise ValueError(f"process {pid} has ended, and its parent, {status['PPid']}, has not noticed yet (a zombie)")
+    if "VmSize" not in status:
+        raise ValueError(f"process {pid} ({status['Name']}) is a thread of the kernel")
+    try:
+        mappings = _text_of(proc / "maps").splitlines()
+        variables = [os.fsdecode(entry).partition("=") for entry in (proc / "environ").read_bytes().split(b"\0")]
+        auxiliary = (proc / "auxv").read_bytes()
+        program = os.readlink(proc / "exe").removesuffix(" (deleted)")
+        arguments = os.fsdecode((proc / "cmdline").read_bytes()).split("\0")[:-1]
+    except PermissionError:
+        who, ours = status["Uid"].split()[0], os.getuid()
+        why = f"belongs to the user with uid {who}" if who != str(ours) else "is closed to others (prctl, setuid)"
+        advice = f"look as root: sudo {sys.executable} -m hakmem doctor {pid}" if ours else "even to this root"
+        raise PermissionError(f"process {pid} {why}: {advice}") from None
+    secure = dict(struct.iter_unpack("=QQ", auxiliary[: len(auxiliary) // 16 * 16])).get(23) == 1  # AT_SECURE
+    rows = [line.split(maxsplit=5) for line in mappings]
+    code = dict.fromkeys(row[5] for row in rows if row[5:] and row[5][0] == "/" and "x" in row[1])
+    objects = [_object(program, proc / "exe")]
+    objects += [_object(path, proc / "root" / path[1:]) for path in code if path.removesuffix(" (deleted)") != program]
+    environment = {name: value for name, given, value in variables if given}
+    return _Patient(pid, root, proc, status, arguments, environment, objects, mappings, secure)
+
+
+def _prospect(command: Sequence[str], root: Path) -> _Patient:
+    """A command, as `run` would start it here; only the dynamic loader is asked, nothing of it is started."""
+    if isinstance(command, str) or not command:
+        raise ValueError(f"a command is a list of words, not {command!r}")
+    arguments, program = list(command), _real_program(command[0])
+    binary, listed, refused = program, "", ""
+    for _ in range(4):  # a script is an argument of its interpreter, which `env` finds
+        with open(program, "rb") as file:
+            line = os.fsdecode(file.readline(256))
+        if not line.startswith("#!") or not line[2:].split():
+            break
+        words = line[2:].split()
+        env = os.path.basename(words[0]) == "env"
+        words = list(itertools.dropwhile(lambda word: word[0] == "-" or "=" in word, words[1:])) if env else words
+        arguments = [*words, program, *arguments[1:]]
+        program = _real_program(arguments[0])
+    environment = dict(os.environ)
+    try:
+        library, others = _library_for_preload(None), environment.get("LD_PRELOAD", "").replace(":", " ").split()
+        environment["LD_PRELOAD"] = ":".join(dict.fromkeys([library, *others]))
+        loader, binary = _loader_of(program)
+        refused = _unfit(_object(program, Path(program)), loader)
+        if os.path.basename(program) in _ELSEWHERE:
+            refused = f"{program} has its command started by another process, which has an environment of its own"
+        if not refused:
+            probe = [loader, "--list", os.path.realpath(binary)]
+            done = subprocess.run(probe, env=environment, capture_output=True, text=True, check=False)
+            listed = done.stdout
+            if library not in listed:
+                refused = f"{loader} does not preload it: {done.stderr.strip() or 'no reason given'}"
+    except (ValueError, OSError) as error:
+        refused = str(error)
+    paths = [binary, *(line.split(" => ")[-1].strip().rpartition(" (")[0] for line in listed.splitlines())]
+    objects = [_object(path, Path(path)) for path in dict.fromkeys(paths) if path[:1] == "/"]
+    proc = root / "proc" / "self"
+    return _Patient(0, root, proc, _pairs(_text_of(proc / "status")), arguments, environment, objects, refused=refused)
+
+
+def _unfit(program: _Object, loader: str) -> str:
+    """Why a program cannot have our library, by its kind."""
+    if os.path.basename(loader).startswith("ld-musl"):
+        return f"{program.path} is linked with musl, hakmem with glibc"
+    other = program.kind != _object(_mode.path, Path(_mode.path)).kind
+    return f"{program.path} is a program for another processor" if other else ""
+
+
+def _may_read(patient: _Patient, path: Path) -> bool:
+    """Whether a process may read a file below its root, by the modes of the file and its directories."""
+    user = patient.status["Uid"].split()[1]
+    groups = {patient.status["Gid"].split()[1], *patient.status.get("Groups", "").split()}
+
+    def allows(place: Path, bit: int) -> bool:
+        it = place.stat()
+        return bool(it.st_mode >> (6 if str(it.st_uid) == user else 3 if str(it.st_gid) in groups else 0) & bit)
+
+    above = itertools.takewhile(lambda place: place != patient.files, path.parents)
+    return user == "0" or (allows(path, 4) and all(allows(place, 1) for place in above))
+
+
+def _why_not(patient: _Patient, path: str) -> tuple[str, str]:
+    """Why a process has not got what it preloads, and what to do."""
+    program, file, exe = patient.objects[0], patient.files / path.lstrip("/"), str(patient.proc / "exe")
+    build = f"link {program.path} with hakmem: cc ... {path}"
+    try:
+        loader, _ = _loader_of(exe)
+        if unfit := _unfit(program, loader):
+            return unfit, "build _hakmem_backend.c for that system, or use a program with glibc"
+    except (ValueError, OSError) as error:
+        return str(error).replace(exe, program.path), build
+    if not file.exists():
+        return "there is none among its files (container, chroot)", f"docker run -v {path}:{path}:ro ..., or copy it"
+    if not _may_read(patient, file):
+        return "its user may not read that file", f"install -m 755 {path} /usr/local/lib/ and name it there"
+    if _object(path, file).kind != program.kind:
+        return "that is no library, or one for another processor", "LD_PRELOAD=$(python -m hakmem path)"
+    return "its dynamic loader refused it", f"to see why: LD_PRELOAD={path} {loader} --list {program.path}"
+
+
+def _check_hakmem(patient: _Patient) -> Iterator[Finding]:
+    """Whether hakmem is there, how, and how often."""
+    ours, preloads, winner = patient.ours, patient.preloads(), patient.winner()
+    start = f"python -m hakmem run -- {shlex.join(patient.arguments)}"
+    start = (
+        start if start.isprintable() and len(start) < 250 else "start its command with: python -m hakmem run -- command"
+    )
+    if patient.secure and "LD_PRELOAD" in patient.environment:
+        advice = "start it from an account that has those rights, or link it with hakmem"
+        yield Finding("problem", "LD_PRELOAD", "ignored: the program is setuid, setgid or has capabilities", advice)
+    missing = [path for path in preloads if not preloads[path] and not patient.refused]
+    for path in missing:
+        why, advice = _why_not(patient, path) if patient.pid else ("its loader does not take it", "leave it out")
+        level = "problem" if "hakmem" in path else "note"
+        yield Finding(level, "LD_PRELOAD", f"it names {path}, which is not there: {why}", advice)
+    parent = _text_of(patient.root / "proc" / patient.status.get("PPid", "0") / "environ").replace("\0", "\n")
+    if patient.refused:
+        advice = "link the program with _hakmem_backend.c, or take one that is linked with glibc dynamically"
+        if os.path.basename(patient.arguments[0]) in _ELSEWHERE:
+            advice = f"put hakmem into what it starts: {patient.arguments[0]} ... python -m hakmem run -- command"
+        yield Finding("problem", "hakmem", f"`run` cannot put it on hakmem: {patient.refused}", advice)
+    elif not ours and not missing and "hakmem" in _pairs(parent, "=").get("LD_PRELOAD", "") and not patient.secure:
+        found = "not there, though its parent preloads it: the environment was cleared between (sudo, su, env -i)"
+        yield Finding("problem", "hakmem", found, f"put it behind that: sudo {start}")
+    elif not ours and not missing:
+        yield Finding("note", "hakmem", "not there", start)
+    for it in ours:
+        if it.path.endswith(" (deleted)"):
+            yield Finding("note", "hakmem", f"{it.path}: the file was replaced since", "restart the process")
+        elif it in preloads.values():
+            yield Finding("ok", "hakmem", f"{'preloaded' if patient.pid else 'can be preloaded'}: {it.path}")
+        elif it in patient.searched():
+            yield Finding("ok", "hakmem", f"linked with the program: {it.path}")
+        else:
+            vendored = ", a vendored copy's" * (os.path.basename(os.path.dirname(it.path)) == "hakmem")
+            yield Finding("note", "hakmem", f"loaded by a module, for those who call it: {it.path}{vendored}", start)
+    if len(ours) > 1:
+        found = f"{len(ours)} instances: none knows the blocks of another"
+        yield Finding("problem", "hakmem", found, "preload one, and unset HAKMEM_LIBRARY")
+    if winner and winner not in ours and any(it in ours for it in preloads.values()):
+        found = f"hakmem is preloaded, but {winner.path} has a malloc and comes before it"
+        advice = "name hakmem first in LD_PRELOAD; build the program without an allocator of its own"
+        yield Finding("problem", "malloc", found, advice)
+
+
+def _check_malloc(patient: _Patient) -> Iterator[Finding]:
+    """Whose malloc is called, and what else hands out memory."""
+    winner = patient.winner()
+    if winner:
+        yield Finding("ok", "malloc", f"the program calls that of {winner.path}")
+    for it in patient.objects:
+        system = os.path.basename(it.path).startswith(("libc.", "libc-", "ld-"))
+        if "malloc" in it.exports and it is not winner and not (it in patient.ours or it.others or system):
+            found = f"{it.path} has one, too: what it calls itself if it was linked with -Bsymbolic, or opened DEEPBIND"
+            yield Finding("note", "malloc", found, "its owner says how to build it without")
+        for what, kind, advice in [] if it in patient.ours else it.others:
+            says = ", which the program calls" if it is winner and kind == "allocator" else _SAYS[kind]
+            level = "problem" if kind == "debugger" and (patient.ours or what == "valgrind") else "note"
+            yield Finding(level, "malloc", f"{what} is in {it.path}{says}", advice)
+
+
+def _check_python(patient: _Patient) -> Iterator[Finding]:
+    """What Python does before it calls malloc."""
+    if not any(it.python for it in patient.objects):
+        return
+    words = itertools.takewhile(lambda word: word[:1] == "-" or word == "dev", patient.arguments[1:])
+    flags = " ".join(words).replace("-X dev", "-Xdev").split()
+    environment = {} if {"-I", "-E"} & set(flags) else patient.environment
+    mode = environment.get("PYTHONMALLOC", "")
+    modes = "malloc pymalloc mimalloc default debug malloc_debug pymalloc_debug mimalloc_debug".split()
+    if any(re.match(r"(lib)?python3\.\d+t\b", os.path.basename(it.path)) for it in patient.objects):
+        found = "free-threaded: objects always come from a mimalloc inside Python"
+        yield Finding(
+            "note", "python", found, "the python3 without t has others; arrays and buffers do come from malloc"
+        )
+    elif mode and mode not in modes:
+        yield Finding("problem", "python", f"PYTHONMALLOC={mode}: Python does not start", f"one of {', '.join(modes)}")
+    elif "debug" in mode or (not mode and ("-Xdev" in flags or environment.get("PYTHONDEVMODE"))):
+        found = "debug hooks (PYTHONMALLOC=debug, -X dev): 32 bytes more for each object, and each is filled"
+        yield Finding("note", "python", found, "leave them out to measure: unset PYTHONMALLOC PYTHONDEVMODE")
+    elif mode == "mimalloc":
+        found = "PYTHONMALLOC=mimalloc: objects come from a mimalloc inside Python"
+        yield Finding("note", "python", found, "PYTHONMALLOC=malloc, or python -m hakmem run --pythonmalloc -- command")
+    elif mode == "malloc":
+        yield Finding("ok", "python", "PYTHONMALLOC=malloc: objects come from malloc")
+    else:
+        yield Finding("ok", "python", "objects up to 512 bytes are not malloc's (PYTHONMALLOC=malloc changes that)")
+    if environment.get("PYTHONMALLOCSTATS"):
+        yield Finding("note", "python", "PYTHONMALLOCSTATS writes tables to stderr", "unset PYTHONMALLOCSTATS")
+
+
+def _check_variables(patient: _Patient) -> Iterator[Finding]:
+    """Variables that are wrong, or that nobody reads."""
+    by_env = {option.env: option for option in config.options.values()}
+    readers = {what for it in patient.objects for what, _, _ in it.others}
+    readers |= set() if patient.winner() in patient.ours else {"glibc"}
+    hardened = any("hardened" in it.path for it in patient.ours)
+    for name, value in patient.environment.items():
+        for beginning, who, advice in _VARIABLES:
+            if name.startswith(beginning) and who not in readers and (name[0] != "G" or "glibc.malloc" in value):
+                yield Finding("note", name, f"it does nothing: {who} reads it, which nobody calls here", advice)
+        if name == "HAKMEM_LIBRARY":
+            if not (patient.files / value.lstrip("/")).exists():
+                yield Finding("problem", name, f"there is no file {value}", "unset HAKMEM_LIBRARY")
+        elif name.startswith("HAKMEM_"):
+            level, found, advice = "ok", value, ""
+            if name not in by_env:
+                near = difflib.get_close_matches(name, by_env, 1, 0)
+                level, found, advice = "problem", "there is no such option", f"the nearest is {near[0]}"
+            elif patient.secure:
+                level, found, advice = "problem", "ignored: the program has rights of its own", f"unset {name}"
+            elif not patient.ours:
+                level, found, advice = "note", "it does nothing: hakmem is not there", f"unset {name}, or use `run`"
+            elif not (name == "HAKMEM_HARDENED" and hardened and value in ("1", "2")):
+                try:
+                    by_env[name].parse(value)
+                except HakmemError as error:
+                    level, found, advice = "problem", f"{value!r} is not taken, the default holds", str(error)
+            yield Finding(level, name, found, advice)
+
+
+def _kib(text: str) -> int:
+    """The bytes of "12 kB"."""
+    return int(text.partition(" ")[0] or 0) << 10
+
+
+def _check_machine(patient: _Patient) -> Iterator[Finding]:
+    """How the kernel gives memory."""
+    path = "/sys/kernel/mm/transparent_hugepage/enabled"
+    pages, asked = _text_of(patient.root / path[1:]).partition("[")[2].partition("]")[0], patient.option("huge_pages")
+    off = "off in this process (prctl)" * (patient.status.get("THP_enabled") == "0") or "never" * (pages == "never")
+    huge = _kib(_pairs(_text_of(patient.proc / "smaps_rollup")).get("AnonHugePages", ""))
+    found = (off or pages) + f", and {_shown(huge, 'bytes')} of the process are such" * bool(patient.pid)
+    if off and asked:
+        yield Finding("note", "huge pages", f"{off}: HAKMEM_HUGE_PAGES does nothing", f"echo madvise > {path}")
+    elif not off and pages == "always" and patient.winner() not in patient.ours:
+        advice = f"echo madvise > {path}; hakmem keeps its own memory from them"
+        yield Finding("note", "huge pages", f"{found}: touching a byte may cost 2 MiB", advice)
+    elif pages:
+        yield Finding("ok", "huge pages", found)
+    memory = _pairs(_text_of(patient.root / "proc/meminfo"))
+    mode = _text_of(patient.root / "proc/sys/vm/overcommit_memory").strip()
+    if mode == "2":
+        limit, left = _kib(memory["CommitLimit"]), _kib(memory["CommitLimit"]) - _kib(memory["Committed_AS"])
+        found = f"strict (mode 2): all processes together may commit {_shown(max(left, 0), 'bytes')} more"
+        advice = "sysctl vm.overcommit_memory=0, or a larger vm.overcommit_ratio; hakmem's reserve does not count"
+        yield Finding("problem" if left < limit // 10 else "note", "overcommit", found, advice)
+    elif mode:
+        yield Finding("ok", "overcommit", f"vm.overcommit_memory={mode}")
+
+
+def _limits_of_cgroups(patient: _Patient) -> Iterator[tuple[int, Path]]:
+    """The limits on memory of the process's control groups, with their directories."""
+    for line in _text_of(patient.proc / "cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers or "memory" in controllers.split(","):
+            top = patient.root / "sys/fs/cgroup" / ("memory" if controllers else "")
+            group = top / path.lstrip("/")
+            above = itertools.takewhile(lambda place: place != top.parent, group.parents)  # noqa: B023 (used at once)
+            names = ("memory.max", "memory.high", "memory.limit_in_bytes")
+            for place, name in itertools.product([group, *above], names):
+                limit = _text_of(place / name).strip()
+                if limit.isdigit():
+                    yield int(limit), place
+
+
+def _weighed(subject: str, used: int, limit: int, found: str, advice: str, worth: bool = True) -> Finding:
+    level = "problem" if used > 0.9 * limit else "note" if worth else "ok"
+    return Finding(level, subject, found, "" if level == "ok" else advice)
+
+
+def _check_limits(patient: _Patient) -> Iterator[Finding]:
+    """What the process may have, against what it has."""
+    status = patient.status if patient.pid else {}
+    most, used = int(_text_of(patient.root / "proc/sys/vm/max_map_count") or 0), len(patient.mappings)
+    if most and used:
+        found = f"{used:,} of {most:,} (vm.max_map_count)"
+        yield _weighed("mappings", used, most, found, f"sysctl vm.max_map_count={4 * most}", used > most // 2)
+    kinds = {"Max address space": ("VmSize", "-v"), "Max data size": ("VmData", "-d")}
+    for line in _text_of(patient.proc / "limits").splitlines():
+        key, flag = kinds.get(line[:26].strip(), ("", ""))
+        if key and not line[26:].startswith("unlimited"):
+            limit, used = int(line[26:].partition(" ")[0]), _kib(status.get(key, ""))
+            found = f"{_shown(limit, 'bytes')}, of which {_shown(used, 'bytes')} are taken"
+            advice = f"ulimit {flag} unlimited, and a control group's limit: an address reserved costs no memory"
+            yield _weighed(f"ulimit {flag}", used, limit, found, advice)
+    whole = _kib(_pairs(_text_of(patient.root / "proc/meminfo")).get("MemTotal", ""))
+    for limit, place in sorted(it for it in _limits_of_cgroups(patient) if it[0] < whole)[:1]:
+        stat = _pairs(_text_of(place / "memory.stat"), " ")
+        events = _pairs(_text_of(place / "memory.events") + _text_of(place / "memory.oom_control"), " ")
+        used, killed = int(stat.get("anon", stat.get("total_rss", 0))), int(events.get("oom_kill", 0))
+        kept = patient.option("retain") + patient.option("cache_limit")
+        found = f"{_shown(limit, 'bytes')} ({place}), of which {_shown(used, 'bytes')} are used; {killed} were killed"
+        if kept > limit // 4:
+            found += f"; retain and cache_limit let hakmem keep {_shown(kept, 'bytes')} that are free"
+        advice = f"HAKMEM_RETAIN=0 HAKMEM_PURGE_MS=100 HAKMEM_CACHE_LIMIT={max(limit >> 24, 1)}M, or a higher limit"
+        yield _weighed("cgroup", limit if killed else used, limit, found, advice, kept > limit // 4)
+    if _kib(status.get("VmSwap", "")):
+        advice = f"more memory; HAKMEM_RETAIN=0 keeps less; python -m hakmem trim {patient.pid}"
+        yield Finding("note", "swap", f"{_shown(_kib(status['VmSwap']), 'bytes')} of it are there", advice)
+    if status.get("Seccomp", "0") != "0":
+        advice = "allow mmap munmap mremap mprotect madvise futex, and memfd_create ftruncate for HAKMEM_STATS_PAGE"
+        yield Finding("note", "seccomp", "its system calls are filtered", advice)
+
+
+def _check_page(patient: _Patient) -> Iterator[Finding]:
+    """Whether its statistics can be read from outside."""
+    if not patient.pid or not patient.ours:
+        return
+    links = []
+    for entry in os.listdir(patient.proc / "fd"):
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            links.append(os.readlink(patient.proc / "fd" / entry))
+    if any(link.startswith("/memfd:hakmem-stats") for link in links):
+        yield Finding("ok", "stats page", "there")
+    elif any("/memfd:hakmem-stats" in line for line in patient.mappings):
+        found = "the process has closed its descriptor, by which others find it"
+        yield Finding("problem", "stats page", found, "keep it from closing descriptors that it has not opened")
+    elif patient.option("stats_page") and not patient.secure:
+        found = "asked for, but not there: no descriptor, no memory, or memfd_create is not allowed"
+        yield Finding("problem", "stats page", found, "ulimit -n, seccomp and the control group's limit say which")
+    else:
+        yield Finding("note", "stats page", "off: nobody else sees its figures", "start it with HAKMEM_STATS_PAGE=1")
+
+
+_CHECKS = (_check_hakmem, _check_malloc, _check_python, _check_variables, _check_machine, _check_limits, _check_page)
+
+
+def _examine(target: Union[int, Sequence[str]], root: Path) -> list[Finding]:
+    def found(patient: _Patient) -> list[Finding]:
+        texts = (map(str, finding) for check in _CHECKS for finding in check(patient))
+        # what other users chose must not reach a terminal as it is
+        return [Finding(*["".join(c if c.isprintable() else "?" for c in text) for text in row]) for row in texts]
+
+    if not isinstance(target, int):
+        return found(_prospect(target, root))
+    proc, findings = root / "proc" / str(target), list[Finding]()
+    born = _born(proc)
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it may end while we look
+        findings = found(_process(target, root))
+    if not findings or _born(proc) != born:
+        raise ProcessLookupError(f"there is no process {target}, or no longer")
+    return findings
+
+
+def doctor(target: Union[int, Sequence[str], None] = None) -> list[Finding]:
+    """What keeps hakmem from a process, or makes its memory other than it seems; each finding with what to do.
+
+    target: the number of a process; the words of a command, which is not started, for this environment; None for this
+    process. ProcessLookupError if there is no such process, PermissionError if it is not ours to look at, ValueError
+    for a zombie or a thread of the kernel, FileNotFoundError if there is no such command.
+    """
+    return _examine(os.getpid() if target is None else target, Path("/"))
+
+
+def _doctor(words: Sequence[str], fmt: str) -> int:
+    """Print the findings; the status is 1 if there is a problem."""
+    findings = doctor(int(words[0]) if len(words) == 1 and words[0].isdigit() else words or None)
+    rows = [finding._asdict() for finding in findings]
+    for row in rows if fmt == "simple" else ():  # the advice in a line of its own, to be copied
+        advice = row.pop("advice")
+        row["found"] += f"\n  -> {advice}" * bool(advice)
+    print(_as_text(_Table("findings", rows, {}), fmt))
+    sys.stdout.flush()
+    return int(any(finding.level == "problem" for finding in findings))
+
+
 # ---- the command line --------------------------------------------------------------------------------------
 def _library_for_preload(variant: Optional[str]) -> str:
     if variant is None or variant == _mode.variant:
@@ -1687,7 +2258,7 @@ def _run(arguments: argparse.Namespace) -> NoReturn:
     others = environment.get("LD_PRELOAD", "").replace(":", " ").split()
     environment["LD_PRELOAD"] = ":".join(dict.fromkeys([library, *others]))
     # the loader tells, without starting the program, whether it takes the library into it
-    probe = [loader, "--list", binary]
+    probe = [loader, "--list", os.path.realpath(binary)]  # else $ORIGIN were the directory of a symbolic link
     listed = subprocess.run(probe, env=environment, capture_output=True, text=True, check=False)
     if library not in listed.stdout:
         raise ValueError(f"{loader} does not preload {library}: {listed.stderr.strip() or 'no reason given'}")
@@ -1704,7 +2275,7 @@ def _bench(arguments: Sequence[str]) -> NoReturn:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hakmem", description="Run programs on hakmem, and look at it.")
-    commands = parser.add_subparsers(dest="action", required=True, metavar="run | report | config | path | bench")
+    commands = parser.add_subparsers(dest="action", required=True, metavar="command")
     run = commands.add_parser("run", help="start a program on hakmem", usage="%(prog)s [options] -- command ...")
     run.add_argument("--variant", help="the library to preload, as build.py --list has them")
     hardened = "find misuse of blocks (-o hardened=2: use after free, too); the same as --variant hardened"
@@ -1719,9 +2290,11 @@ def _parser() -> argparse.ArgumentParser:
     view = commands.add_parser("report", help="print a report on a process")
     view.add_argument("pid", nargs="?", type=int, help="the process; default: the one that prints")
     view.add_argument("view", nargs="?", default="summary", choices=list(_VIEWS), help="default: summary")
+    patient = commands.add_parser("doctor", help="what is wrong with this machine, a process or a command")
+    patient.add_argument("target", nargs="*", help="PID, or -- command ... (it is not started); default: this process")
     bench = commands.add_parser("bench", help="run the benchmark; `bench --help` has its options", add_help=False)
     bench.add_argument("arguments", nargs=argparse.REMAINDER)
-    for table in (shown, view):
+    for table in (shown, view, patient):
         table.add_argument("--fmt", default="simple", help="json, or a format of tabulate (simple, github, html, ...)")
     return parser
 
@@ -1737,6 +2310,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             _run(options)
         if options.action == "bench":  # its options are its own
             _bench(given[1:])
+        if options.action == "doctor":
+            return _doctor(options.target, options.fmt)
         if options.action == "path":
             print(_mode.path)
         else:
