@@ -148,7 +148,7 @@
 	  "0 to keep the number of shards, smaller where contention is known to come")                       \
 	X(stats_page, int, "", 0, 0, 2, start, "statistics that other processes of the user can read (python -m hakmem top); 2: a thread answers them at once", \
 	  "1 for a service that is to be looked at (`run` sets it), 2 if also while it sleeps")              \
-	X(report_at_exit, text, "bytes", 0, 0, 1024, start, "a report when the process ends, on stderr or appended to a file: stderr, /tmp/report.%p (%p: the pid)", \
+	X(report_at_exit, text, "bytes", 0, 0, 1024, start, "a report when the process ends: stderr, or a file that it is appended to, as report.%p (%p: the pid)", \
 	  "to see afterwards what a program that ends did with its memory")                                  \
 	X(report_signal, mode, "off|HUP|USR1|USR2|QUIT|ALRM|WINCH|PWR", 0, 0, 7, start, "a signal on which the next slow path writes the same report, if the program has no use for it", \
 	  "where nothing but kill is at hand, in a container say")
@@ -1334,10 +1334,10 @@ static HAK_COLD void hak_os_random(void *out, size_t len)
 	errno = saved;
 }
 
-static HAK_COLD uint64_t hak_os_now_ns(void)
+static HAK_COLD uint64_t hak_os_ns(clockid_t clock)
 {
 	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
+	clock_gettime(clock, &t);
 	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
@@ -8721,8 +8721,8 @@ static HAK_COLD void hak_report_locked(const char *when)
  *   hakmem-stats     head | description | texts | counts | rows of each section, one section behind the other
  *   hakmem-command   what a reader wants done: it locks the file (flock), writes, sets `look`, and waits for `done`
  *
- * The first is written by a thread that is in a slow path anyway, at most every HAK_LIVE_MS and for a hundredth of the
- * time, between two increments of `seq`: whoever reads compares seq before and after, and the sum of what it has read.
+ * The first is written by a thread that is in a slow path anyway, at most every HAK_LIVE_MS and for a hundredth of its
+ * processor time, between two increments of `seq`: whoever reads compares seq before and after, and the sum of what it has read.
  * It describes itself, so that a reader of another version reads what both know, in lines of words between tabs:
  *
  *   hakmem  version  variant
@@ -8750,7 +8750,9 @@ static HAK_COLD void hak_report_locked(const char *when)
 enum {
 	HAK_LIVE_FORMAT = 1,
 	HAK_LIVE_MS = 1,               /* between two publications */
-	HAK_LIVE_SHARE = 100,          /* and so many times what the last one took */
+	HAK_LIVE_SHARE = 100,          /* ... at least, and so many times the processor time that the last one took ... */
+	HAK_LIVE_WAIT = 10,            /* ... or so many times what it took from begin to end, where locks are waited for, ... */
+	HAK_LIVE_WAIT_MS = 1000,       /* ... but not longer on that account */
 	HAK_LIVE_TEXTS = 24 << 10,     /* bytes for texts */
 	HAK_LIVE_KNOWN = 1 << 10,      /* texts whose place is remembered, ... */
 	HAK_LIVE_LOOKED = 8,           /* ... so far from where their address says */
@@ -8769,7 +8771,7 @@ typedef struct hak_live_head { /* the same in all versions */
 	uint64_t counts, sections;                    /* two 64-bit words for each section */
 	uint64_t seq;                                 /* odd while somebody writes what follows, counts and rows */
 	uint64_t published;                           /* how often */
-	uint64_t at_ns, cost_ns;                      /* CLOCK_MONOTONIC when, and what it took */
+	uint64_t at_ns, cost_ns;                      /* CLOCK_MONOTONIC when, and the processor time that it took */
 	uint64_t sum;                                 /* of all 64-bit words of the counts and of the rows that stand there */
 } hak_live_head_t;
 
@@ -8794,6 +8796,7 @@ typedef struct hak_live_section {
 typedef struct hak_live_file { /* lock: live.  Of what stands in the file, nothing but seq and published is read back */
 	hak_file_t file;
 	hak_live_head_t *head;                        /* NULL: there is none */
+	char *own;                                    /* where counts and rows are made, at the places that they have in the file */
 	uint64_t words, words_len, counts;            /* as in the head */
 	const hak_live_section_t *section;
 	const hak_record_t *record[HAK_LIVE_PARTS];
@@ -8896,8 +8899,12 @@ static HAK_COLD bool hak_live_make_locked(hak_live_file_t *f, const char *name, 
 		head.size = hak_round_up(head.size + f->most[i] * section[i].row_size, HAK_LINE_SIZE);
 	}
 	head.size = hak_round_up(head.size, hak_boot.os_page);
-	if (!hak_os_share(&f->file, name, head.size, true))
+	if (!(f->own = hak_os_map(head.size, PROT_READ | PROT_WRITE)))
 		return false;
+	if (!hak_os_share(&f->file, name, head.size, true)) {
+		hak_os_unmap(f->own, head.size);
+		return false;
+	}
 	head.text_len = hak_live_describe(f, count, (char *)f->file.at + head.text, head.text_len + 1);
 	f->words = head.words;
 	f->words_len = head.words_len;
@@ -8918,6 +8925,7 @@ static HAK_COLD void hak_live_drop_locked(hak_live_file_t *f)
 	f->head = NULL;
 	hak_os_close(&f->file);
 	hak_os_unmap(f->file.at, f->file.len);
+	hak_os_unmap(f->own, f->file.len);
 }
 
 /* The place of a text of ours among those of the file; 0 where there is no room. */
@@ -8945,8 +8953,8 @@ static HAK_COLD uint64_t hak_live_word_locked(hak_live_file_t *f, const char *te
 /* Rows of a section stand there, n of them there are: texts become offsets.  Returns the sum of its words. */
 static HAK_COLD uint64_t hak_live_settle_locked(hak_live_file_t *f, size_t i, int n)
 {
-	char *rows = (char *)f->head + f->row[i];
-	uint64_t *count = (uint64_t *)(void *)((char *)f->head + f->counts) + 2 * i, sum;
+	char *rows = f->own + f->row[i];
+	uint64_t *count = (uint64_t *)(void *)(f->own + f->counts) + 2 * i, sum;
 
 	count[1] = n < 0 ? 0 : (uint64_t)n;
 	count[0] = count[1] < f->most[i] ? count[1] : f->most[i];
@@ -8965,10 +8973,9 @@ static HAK_COLD uint64_t hak_live_settle_locked(hak_live_file_t *f, size_t i, in
 static HAK_COLD void hak_live_publish_locked(hak_live_file_t *f, size_t count)
 {
 	hak_live_head_t *head = f->head;
-	uint64_t sum = 0, begin = hak_os_now_ns(), seq = head->seq;
-	char *rows = (char *)head;
+	uint64_t sum = 0, begin = hak_os_ns(CLOCK_THREAD_CPUTIME_ID), seq = head->seq;
+	char *rows = f->own;
 
-	(void)hak_exchange(&head->seq, seq + 1); /* before all that follows */
 	for (size_t i = 0; i < count; i++)
 		if (f->section[i].fill) {
 			sum += hak_live_settle_locked(f, i, f->section[i].fill(rows + f->row[i], (int)f->most[i]));
@@ -8980,10 +8987,15 @@ static HAK_COLD void hak_live_publish_locked(hak_live_file_t *f, size_t count)
 			sum += hak_live_settle_locked(f, 0, 1) + hak_live_settle_locked(f, 1, HAK_CLASSES)
 			     + hak_live_settle_locked(f, 2, HAK_TIER_COUNT);
 		}
+	/* All that had to be waited for is there.  A reader finds the file being written for no longer than this takes. */
+	(void)hak_exchange(&head->seq, seq + 1);
+	memcpy((char *)head + f->counts, rows + f->counts, count * 2 * sizeof(uint64_t));
+	for (size_t i = 0; i < count; i++)
+		memcpy((char *)head + f->row[i], rows + f->row[i], ((uint64_t *)(void *)(rows + f->counts))[2 * i] * f->record[i]->size);
 	head->sum = sum;
 	head->published++;
-	head->at_ns = hak_os_now_ns();
-	head->cost_ns = head->at_ns - begin;
+	head->at_ns = hak_os_ns(CLOCK_MONOTONIC);
+	head->cost_ns = hak_os_ns(CLOCK_THREAD_CPUTIME_ID) - begin;
 	hak_store_release(&head->seq, seq + 2);
 }
 
@@ -9021,6 +9033,7 @@ static HAK_COLD void hak_live_open_locked(void)
 	if (hak_live.command) /* it stays mapped: another thread may look at it */
 		hak_os_close(&hak_live.command_file);
 	hak_live.command = NULL;
+	hak_store(&hak_watch.next, 0u);
 	if (hak_fork_page && hak_load(hak_fork_page) == 0)
 		hak_live.thread = 0; /* a child without fork's handlers has none of its parent's threads */
 	hak_live.pid = getpid();
@@ -9076,10 +9089,20 @@ static HAK_COLD uint64_t hak_live_obey_locked(void)
 	return asked;
 }
 
+/* How many ms no more is published after what took so long. */
+static HAK_COLD uint64_t hak_live_rest(uint64_t cpu_ns, uint64_t took_ms)
+{
+	uint64_t rest = cpu_ns * HAK_LIVE_SHARE / 1000000;
+	took_ms *= HAK_LIVE_WAIT;
+	took_ms = took_ms < HAK_LIVE_WAIT_MS ? took_ms : HAK_LIVE_WAIT_MS;
+	rest = rest > took_ms ? rest : took_ms;
+	return rest > HAK_LIVE_MS ? rest : HAK_LIVE_MS;
+}
+
 /* Something may be wanted: a report, a command, a publication. */
 static HAK_COLD void hak_live_act_locked(void)
 {
-	uint64_t asked, rest;
+	uint64_t asked, begin = hak_os_now(), now;
 
 	if (hak_option.stats_page && !hak_live_is_ours())
 		hak_live_open_locked(); /* what stands in `look` until then is our parent's */
@@ -9094,9 +9117,9 @@ static HAK_COLD void hak_live_act_locked(void)
 			hak_live_publish_locked(&hak_live.page, HAK_LIVE_COUNT);
 		if (asked)
 			hak_store_release(&hak_live.command->done, asked);
-		rest = hak_live.page.head->cost_ns * HAK_LIVE_SHARE / 1000000;
-		hak_store(&hak_watch.next, hak_os_now() + (rest > HAK_LIVE_MS ? rest : HAK_LIVE_MS));
-		if (hak_live.detail.head && hak_os_now() - hak_live.detail_ms > HAK_DETAIL_MS)
+		now = hak_os_now();
+		hak_store(&hak_watch.next, now + hak_live_rest(hak_live.page.head->cost_ns, now - begin));
+		if (hak_live.detail.head && now - hak_live.detail_ms > HAK_DETAIL_MS)
 			hak_live_drop_locked(&hak_live.detail);
 	} else if (hak_option.stats_page) {
 		hak_store(&hak_watch.next, hak_os_now() + HAK_DETAIL_MS); /* the system may have more then */
@@ -9393,12 +9416,12 @@ __attribute__((constructor)) static void hak_boot_constructor(void)
 
 /* A handler of a signal may end the process in the middle of a slow path, and no lock that this thread holds would ever
  * be let go of. */
-static bool hak_exit_waits; /* the thread that ends the process: a lock was not to be had for a second */
+static bool hak_exit_waits; /* the thread that ends the process: a lock was not to be had for so long */
 static HAK_COLD void hak_exit_try(hak_lock_t *l)
 {
 	for (int ms = 0; HAK_LOCKING && !hak_exit_waits && !hak_lock_grab(l); ms++) {
 		nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
-		hak_exit_waits = ms == 1000;
+		hak_exit_waits = ms == 500;
 	}
 	if (HAK_LOCKING && !hak_exit_waits)
 		hak_lock_let_go(l);
