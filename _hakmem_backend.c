@@ -8851,18 +8851,49 @@ enum {
 };
 _Static_assert((int)HAK_LIVE_COUNT <= (int)HAK_LIVE_PARTS, "hak_live_file_t");
 
-/* The description, or without `to` its length. */
-static HAK_COLD size_t hak_live_describe(const hak_live_file_t *f, size_t count, char *to, size_t room)
+/* Appends a word and what ends it; without `to` it only counts.  (snprintf would be most of what a page costs at first.) */
+static HAK_COLD size_t hak_live_put(char *to, size_t len, const char *word, char end)
 {
-	size_t len = (size_t)snprintf(to, room, "hakmem\t%s\t%s\n", HAK_VERSION, HAK_VARIANT);
+	size_t n = strlen(word);
+	if (to) {
+		memcpy(to + len, word, n);
+		to[len + n] = end;
+	}
+	return len + n + 1;
+}
+
+static HAK_COLD size_t hak_live_put_number(char *to, size_t len, uint64_t number, char end)
+{
+	char digits[21], *d = digits + sizeof digits - 1;
+	*d = '\0';
+	do
+		*--d = (char)('0' + number % 10);
+	while (number /= 10);
+	return hak_live_put(to, len, d, end);
+}
+
+/* The description, or without `to` its length. */
+static HAK_COLD size_t hak_live_describe(const hak_live_file_t *f, size_t count, char *to)
+{
+	size_t len = hak_live_put(to, 0, "hakmem", '\t');
+	len = hak_live_put(to, len, HAK_VERSION, '\t');
+	len = hak_live_put(to, len, HAK_VARIANT, '\n');
 	for (size_t i = 0; i < count; i++) {
 		const hak_record_t *r = f->record[i];
-		len += (size_t)snprintf(to ? to + len : NULL, to ? room - len : 0, "record\t%s\t%u\t%llu\t%u\n", r->name, r->size,
-		                        (unsigned long long)f->row[i], f->most[i]);
+		len = hak_live_put(to, len, "record", '\t');
+		len = hak_live_put(to, len, r->name, '\t');
+		len = hak_live_put_number(to, len, r->size, '\t');
+		len = hak_live_put_number(to, len, f->row[i], '\t');
+		len = hak_live_put_number(to, len, f->most[i], '\n');
 		for (uint32_t k = 0; k < r->count; k++) {
 			const hak_field_t *d = &r->fields[k];
-			len += (size_t)snprintf(to ? to + len : NULL, to ? room - len : 0, "field\t%s\t%s\t%s\t%s\t%u\t%s\n", d->name,
-			                        d->kind, d->unit, d->view, d->offset, d->help);
+			len = hak_live_put(to, len, "field", '\t');
+			len = hak_live_put(to, len, d->name, '\t');
+			len = hak_live_put(to, len, d->kind, '\t');
+			len = hak_live_put(to, len, d->unit, '\t');
+			len = hak_live_put(to, len, d->view, '\t');
+			len = hak_live_put_number(to, len, d->offset, '\t');
+			len = hak_live_put(to, len, d->help, '\n');
 		}
 	}
 	return len;
@@ -8890,7 +8921,7 @@ static HAK_COLD bool hak_live_make_locked(hak_live_file_t *f, const char *name, 
 	for (size_t i = 0; i < count; i++)
 		f->most[i] = most ? most[i] : section[i].most;
 	head.text = hak_round_up(sizeof head, HAK_LINE_SIZE);
-	head.text_len = hak_live_describe(f, count, NULL, 0) + count * 24; /* offsets are not known yet, and need more digits */
+	head.text_len = hak_live_describe(f, count, NULL) + count * 20; /* offsets are not known yet, and need more digits */
 	head.words = hak_round_up(head.text + head.text_len + 1, HAK_LINE_SIZE);
 	head.counts = hak_round_up(head.words + head.words_len, HAK_LINE_SIZE);
 	head.size = hak_round_up(head.counts + count * 2 * sizeof(uint64_t), HAK_LINE_SIZE);
@@ -8905,7 +8936,7 @@ static HAK_COLD bool hak_live_make_locked(hak_live_file_t *f, const char *name, 
 		hak_os_unmap(f->own, head.size);
 		return false;
 	}
-	head.text_len = hak_live_describe(f, count, (char *)f->file.at + head.text, head.text_len + 1);
+	head.text_len = hak_live_describe(f, count, (char *)f->file.at + head.text);
 	f->words = head.words;
 	f->words_len = head.words_len;
 	f->counts = head.counts;

@@ -1,11 +1,12 @@
-/* Threads that allocate, free each other's blocks, trim and fork until standard input ends. Argument: how many. Says its
- * number once all run. */
+/* Threads that allocate, free each other's blocks, trim and fork until standard input ends. Arguments: how many, and
+ * anything for no trim and no fork. Says its number once all run. */
 #include "common.h"
 #include <stdatomic.h>
 #include <sys/wait.h>
 
 static _Atomic(void *) ring[1024];
 static atomic_int stop;
+static int disturbs;
 static pthread_barrier_t begun;
 
 static void work(uint64_t *seed, int rounds)
@@ -25,7 +26,7 @@ static void *run(void *argument)
     pthread_barrier_wait(&begun);
     while (!atomic_load(&stop)) {
         work(&seed, 1000);
-        if (seed % 64 == 0) malloc_trim(0);
+        if (disturbs && seed % 64 == 0) malloc_trim(0);
     }
     return NULL;
 }
@@ -53,14 +54,15 @@ int main(int argc, char **argv)
     pthread_t thread[256], forker;
     char c;
     CHECK(count > 0 && (size_t)count <= COUNT_OF(thread));
+    disturbs = argc < 3;
     pthread_barrier_init(&begun, NULL, (unsigned)count + 1);
     for (int i = 0; i < count; i++) CHECK(pthread_create(&thread[i], NULL, run, (void *)(uintptr_t)(i + 1)) == 0);
     pthread_barrier_wait(&begun);
-    if (argc < 3) CHECK(pthread_create(&forker, NULL, forks, NULL) == 0); /* a second argument: it does not fork */
+    if (disturbs) CHECK(pthread_create(&forker, NULL, forks, NULL) == 0);
     dprintf(1, "%d\n", (int)getpid());
     CHECK(read(0, &c, 1) == 0);
     atomic_store(&stop, 1);
     for (int i = 0; i < count; i++) pthread_join(thread[i], NULL);
-    if (argc < 3) pthread_join(forker, NULL);
+    if (disturbs) pthread_join(forker, NULL);
     return 0;
 }
