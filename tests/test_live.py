@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from _helpers import ROOT, cc, environment, library, program, run, scratch, succeed, text
+from _helpers import ROOT, build, cc, environment, library, program, run, scratch, succeed, text
 
 PAGE = {"HAKMEM_STATS_PAGE": "1"}
 REPORT = re.compile(r"hakmem \S+ \S+, process (\d+), (on a signal|at its end), \d+\.\d{3} s after its first call\n\n")
@@ -108,6 +108,11 @@ def test_the_smallest_stack_that_a_thread_may_have_is_enough() -> None:
 
 def test_a_library_that_is_loaded_late_has_a_page() -> None:
     succeed([program("live_cases.c"), "loaded_late"], env={**PAGE, "LATE": str(library())}, preload=False)
+
+
+def test_details_for_which_there_is_no_memory() -> None:
+    env = {**PAGE, "LD_PRELOAD": str(build.build("debug", quiet=True))}
+    succeed([program("live_cases.c"), "no_memory_for_details"], env=env, preload=False)
 
 
 def test_no_page_where_it_is_not_asked_for() -> None:

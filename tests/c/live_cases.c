@@ -41,6 +41,17 @@ static int wait_for(pid_t pid)
     return status;
 }
 
+static int files(void) /* of hakmem's */
+{
+    char path[64], link[64];
+    int n = 0;
+    for (int fd = 3; fd < 1024; fd++) {
+        snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+        n += readlink(path, link, sizeof link) > 13 && strncmp(link, "/memfd:hakmem", 13) == 0;
+    }
+    return n;
+}
+
 /* ---- what stands there */
 
 static void description(void)
@@ -137,7 +148,7 @@ static void commands(void)
     CHECK(c->status == 0 && l.head->published > before);
 
     CHECK(live_find(getpid(), "hakmem-detail") < 0);
-    void *large = malloc(5 * MIB), *volatile small = malloc(100);
+    void *large = malloc(5 * MIB - 1000), *volatile small = malloc(100);
     CHECK(large && small);
     obey(c, DO_DETAIL, "", 0);
     CHECK(c->status == 0 && live_open(&detail, getpid(), "hakmem-detail") && c->result == detail.size);
@@ -188,6 +199,26 @@ static void commands(void)
     CHECK(c->status == (uint32_t)code_of("COMMAND"));
     obey(c, DO_PUBLISH, "", 0);
     CHECK(c->status == 0);
+}
+
+static void no_memory_for_details(void) /* debug library: each mapping that they need is refused in turn */
+{
+    enum { MMAP = 1 };
+    struct live_command *c = live_command(getpid());
+    uint64_t (*refuse)(uint32_t, uint64_t, uint64_t);
+    *(void **)&refuse = hak("hak_debug_fail");
+    int refused = 0;
+    for (uint64_t nth = 1; nth <= 4; nth++) {
+        slow_path();
+        refuse(MMAP, nth, 1);
+        obey(c, DO_DETAIL, "", 0);
+        refuse(0, 0, 0);
+        if (c->status == (uint32_t)code_of("NOMEM")) CHECK(files() == 2 && c->result == 0 && ++refused);
+        else CHECK(c->status == 0 && files() == 3);
+        obey(c, DO_DETAIL, "", 0);
+        CHECK(c->status == 0 && files() == 3);
+    }
+    CHECK(refused == 2, "%d", refused); /* the file's, and that in which its rows are made */
 }
 
 static void obeys_in_the_next_slow_path(void)
@@ -314,13 +345,7 @@ static void a_child_in_its_parents_memory(void)
     for (int i = 0; i < 40; i++) slow_path();
     CHECK(live_find(getpid(), "hakmem-stats") == number && number > 0);
     obey(c, DO_PUBLISH, "", 0);
-    int memfds = 0;
-    char path[64], link[64];
-    for (int fd = 3; fd < 1024; fd++) {
-        snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-        memfds += readlink(path, link, sizeof link) > 8 && strncmp(link, "/memfd:hakmem", 13) == 0;
-    }
-    CHECK(memfds == 2, "%d", memfds);
+    CHECK(files() == 2, "%d", files());
 }
 
 static void has_none(void)
@@ -598,7 +623,7 @@ static void loaded_late(void)
 }
 
 static const struct test_case CASES[] = {
-    CASE(description), CASE(rows), CASE(commands), CASE(obeys_in_the_next_slow_path), CASE(answers_while_it_sleeps),
+    CASE(description), CASE(rows), CASE(commands), CASE(no_memory_for_details), CASE(obeys_in_the_next_slow_path), CASE(answers_while_it_sleeps),
     CASE(a_childs_page_is_its_own), CASE(a_child_without_forks_handlers), CASE(a_child_in_its_parents_memory),
     CASE(has_none), CASE(gone_after_exec), CASE(without_the_system_call), CASE(a_daemon), CASE(rubbish),
     CASE(small_stacks), CASE(errno_stays), CASE(report_on_a_signal), CASE(report_with_an_own_handler),
