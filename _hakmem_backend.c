@@ -8753,7 +8753,7 @@ enum {
 	HAK_LIVE_SHARE = 100,          /* ... at least, and so many times the processor time that the last one took ... */
 	HAK_LIVE_WAIT = 10,            /* ... or so many times what it took from begin to end, where locks are waited for, ... */
 	HAK_LIVE_WAIT_MS = 1000,       /* ... but not longer on that account */
-	HAK_LIVE_TEXTS = 24 << 10,     /* bytes for texts */
+	HAK_LIVE_TEXTS = 128 << 10,    /* bytes for texts: ours, 64 rules and the longest site_rules; touched where used */
 	HAK_LIVE_KNOWN = 1 << 10,      /* texts whose place is remembered, ... */
 	HAK_LIVE_LOOKED = 8,           /* ... so far from where their address says */
 	HAK_LIVE_PARTS = 12,           /* most sections of a file */

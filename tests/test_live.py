@@ -14,7 +14,7 @@ PAGE = {"HAKMEM_STATS_PAGE": "1"}
 REPORT = re.compile(r"hakmem \S+ \S+, process (\d+), (on a signal|at its end), \d+\.\d{3} s after its first call\n\n")
 
 IN_ITSELF = """description commands obeys_in_the_next_slow_path a_childs_page_is_its_own a_child_without_forks_handlers
-    a_child_in_its_parents_memory gone_after_exec a_daemon rubbish errno_stays""".split()
+    a_child_in_its_parents_memory gone_after_exec a_daemon rubbish errno_stays more_heaps_than_rows""".split()
 
 
 def reports(said: str) -> list[tuple[str, str]]:
@@ -86,6 +86,12 @@ def test_a_process_with_a_page(case: str) -> None:
 def test_what_is_published_adds_up_once_the_program_is_quiet(tls: str) -> None:
     env = {**PAGE, "HAKMEM_SITE_RULES": "42:nocache", "HAKMEM_ENABLE_TLS": tls}
     succeed([program("live_cases.c"), "rows"], env=env)
+
+
+def test_there_is_room_for_the_longest_texts() -> None:
+    rules = ";".join(f"{i:x>480}:nocache" for i in range(130))
+    env = {**PAGE, "HAKMEM_SITES": "1", "HAKMEM_SITE_RULES": rules}
+    succeed([program("live_cases.c"), "long_texts"], env=env)
 
 
 @pytest.mark.parametrize("case", ["commands", "obeys_in_the_next_slow_path", "a_childs_page_is_its_own"])

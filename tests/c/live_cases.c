@@ -133,6 +133,54 @@ static void rows(void)
     for (size_t i = 0; i < COUNT_OF(kept); i++) free(kept[i]);
 }
 
+static void long_texts(void) /* as many rules as there is room for, as long as they may be */
+{
+    struct live l;
+    CHECK(live_open(&l, getpid(), "hakmem-stats"));
+    live_whole(&l);
+    const uint64_t *rules = live_counts(&l, live_section(&l, "rule")), *options = live_counts(&l, live_section(&l, "option"));
+    CHECK(rules[0] == 64 && rules[1] > 64, "%d, %d", (int)rules[0], (int)rules[1]);
+    for (size_t i = 0; i < rules[0]; i++) CHECK(strlen(live_text(&l, "rule", i, "where")) > 450);
+    for (size_t i = 0; i < options[0]; i++) {
+        const char *name = live_text(&l, "setting", i, "name");
+        CHECK(strcmp(name, live_text(&l, "option", i, "name")) == 0 && *name && *live_text(&l, "option", i, "help"));
+        if (strcmp(name, "site_rules") == 0) CHECK(strcmp(live_text(&l, "setting", i, "text"), getenv("HAKMEM_SITE_RULES")) == 0);
+    }
+}
+
+static pthread_barrier_t meet;
+static void *live_on(void *argument)
+{
+    void *volatile p = malloc(100);
+    pthread_barrier_wait(&meet);
+    pthread_barrier_wait(&meet);
+    free(p);
+    return argument;
+}
+
+static void more_heaps_than_rows(void)
+{
+    enum { COUNT = 300 };
+    pthread_t thread[COUNT];
+    pthread_attr_t attributes;
+    struct live l;
+    CHECK(live_open(&l, getpid(), "hakmem-stats"));
+    pthread_attr_init(&attributes);
+    CHECK(pthread_attr_setstacksize(&attributes, 64 * KIB) == 0);
+    pthread_barrier_init(&meet, NULL, COUNT + 1);
+    for (int i = 0; i < COUNT; i++) CHECK(pthread_create(&thread[i], &attributes, live_on, NULL) == 0);
+    pthread_barrier_wait(&meet);
+    obey(live_command(getpid()), DO_PUBLISH, "", 0);
+    live_whole(&l);
+    size_t heap = live_section(&l, "heap");
+    const uint64_t *count = live_counts(&l, heap);
+    CHECK(count[0] == l.most[heap] && count[0] == 256 && count[1] == COUNT + 1, "%d, %d", (int)count[0], (int)count[1]);
+    CHECK(live_number(&l, "stats", 0, "heaps") == COUNT + 1);
+    CHECK(strcmp(live_text(&l, "lock", 0, "name"), "heaps") == 0); /* the next section is whole */
+    pthread_barrier_wait(&meet);
+    for (int i = 0; i < COUNT; i++) CHECK(pthread_join(thread[i], NULL) == 0);
+}
+
 /* ---- commands */
 
 static void commands(void)
@@ -623,7 +671,7 @@ static void loaded_late(void)
 }
 
 static const struct test_case CASES[] = {
-    CASE(description), CASE(rows), CASE(commands), CASE(no_memory_for_details), CASE(obeys_in_the_next_slow_path), CASE(answers_while_it_sleeps),
+    CASE(description), CASE(rows), CASE(long_texts), CASE(more_heaps_than_rows), CASE(commands), CASE(no_memory_for_details), CASE(obeys_in_the_next_slow_path), CASE(answers_while_it_sleeps),
     CASE(a_childs_page_is_its_own), CASE(a_child_without_forks_handlers), CASE(a_child_in_its_parents_memory),
     CASE(has_none), CASE(gone_after_exec), CASE(without_the_system_call), CASE(a_daemon), CASE(rubbish),
     CASE(small_stacks), CASE(errno_stays), CASE(report_on_a_signal), CASE(report_with_an_own_handler),
