@@ -46,8 +46,8 @@
  *  6. No metadata lies in or next to blocks.  (Hardened: a seal ends each, and only tells whether it is whole.)
  *  7. free never needs memory, and preserves errno.
  *
- * Order of locks: what other processes see (not held in fork), heaps list, claim, ACE, purge, page heap's shards by number, ranges, batch pool, whales, BigCache,
- * index, metadata, sites (the table of sites, then the shares of the table of their blocks).
+ * Order of locks: what other processes see, heaps list, claim, ACE, purge, page heap's shards by number, ranges, batch
+ * pool, whales, BigCache, index, metadata, sites (the table of sites, then the shares of the table of their blocks).
  *
  * Sections: tables; compiler and platform; atomics and locks; types; state; OS; messages; options; size classes;
  * targets; metadata; gauges; rings; sites; index of segments; BigCache; shards; page heap; whales; slabs; owner look-up;
@@ -148,7 +148,7 @@
 	  "0 to keep the number of shards, smaller where contention is known to come")                       \
 	X(stats_page, int, "", 0, 0, 2, start, "statistics that other processes of the user can read (python -m hakmem top); 2: a thread answers them at once", \
 	  "1 for a service that is to be looked at (`run` sets it), 2 if also while it sleeps")              \
-	X(report_at_exit, text, "bytes", 0, 0, 1024, start, "a report when the process ends, on stderr or appended to a file: stderr, /tmp/report.%p (%p: the pid)", \
+	X(report_at_exit, text, "bytes", 0, 0, 1024, start, "a report when the process ends: stderr, or a file that it is appended to, as report.%p (%p: the pid)", \
 	  "to see afterwards what a program that ends did with its memory")                                  \
 	X(report_signal, mode, "off|HUP|USR1|USR2|QUIT|ALRM|WINCH|PWR", 0, 0, 7, start, "a signal on which the next slow path writes the same report, if the program has no use for it", \
 	  "where nothing but kill is at hand, in a container say")
@@ -516,8 +516,8 @@ static inline bool hak_fork_thread_is_self(void) { return hak_load(&hak_fork_thr
  * SIGABRT; it unlocks nothing any more, so that the others come to rest. */
 static bool hak_dying;
 
-/* 1 in a page that the system wipes in a child: 0 in one that came to be without fork's handlers (clone as a system
- * call, _Fork).  NULL: the system knows no such pages. */
+/* In a page that the system wipes in a child: 1, and 0 in one that came to be without fork's handlers (clone as a system
+ * call, _Fork); behind it 1 where hak_live's files are the process's own.  NULL: the system knows no such pages. */
 static uint32_t *hak_fork_page;
 
 #ifndef HAK_PTHREAD_LOCKS
@@ -1190,9 +1190,8 @@ static struct {
 	uint32_t calm;                   /* what `look` points to where there is no reader's word: 1 if a signal has come */
 	uint32_t *look;                  /* anybody: not 0 if `act` is to be called now */
 	uint64_t next;                   /* anybody: ms when it is to be called anyway */
-	uint32_t ticks;                  /* anybody: slow paths that no heap counts */
-	uint32_t on;                     /* set at start, as is act */
-	void (*act)(void);               /* hak_live_act */
+	void (*act)(void);               /* hak_live_act, set at start; NULL: nobody watches */
+	uint32_t ticks HAK_LINE;         /* anybody: slow paths that no heap counts */
 } hak_watch HAK_LINE = {.look = &hak_watch.calm, .next = UINT64_MAX};
 
 /* Threads start on a heap that is empty and constant: its stacks have nothing to pop and its tag owns no unit, so
@@ -1355,49 +1354,66 @@ static HAK_COLD void hak_os_random(void *out, size_t len)
 	errno = saved;
 }
 
-static HAK_COLD uint64_t hak_os_now_ns(void)
+static HAK_COLD uint64_t hak_os_ns(clockid_t clock)
 {
 	struct timespec t;
-	clock_gettime(CLOCK_MONOTONIC, &t);
+	clock_gettime(clock, &t);
 	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
-/* A file in memory, mapped, for this user's processes: *fd is high up, as the low numbers have a meaning to others, and
- * closed in what is executed.  A program may close it: device and inode tell whether it is still ours.  NULL: refused. */
-static HAK_COLD void *hak_os_share(const char *name, size_t len, int *fd, dev_t *device, ino_t *inode)
+/* A file in memory, mapped, for this user's processes. */
+typedef struct hak_file {
+	void *at;                         /* NULL: there is none */
+	size_t len;
+	int fd;                           /* high up, as the low numbers have a meaning to others; closed in what is executed */
+	dev_t device;                     /* a program may close the descriptor, and reuse its number: these tell */
+	ino_t inode;
+} hak_file_t;
+
+/* `ours`: nobody else may write to it.  False: the system gives none. */
+static HAK_COLD bool hak_os_share(hak_file_t *f, const char *name, size_t len, bool ours)
 {
-	enum { SEALS = 1 | 2 | 4, ADD_SEALS = 1024 + 9, CLOEXEC = 1, ALLOW_SEALING = 2 }; /* no more, shorter, longer; linux/fcntl.h */
-	struct rlimit most, files;
+	/* linux/memfd.h and linux/fcntl.h.  Sealed: it stays as long as it is, and is never executed. */
+	enum { CLOEXEC = 1, ALLOW_SEALING = 2, NOEXEC = 8, ADD_SEALS = 1024 + 9, SEALS = 1 | 2 | 4, FUTURE_WRITE = 16 };
+	struct rlimit most;
 	struct stat about;
-	void *p = MAP_FAILED;
 	int low, high = -1;
 
-	if (getrlimit(RLIMIT_FSIZE, &most) || most.rlim_cur < len || getrlimit(RLIMIT_NOFILE, &files))
-		return NULL; /* a longer file would be a signal */
-	if (hak_os_refuses(HAK_CALL_MMAP) || (low = (int)syscall(SYS_memfd_create, name, CLOEXEC | ALLOW_SEALING)) < 0)
-		return NULL;
+	f->at = NULL;
+	if (getrlimit(RLIMIT_FSIZE, &most) || most.rlim_cur < len || hak_os_refuses(HAK_CALL_MMAP))
+		return false; /* a longer file would be a signal */
+	low = (int)syscall(SYS_memfd_create, name, CLOEXEC | ALLOW_SEALING | NOEXEC);
+	if (low < 0 && errno == EINVAL) /* before Linux 6.3 */
+		low = (int)syscall(SYS_memfd_create, name, CLOEXEC | ALLOW_SEALING);
+	if (low < 0)
+		return false;
 	for (int to = 230; high < 0 && to > 8; to /= 2)
 		high = fcntl(low, F_DUPFD_CLOEXEC, to);
 	if (high >= 0)
 		close(low);
-	*fd = high >= 0 ? high : low;
-	if (ftruncate(*fd, (off_t)len) == 0 && fchmod(*fd, 0600) == 0 && fcntl(*fd, ADD_SEALS, SEALS) == 0
-	    && syscall(SYS_fstat, *fd, &about) == 0)
-		p = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, *fd, 0);
-	if (p == MAP_FAILED) {
-		close(*fd);
-		return NULL;
+	f->fd = high >= 0 ? high : low;
+	f->len = len;
+	if (ftruncate(f->fd, (off_t)len) == 0 && fchmod(f->fd, 0600) == 0 && syscall(SYS_fstat, f->fd, &about) == 0) {
+		f->device = about.st_dev;
+		f->inode = about.st_ino;
+		f->at = mmap(NULL, len, PROT_READ | PROT_WRITE, MAP_SHARED, f->fd, 0);
+		if (f->at != MAP_FAILED && ours)
+			fcntl(f->fd, ADD_SEALS, FUTURE_WRITE); /* since Linux 5.1 */
+		if (f->at != MAP_FAILED && fcntl(f->fd, ADD_SEALS, SEALS) == 0)
+			return true;
+		if (f->at != MAP_FAILED)
+			munmap(f->at, len);
 	}
-	*device = about.st_dev;
-	*inode = about.st_ino;
-	return p;
+	close(f->fd);
+	f->at = NULL;
+	return false;
 }
 
-static HAK_COLD void hak_os_close(int fd, dev_t device, ino_t inode) /* if it is still that file */
+static HAK_COLD void hak_os_close(const hak_file_t *f) /* if its descriptor is still that file */
 {
 	struct stat about;
-	if (syscall(SYS_fstat, fd, &about) == 0 && about.st_dev == device && about.st_ino == inode)
-		close(fd);
+	if (syscall(SYS_fstat, f->fd, &about) == 0 && about.st_dev == f->device && about.st_ino == f->inode)
+		close(f->fd);
 }
 
 /* Starts a thread that takes no signal and that nobody joins.  By the library's constructor, and in fork's child. */
@@ -6025,8 +6041,9 @@ static HAK_COLD void hak_heap_tick_slow(hak_heap_t *h)
 		hak_whale_purge(now - age);
 	if (hak_load(&hak_bigcache.stamp) != UINT64_MAX)
 		hak_big_shrink();
-	if (hak_unlikely(hak_load(&hak_watch.on)) && (hak_load(hak_load(&hak_watch.look)) || now >= hak_load(&hak_watch.next)))
-		hak_watch.act();
+	void (*act)(void) = hak_load(&hak_watch.act);
+	if (hak_unlikely(act != NULL) && (hak_load(hak_load(&hak_watch.look)) || now >= hak_load(&hak_watch.next)))
+		act();
 }
 
 HAK_INLINE void hak_heap_tick(hak_heap_t *h) /* owner, no claim */
@@ -6035,18 +6052,19 @@ HAK_INLINE void hak_heap_tick(hak_heap_t *h) /* owner, no claim */
 		hak_heap_tick_slow(h);
 }
 
-static HAK_COLD HAK_NOINLINE void hak_watch_tick_slow(void)
+static HAK_COLD void hak_watch_tick_slow(void (*act)(void))
 {
 	if (hak_load(hak_load(&hak_watch.look))
 	    || (hak_add_shared(&hak_watch.ticks, 1u) % HAK_WATCH_TICK == 0 && hak_os_now() >= hak_load(&hak_watch.next)))
-		hak_watch.act();
+		act();
 }
 
 /* A slow path that no heap counts, of large blocks and of threads without a heap.  No lock, no claim. */
 HAK_INLINE void hak_watch_tick(void)
 {
-	if (hak_unlikely(hak_load(&hak_watch.on)))
-		hak_watch_tick_slow();
+	void (*act)(void) = hak_load(&hak_watch.act);
+	if (hak_unlikely(act != NULL))
+		hak_watch_tick_slow(act);
 }
 
 /* ACE hears of a refill that brought n blocks, `carved` of them never used before; 0 blocks and p: from the inbox. */
@@ -8615,78 +8633,116 @@ HAK_EXPORT HAK_COLD int hak_usable_size_checked(const void *p, size_t *out)
 /* ==================================================== C's report =============================================== */
 
 /* What `python -m hakmem report` shows in its views summary, pools and classes, as text, without allocating. */
-static HAK_COLD void hak_report_line(int fd, const char *format, ...)
+static struct { /* lock: live.  Too large for a small stack */
+	char text[16 << 10];  /* written in one go, so that it stays whole where several processes write */
+	size_t len;
+	int fd;
+	char path[PATH_MAX];
+	hak_class_row_t class[HAK_CLASSES];
+	hak_tier_row_t tier[HAK_TIER_COUNT];
+	hak_stats_t stats;
+} hak_report;
+
+static HAK_COLD void hak_report_flush_locked(void)
 {
-	char line[300];
+	for (size_t done = 0; done < hak_report.len;) {
+		ssize_t n = write(hak_report.fd, hak_report.text + done, hak_report.len - done);
+		if (n <= 0 && (n == 0 || errno != EINTR))
+			break;
+		done += n > 0 ? (size_t)n : 0;
+	}
+	hak_report.len = 0;
+}
+
+static HAK_COLD __attribute__((format(printf, 1, 2))) void hak_report_line_locked(const char *format, ...)
+{
+	enum { LINE = 300 };
 	va_list args;
 	int len;
 
+	if (sizeof hak_report.text - hak_report.len < LINE)
+		hak_report_flush_locked();
 	va_start(args, format);
-	len = vsnprintf(line, sizeof line, format, args);
+	len = vsnprintf(hak_report.text + hak_report.len, LINE, format, args);
 	va_end(args);
-	if (len >= (int)sizeof line)
-		line[(len = (int)sizeof line - 1) - 1] = '\n';
-	for (ssize_t n, done = 0; done < len; done += n)
-		if ((n = write(fd, line + done, (size_t)(len - done))) <= 0)
-			break;
+	if (len >= LINE)
+		hak_report.text[hak_report.len + (size_t)(len = LINE - 1) - 1] = '\n';
+	hak_report.len += (size_t)len;
 }
 
-static HAK_COLD void hak_report_write(int fd, const char *when)
+static HAK_COLD void hak_report_write_locked(const char *when)
 {
-	static hak_class_row_t class[HAK_CLASSES]; /* lock: live.  Too large for a small stack */
-	static hak_tier_row_t tier[HAK_TIER_COUNT];
-	static hak_stats_t s;
+	hak_class_row_t *class = hak_report.class;
+	hak_tier_row_t *tier = hak_report.tier;
 	uint64_t up = hak_os_now() - hak_boot.start;
 
-	hak_stats_fill(&s, class);
-	hak_tier_fill(tier, &s, class);
-	hak_report_line(fd, "hakmem " HAK_VERSION " " HAK_VARIANT ", process %d, %s, %llu.%03llu s after its first call\n\n",
+	hak_stats_fill(&hak_report.stats, class);
+	hak_tier_fill(tier, &hak_report.stats, class);
+	hak_report_line_locked("hakmem " HAK_VERSION " " HAK_VARIANT ", process %d, %s, %llu.%03llu s after its first call\n\n",
 	                (int)getpid(), when, (unsigned long long)(up / 1000), (unsigned long long)(up % 1000));
 	for (size_t i = 0; i < sizeof hak_stat_fields / sizeof *hak_stat_fields; i++) {
 		const hak_field_t *d = &hak_stat_fields[i];
-		uint64_t value = *(const uint64_t *)(const void *)((const char *)&s + d->offset);
+		uint64_t value = *(const uint64_t *)(const void *)((const char *)&hak_report.stats + d->offset);
 		if (strstr(d->view, "summary") || (value && strstr(d->view, "pools")))
-			hak_report_line(fd, "%20llu %-12s %-24s %s\n", (unsigned long long)value, d->unit, d->name, d->help);
+			hak_report_line_locked("%20llu %-12s %-24s %s\n", (unsigned long long)value, d->unit, d->name, d->help);
 	}
-	hak_report_line(fd, "\n%-8s %16s %16s %14s %18s %18s\n", "tier", "allocs", "frees", "live blocks", "live bytes", "cached bytes");
+	hak_report_line_locked("\n%-8s %16s %16s %14s %18s %18s\n", "tier", "allocs", "frees", "live blocks", "live bytes", "cached bytes");
 	for (size_t i = 0; i < HAK_TIER_COUNT; i++)
-		hak_report_line(fd, "%-8s %16llu %16llu %14llu %18llu %18llu\n", tier[i].name, (unsigned long long)tier[i].allocs,
+		hak_report_line_locked("%-8s %16llu %16llu %14llu %18llu %18llu\n", tier[i].name, (unsigned long long)tier[i].allocs,
 		                (unsigned long long)tier[i].frees, (unsigned long long)tier[i].live_blocks,
 		                (unsigned long long)tier[i].live_bytes, (unsigned long long)tier[i].cached_bytes);
-	hak_report_line(fd, "\n%8s %16s %16s %14s %18s %10s\n", "size", "allocs", "frees", "live blocks", "live bytes", "slabs");
+	hak_report_line_locked("\n%8s %16s %16s %14s %18s %10s\n", "size", "allocs", "frees", "live blocks", "live bytes", "slabs");
 	for (size_t i = 0; i < HAK_CLASSES; i++)
 		if (class[i].allocs)
-			hak_report_line(fd, "%8llu %16llu %16llu %14llu %18llu %10llu\n", (unsigned long long)class[i].size,
+			hak_report_line_locked("%8llu %16llu %16llu %14llu %18llu %10llu\n", (unsigned long long)class[i].size,
 			                (unsigned long long)class[i].allocs, (unsigned long long)class[i].frees,
 			                (unsigned long long)class[i].live_blocks,
 			                (unsigned long long)(class[i].live_blocks * class[i].size), (unsigned long long)class[i].slabs);
+	hak_report_flush_locked();
 }
 
-/* Appends a report to the file that report_at_exit names, in which %p is the process's number; else to stderr.  Lock:
- * live. */
-static HAK_COLD void hak_report_to_file(const char *when)
+/* Appends a report to the file that report_at_exit names, in which %p is the process's number; else to stderr.  Nobody
+ * reads what it writes, or the file is as long as it may be: no signal for the program. */
+static HAK_COLD void hak_report_locked(const char *when)
 {
 	const char *name = hak_option_texts[HAK_OPTION_report_at_exit];
-	char path[PATH_MAX];
+	char *path = hak_report.path;
+	bool to_file = name && *name && strcmp(name, "stderr") != 0;
+	sigset_t ours, before, pending;
 	size_t len = 0;
-	int fd = STDERR_FILENO;
 
-	if (name && *name && strcmp(name, "stderr") != 0) {
-		for (; *name && len < sizeof path - 12; name++)
+	hak_report.fd = STDERR_FILENO;
+	if (to_file) {
+		for (; *name && len < sizeof hak_report.path - 12; name++)
 			if (name[0] == '%' && name[1] == 'p')
 				name++, len += (size_t)snprintf(path + len, 12, "%d", (int)getpid());
 			else
 				path[len++] = *name;
 		path[len] = '\0';
-		fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY, 0600);
+		errno = ENAMETOOLONG;
+		hak_report.fd = *name ? -1 : open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY | O_NONBLOCK, 0600);
+		if (hak_report.fd < 0) {
+			char text[200];
+			int error = errno;
+			hak_sayf("hakmem: no report: %s: error %d\n", hak_say_text(text, sizeof text, path, SIZE_MAX), error);
+			return;
+		}
 	}
-	if (fd < 0) {
-		hak_sayf("hakmem: no report: %s: error %d\n", path, errno);
-		return;
-	}
-	hak_report_write(fd, when);
-	if (fd != STDERR_FILENO)
-		close(fd);
+	sigemptyset(&ours);
+	sigaddset(&ours, SIGPIPE);
+	sigaddset(&ours, SIGXFSZ);
+	sigpending(&pending);
+	if (sigismember(&pending, SIGPIPE)) /* the program's own */
+		sigdelset(&ours, SIGPIPE);
+	if (sigismember(&pending, SIGXFSZ))
+		sigdelset(&ours, SIGXFSZ);
+	pthread_sigmask(SIG_BLOCK, &ours, &before);
+	hak_report_write_locked(when);
+	while (sigtimedwait(&ours, NULL, &(struct timespec){0}) > 0)
+		;
+	pthread_sigmask(SIG_SETMASK, &before, NULL);
+	if (to_file)
+		close(hak_report.fd);
 }
 
 /* ============================================ seen from another process ======================================== */
@@ -8696,8 +8752,8 @@ static HAK_COLD void hak_report_to_file(const char *when)
  *   hakmem-stats     head | description | texts | counts | rows of each section, one section behind the other
  *   hakmem-command   what a reader wants done: it locks the file (flock), writes, sets `look`, and waits for `done`
  *
- * The first is written by a thread that is in a slow path anyway, at most every HAK_LIVE_MS and for a hundredth of the
- * time, between two increments of `seq`: whoever reads compares seq before and after, and the sum of what it has read.
+ * The first is written by a thread that is in a slow path anyway, at most every HAK_LIVE_MS and for a hundredth of its
+ * processor time, between two increments of `seq`: whoever reads compares seq before and after, and the sum of what it has read.
  * It describes itself, so that a reader of another version reads what both know, in lines of words between tabs:
  *
  *   hakmem  version  variant
@@ -8725,9 +8781,12 @@ static HAK_COLD void hak_report_to_file(const char *when)
 enum {
 	HAK_LIVE_FORMAT = 1,
 	HAK_LIVE_MS = 1,               /* between two publications */
-	HAK_LIVE_SHARE = 100,          /* and so many times what the last one took */
-	HAK_LIVE_TEXTS = 24 << 10,     /* bytes for texts */
-	HAK_LIVE_KNOWN = 1 << 10,      /* texts whose place is remembered */
+	HAK_LIVE_SHARE = 100,          /* ... at least, and so many times the processor time that the last one took ... */
+	HAK_LIVE_WAIT = 10,            /* ... or so many times what it took from begin to end, where locks are waited for, ... */
+	HAK_LIVE_WAIT_MS = 1000,       /* ... but not longer on that account */
+	HAK_LIVE_TEXTS = 128 << 10,    /* bytes for texts: ours, 64 rules and the longest site_rules; touched where used */
+	HAK_LIVE_KNOWN = 1 << 10,      /* texts whose place is remembered, ... */
+	HAK_LIVE_LOOKED = 8,           /* ... so far from where their address says */
 	HAK_LIVE_PARTS = 12,           /* most sections of a file */
 	HAK_DETAIL_MS = 10000,         /* how long details stay that nobody gives back */
 	HAK_SITE_TEXT = 160,           /* bytes for the texts of a site, on average */
@@ -8743,7 +8802,7 @@ typedef struct hak_live_head { /* the same in all versions */
 	uint64_t counts, sections;                    /* two 64-bit words for each section */
 	uint64_t seq;                                 /* odd while somebody writes what follows, counts and rows */
 	uint64_t published;                           /* how often */
-	uint64_t at_ns, cost_ns;                      /* CLOCK_MONOTONIC when, and what it took */
+	uint64_t at_ns, cost_ns;                      /* CLOCK_MONOTONIC when, and the processor time that it took */
 	uint64_t sum;                                 /* of all 64-bit words of the counts and of the rows that stand there */
 } hak_live_head_t;
 
@@ -8765,8 +8824,11 @@ typedef struct hak_live_section {
 	int (*fill)(void *rows, int most);            /* returns how many rows there are */
 } hak_live_section_t;
 
-typedef struct hak_live_file { /* lock: live */
+typedef struct hak_live_file { /* lock: live.  Of what stands in the file, nothing but seq and published is read back */
+	hak_file_t file;
 	hak_live_head_t *head;                        /* NULL: there is none */
+	char *own;                                    /* where counts and rows are made, at the places that they have in the file */
+	uint64_t words, words_len, counts;            /* as in the head */
 	const hak_live_section_t *section;
 	const hak_record_t *record[HAK_LIVE_PARTS];
 	uint64_t row[HAK_LIVE_PARTS];                 /* offsets of the first rows */
@@ -8774,19 +8836,17 @@ typedef struct hak_live_file { /* lock: live */
 	uint64_t words_used;
 	const char *known[HAK_LIVE_KNOWN];            /* texts that stand there, by hash of their address */
 	uint32_t place[HAK_LIVE_KNOWN];
-	int fd;
-	dev_t device;                                 /* of the file: a program may close the descriptor, and reuse its number */
-	ino_t inode;
 } hak_live_file_t;
 
-static struct { /* lock: live, which is taken before all others and not held in fork */
+/* The lock is taken before all others, in fork too.  It stands in no table: statistics would see mostly themselves. */
+static struct { /* lock: live */
 	hak_lock_t lock;
+	bool forking;                                 /* fork holds it */
 	hak_live_file_t page, detail;
-	hak_live_command_t *command;
-	int command_fd;
-	dev_t command_device;
-	ino_t command_inode;
-	int pid;                                      /* whose files these are: a child's are its own */
+	hak_file_t command_file;
+	hak_live_command_t *command;                  /* NULL: there is none */
+	int pid;                                      /* whose files these are, where hak_fork_page does not say it */
+	uint32_t thread;                              /* 1: there is one that obeys at once */
 	uint64_t detail_ms;                           /* when the details came */
 	uint32_t report;                              /* anybody, atomic: the signal has come */
 } hak_live;
@@ -8822,18 +8882,49 @@ enum {
 };
 _Static_assert((int)HAK_LIVE_COUNT <= (int)HAK_LIVE_PARTS, "hak_live_file_t");
 
-/* The description, or without `to` its length. */
-static HAK_COLD size_t hak_live_describe(const hak_live_file_t *f, size_t count, char *to, size_t room)
+/* Appends a word and what ends it; without `to` it only counts.  (snprintf would be most of what a page costs at first.) */
+static HAK_COLD size_t hak_live_put(char *to, size_t len, const char *word, char end)
 {
-	size_t len = (size_t)snprintf(to, room, "hakmem\t%s\t%s\n", HAK_VERSION, HAK_VARIANT);
+	size_t n = strlen(word);
+	if (to) {
+		memcpy(to + len, word, n);
+		to[len + n] = end;
+	}
+	return len + n + 1;
+}
+
+static HAK_COLD size_t hak_live_put_number(char *to, size_t len, uint64_t number, char end)
+{
+	char digits[21], *d = digits + sizeof digits - 1;
+	*d = '\0';
+	do
+		*--d = (char)('0' + number % 10);
+	while (number /= 10);
+	return hak_live_put(to, len, d, end);
+}
+
+/* The description, or without `to` its length. */
+static HAK_COLD size_t hak_live_describe(const hak_live_file_t *f, size_t count, char *to)
+{
+	size_t len = hak_live_put(to, 0, "hakmem", '\t');
+	len = hak_live_put(to, len, HAK_VERSION, '\t');
+	len = hak_live_put(to, len, HAK_VARIANT, '\n');
 	for (size_t i = 0; i < count; i++) {
 		const hak_record_t *r = f->record[i];
-		len += (size_t)snprintf(to ? to + len : NULL, to ? room - len : 0, "record\t%s\t%u\t%llu\t%u\n", r->name, r->size,
-		                        (unsigned long long)f->row[i], f->most[i]);
+		len = hak_live_put(to, len, "record", '\t');
+		len = hak_live_put(to, len, r->name, '\t');
+		len = hak_live_put_number(to, len, r->size, '\t');
+		len = hak_live_put_number(to, len, f->row[i], '\t');
+		len = hak_live_put_number(to, len, f->most[i], '\n');
 		for (uint32_t k = 0; k < r->count; k++) {
 			const hak_field_t *d = &r->fields[k];
-			len += (size_t)snprintf(to ? to + len : NULL, to ? room - len : 0, "field\t%s\t%s\t%s\t%s\t%u\t%s\n", d->name,
-			                        d->kind, d->unit, d->view, d->offset, d->help);
+			len = hak_live_put(to, len, "field", '\t');
+			len = hak_live_put(to, len, d->name, '\t');
+			len = hak_live_put(to, len, d->kind, '\t');
+			len = hak_live_put(to, len, d->unit, '\t');
+			len = hak_live_put(to, len, d->view, '\t');
+			len = hak_live_put_number(to, len, d->offset, '\t');
+			len = hak_live_put(to, len, d->help, '\n');
 		}
 	}
 	return len;
@@ -8853,14 +8944,15 @@ static HAK_COLD bool hak_live_make_locked(hak_live_file_t *f, const char *name, 
                                           size_t count, const uint32_t *most, size_t words)
 {
 	hak_live_head_t head = {.magic = "hakmem", .format = HAK_LIVE_FORMAT, .abi = HAK_ABI, .pid = (uint32_t)hak_live.pid,
-		.thread = hak_option.stats_page > 1, .sections = count, .words_len = words};
+		.thread = hak_live.thread, .sections = count, .words_len = words};
+	uint64_t magic;
 
 	memset(f, 0, sizeof *f);
 	hak_live_place(f, section, count);
 	for (size_t i = 0; i < count; i++)
 		f->most[i] = most ? most[i] : section[i].most;
 	head.text = hak_round_up(sizeof head, HAK_LINE_SIZE);
-	head.text_len = hak_live_describe(f, count, NULL, 0) + count * 24; /* offsets are not known yet, and need more digits */
+	head.text_len = hak_live_describe(f, count, NULL) + count * 20; /* offsets are not known yet, and need more digits */
 	head.words = hak_round_up(head.text + head.text_len + 1, HAK_LINE_SIZE);
 	head.counts = hak_round_up(head.words + head.words_len, HAK_LINE_SIZE);
 	head.size = hak_round_up(head.counts + count * 2 * sizeof(uint64_t), HAK_LINE_SIZE);
@@ -8869,11 +8961,22 @@ static HAK_COLD bool hak_live_make_locked(hak_live_file_t *f, const char *name, 
 		head.size = hak_round_up(head.size + f->most[i] * section[i].row_size, HAK_LINE_SIZE);
 	}
 	head.size = hak_round_up(head.size, hak_boot.os_page);
-	if (!(f->head = hak_os_share(name, head.size, &f->fd, &f->device, &f->inode)))
+	if (!(f->own = hak_os_map(head.size, PROT_READ | PROT_WRITE)))
 		return false;
-	head.text_len = hak_live_describe(f, count, (char *)f->head + head.text, head.text_len + 1);
+	if (!hak_os_share(&f->file, name, head.size, true)) {
+		hak_os_unmap(f->own, head.size);
+		return false;
+	}
+	head.text_len = hak_live_describe(f, count, (char *)f->file.at + head.text);
+	f->words = head.words;
+	f->words_len = head.words_len;
+	f->counts = head.counts;
 	f->words_used = 1;
+	memcpy(&magic, head.magic, sizeof magic);
+	memset(head.magic, 0, sizeof head.magic);
+	f->head = f->file.at;
 	*f->head = head;
+	hak_store_release((uint64_t *)(void *)f->head->magic, magic); /* who sees it sees the rest of the head */
 	return true;
 }
 
@@ -8881,9 +8984,10 @@ static HAK_COLD void hak_live_drop_locked(hak_live_file_t *f)
 {
 	if (!f->head)
 		return;
-	hak_os_unmap(f->head, f->head->size);
-	hak_os_close(f->fd, f->device, f->inode);
 	f->head = NULL;
+	hak_os_close(&f->file);
+	hak_os_unmap(f->file.at, f->file.len);
+	hak_os_unmap(f->own, f->file.len);
 }
 
 /* The place of a text of ours among those of the file; 0 where there is no room. */
@@ -8893,13 +8997,13 @@ static HAK_COLD uint64_t hak_live_word_locked(hak_live_file_t *f, const char *te
 
 	if (!text || !*text)
 		return 0;
-	for (size_t i = 0; i < HAK_LIVE_KNOWN && f->known[at]; i++, at = (at + 1) % HAK_LIVE_KNOWN)
+	for (size_t i = 0; i < HAK_LIVE_LOOKED && f->known[at]; i++, at = (at + 1) % HAK_LIVE_KNOWN)
 		if (f->known[at] == text)
 			return f->place[at];
 	len = strlen(text) + 1;
-	if (f->words_used + len > f->head->words_len)
+	if (f->words_used + len > f->words_len)
 		return 0;
-	memcpy((char *)f->head + f->head->words + f->words_used, text, len);
+	memcpy((char *)f->head + f->words + f->words_used, text, len);
 	f->words_used += len;
 	if (!f->known[at]) {
 		f->known[at] = text;
@@ -8911,8 +9015,8 @@ static HAK_COLD uint64_t hak_live_word_locked(hak_live_file_t *f, const char *te
 /* Rows of a section stand there, n of them there are: texts become offsets.  Returns the sum of its words. */
 static HAK_COLD uint64_t hak_live_settle_locked(hak_live_file_t *f, size_t i, int n)
 {
-	char *rows = (char *)f->head + f->row[i];
-	uint64_t *count = (uint64_t *)(void *)((char *)f->head + f->head->counts) + 2 * i, sum;
+	char *rows = f->own + f->row[i];
+	uint64_t *count = (uint64_t *)(void *)(f->own + f->counts) + 2 * i, sum;
 
 	count[1] = n < 0 ? 0 : (uint64_t)n;
 	count[0] = count[1] < f->most[i] ? count[1] : f->most[i];
@@ -8931,10 +9035,9 @@ static HAK_COLD uint64_t hak_live_settle_locked(hak_live_file_t *f, size_t i, in
 static HAK_COLD void hak_live_publish_locked(hak_live_file_t *f, size_t count)
 {
 	hak_live_head_t *head = f->head;
-	uint64_t sum = 0, begin = hak_os_now_ns(), seq = head->seq;
-	char *rows = (char *)head;
+	uint64_t sum = 0, begin = hak_os_ns(CLOCK_THREAD_CPUTIME_ID), seq = head->seq;
+	char *rows = f->own;
 
-	(void)hak_exchange(&head->seq, seq + 1); /* before all that follows */
 	for (size_t i = 0; i < count; i++)
 		if (f->section[i].fill) {
 			sum += hak_live_settle_locked(f, i, f->section[i].fill(rows + f->row[i], (int)f->most[i]));
@@ -8946,10 +9049,15 @@ static HAK_COLD void hak_live_publish_locked(hak_live_file_t *f, size_t count)
 			sum += hak_live_settle_locked(f, 0, 1) + hak_live_settle_locked(f, 1, HAK_CLASSES)
 			     + hak_live_settle_locked(f, 2, HAK_TIER_COUNT);
 		}
+	/* All that had to be waited for is there.  A reader finds the file being written for no longer than this takes. */
+	(void)hak_exchange(&head->seq, seq + 1);
+	memcpy((char *)head + f->counts, rows + f->counts, count * 2 * sizeof(uint64_t));
+	for (size_t i = 0; i < count; i++)
+		memcpy((char *)head + f->row[i], rows + f->row[i], ((uint64_t *)(void *)(rows + f->counts))[2 * i] * f->record[i]->size);
 	head->sum = sum;
 	head->published++;
-	head->at_ns = hak_os_now_ns();
-	head->cost_ns = head->at_ns - begin;
+	head->at_ns = hak_os_ns(CLOCK_MONOTONIC);
+	head->cost_ns = hak_os_ns(CLOCK_THREAD_CPUTIME_ID) - begin;
 	hak_store_release(&head->seq, seq + 2);
 }
 
@@ -8969,27 +9077,43 @@ static HAK_COLD uint64_t hak_live_detail_locked(void)
 		return 0;
 	hak_live_publish_locked(&hak_live.detail, HAK_DETAIL_COUNT);
 	hak_live.detail_ms = hak_os_now();
-	return hak_live.detail.head->size;
+	return hak_live.detail.file.len;
+}
+
+/* False in a child, whose files are its own, until it has some.  One of vfork is in its parent's memory, and is it. */
+static HAK_COLD bool hak_live_is_ours(void)
+{
+	return hak_fork_page ? hak_load(&hak_fork_page[1]) != 0 : hak_live.pid == getpid();
 }
 
 /* The process's own files, instead of those that a child has of its parent. */
 static HAK_COLD void hak_live_open_locked(void)
 {
+	hak_store(&hak_watch.look, &hak_watch.calm);
 	hak_live_drop_locked(&hak_live.page);
 	hak_live_drop_locked(&hak_live.detail);
-	if (hak_live.command) {
-		hak_os_unmap(hak_live.command, hak_boot.os_page);
-		hak_os_close(hak_live.command_fd, hak_live.command_device, hak_live.command_inode);
-	}
+	if (hak_live.command) /* it stays mapped: another thread may look at it */
+		hak_os_close(&hak_live.command_file);
+	hak_live.command = NULL;
+	hak_store(&hak_watch.next, 0u);
+	if (hak_fork_page && hak_load(hak_fork_page) == 0)
+		hak_live.thread = 0; /* a child without fork's handlers has none of its parent's threads */
 	hak_live.pid = getpid();
-	hak_live.command = hak_os_share("hakmem-command", hak_boot.os_page, &hak_live.command_fd, &hak_live.command_device,
-	                                &hak_live.command_inode);
-	if (!hak_live.command || !hak_live_make_locked(&hak_live.page, "hakmem-stats", hak_live_sections, HAK_LIVE_COUNT,
-	                                               NULL, HAK_LIVE_TEXTS))
+	if (!hak_os_share(&hak_live.command_file, "hakmem-command", hak_boot.os_page, false))
 		return; /* no memory, no descriptor, or no system call: nobody sees us */
-	memcpy(hak_live.command->magic, "hakmem", sizeof "hakmem");
+	hak_live.command = hak_live.command_file.at;
 	hak_live.command->format = HAK_LIVE_FORMAT;
+	memcpy(hak_live.command->magic, "hakmem", sizeof "hakmem");
+	hak_hg_relaxed(hak_live.command->look);
+	if (!hak_live_make_locked(&hak_live.page, "hakmem-stats", hak_live_sections, HAK_LIVE_COUNT, NULL, HAK_LIVE_TEXTS))
+		return;
+	if (hak_fork_page)
+		hak_store(&hak_fork_page[1], 1u);
 	hak_store(&hak_watch.look, &hak_live.command->look);
+	if (hak_live.thread) { /* it may wait for the other word */
+		hak_store(&hak_watch.calm, 1u);
+		syscall(SYS_futex, &hak_watch.calm, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+	}
 }
 
 /* For a reader: the command that stands in the page is to be obeyed. */
@@ -9035,93 +9159,152 @@ static HAK_COLD uint64_t hak_live_obey_locked(void)
 	return asked;
 }
 
-/* Something may be wanted: a report, a command, a publication.  From a slow path; no lock, no claim. */
-static HAK_COLD void hak_live_act(void)
+/* How many ms no more is published after what took so long. */
+static HAK_COLD uint64_t hak_live_rest(uint64_t cpu_ns, uint64_t took_ms)
 {
-	int saved = errno;
-	uint64_t asked;
+	uint64_t rest = cpu_ns * HAK_LIVE_SHARE / 1000000;
+	took_ms *= HAK_LIVE_WAIT;
+	took_ms = took_ms < HAK_LIVE_WAIT_MS ? took_ms : HAK_LIVE_WAIT_MS;
+	rest = rest > took_ms ? rest : took_ms;
+	return rest > HAK_LIVE_MS ? rest : HAK_LIVE_MS;
+}
 
-	if (hak_fork_is_here() || !hak_lock_try(&hak_live.lock))
-		return;
-	hak_store(hak_load(&hak_watch.look), 0u);
+/* Something may be wanted: a report, a command, a publication. */
+static HAK_COLD void hak_live_act_locked(void)
+{
+	uint64_t asked, begin = hak_os_now(), now;
+
+	if (hak_option.stats_page && !hak_live_is_ours())
+		hak_live_open_locked(); /* what stands in `look` until then is our parent's */
+	(void)hak_exchange(hak_load(&hak_watch.look), 0u); /* then see what is wanted: who wants more sets it again */
 	if (hak_load(&hak_live.report)) {
 		hak_store(&hak_live.report, 0u);
-		hak_report_to_file("on a signal");
+		hak_report_locked("on a signal");
 	}
-	if (hak_option.stats_page && hak_live.pid != getpid())
-		hak_live_open_locked();
 	if (hak_live.page.head) {
 		asked = hak_live_obey_locked();
 		if (asked || hak_os_now() >= hak_load(&hak_watch.next))
 			hak_live_publish_locked(&hak_live.page, HAK_LIVE_COUNT);
 		if (asked)
 			hak_store_release(&hak_live.command->done, asked);
-		uint64_t rest = hak_live.page.head->cost_ns * HAK_LIVE_SHARE / 1000000;
-		hak_store(&hak_watch.next, hak_os_now() + (rest > HAK_LIVE_MS ? rest : HAK_LIVE_MS));
-		if (hak_live.detail.head && hak_os_now() - hak_live.detail_ms > HAK_DETAIL_MS)
+		now = hak_os_now();
+		hak_store(&hak_watch.next, now + hak_live_rest(hak_live.page.head->cost_ns, now - begin));
+		if (hak_live.detail.head && now - hak_live.detail_ms > HAK_DETAIL_MS)
 			hak_live_drop_locked(&hak_live.detail);
 	} else if (hak_option.stats_page) {
 		hak_store(&hak_watch.next, hak_os_now() + HAK_DETAIL_MS); /* the system may have more then */
-		hak_live.pid = 0;
 	}
+}
+
+/* From a slow path; no lock, no claim. */
+static HAK_COLD void hak_live_act(void)
+{
+	int saved = errno;
+	if (hak_fork_is_here() || !hak_lock_try(&hak_live.lock))
+		return;
+	hak_live_act_locked();
 	hak_unlock(&hak_live.lock);
 	errno = saved;
 }
 
+/* Waits for the lock, but not in a child without fork's handlers, where whoever holds it may have been left behind.
+ * False: it was not to be had. */
+static HAK_COLD bool hak_live_lock(void)
+{
+	if (hak_fork_page && hak_load(hak_fork_page) == 0)
+		return hak_lock_try(&hak_live.lock);
+	hak_lock(&hak_live.lock);
+	return true;
+}
+
 /* stats_page=2: obeys at once, also while the program sleeps.  It takes no processor time until a reader wakes it. */
-static _Noreturn HAK_COLD void *hak_live_thread(HAK_UNUSED void *argument)
+static _Noreturn HAK_COLD void *hak_live_run(HAK_UNUSED void *argument)
 {
 	pthread_setname_np(pthread_self(), "hakmem-stats");
 	for (;;) {
 		uint32_t *look = hak_load(&hak_watch.look);
 		syscall(SYS_futex, look, FUTEX_WAIT, 0, NULL, NULL, 0);
-		if (hak_load(look))
-			hak_live_act();
+		if (hak_load(look)) {
+			hak_lock(&hak_live.lock);
+			hak_live_act_locked();
+			hak_unlock(&hak_live.lock);
+		}
 	}
+}
+
+static HAK_COLD void hak_live_start_thread(void)
+{
+	if (hak_os_thread(hak_live_run))
+		return; /* the head says that there is none */
+	hak_lock(&hak_live.lock);
+	hak_live.thread = 1;
+	if (hak_live.page.head)
+		hak_live.page.head->thread = 1;
+	hak_unlock(&hak_live.lock);
 }
 
 static HAK_COLD void hak_live_on_signal(HAK_UNUSED int number)
 {
 	hak_store(&hak_live.report, 1u);
-	hak_store(hak_load(&hak_watch.look), 1u);
+	hak_store_release(hak_load(&hak_watch.look), 1u);
 }
 
 /* By the library's constructor. */
 static HAK_COLD void hak_live_start(void)
 {
 	static const int numbers[] = {0, SIGHUP, SIGUSR1, SIGUSR2, SIGQUIT, SIGALRM, SIGWINCH, SIGPWR};
-	int number = numbers[hak_option.report_signal];
+	int number = numbers[hak_option.report_signal], saved = errno;
 	struct sigaction now, ours = {.sa_handler = hak_live_on_signal, .sa_flags = SA_RESTART};
 
 	if (!number && !hak_option.stats_page)
 		return;
-	hak_watch.act = hak_live_act;
-	hak_store(&hak_watch.on, 1u);
 	if (number && sigaction(number, NULL, &now) == 0 && now.sa_handler == SIG_DFL)
 		sigaction(number, &ours, NULL);
-	if (!hak_option.stats_page)
-		return;
-	hak_lock(&hak_live.lock);
-	hak_live_open_locked();
-	hak_unlock(&hak_live.lock);
-	hak_store(&hak_watch.next, 0u);
-	hak_live_act(); /* so that what has not begun to allocate can be seen, too */
+	if (hak_option.stats_page) {
+		hak_lock(&hak_live.lock);
+		hak_store(&hak_watch.next, 0u);
+		hak_live_act_locked(); /* so that what has not begun to allocate can be seen, too */
+		hak_unlock(&hak_live.lock);
+	}
+	hak_store(&hak_watch.act, hak_live_act);
 	if (hak_option.stats_page > 1)
-		hak_os_thread(hak_live_thread);
+		hak_live_start_thread();
+	errno = saved;
 }
 
-/* A child's files are its own, and it makes them when it first has something to show: many only call exec. */
+/* A child's files are its own, and it makes them when it first has something to show: many only call exec.  With its
+ * parent's it has nothing to do, so that nobody takes them for its own. */
 static HAK_COLD void hak_live_child(void)
 {
-	hak_lock_renew(&hak_live.lock);
+	int saved = errno;
+
+	hak_store(&hak_live.report, 0u); /* the signal was its parent's */
+	hak_store(&hak_watch.calm, 0u);
 	if (!hak_option.stats_page)
 		return;
+	hak_live.thread = 0;
 	hak_store(&hak_watch.look, &hak_watch.calm);
-	hak_store(&hak_watch.next, 0u);
-	if (hak_option.stats_page > 1) {
-		hak_live_open_locked();
-		hak_os_thread(hak_live_thread);
+	hak_live_drop_locked(&hak_live.page);
+	hak_live_drop_locked(&hak_live.detail);
+	if (hak_live.command) {
+		hak_os_close(&hak_live.command_file);
+		hak_os_unmap(hak_live.command, hak_live.command_file.len);
+		hak_live.command = NULL;
 	}
+	hak_live.pid = 0;
+	hak_store(&hak_watch.next, 0u);
+	errno = saved;
+}
+
+/* Its threads. */
+static HAK_COLD void hak_live_child_threads(void)
+{
+	int saved = errno;
+	if (hak_option.stats_page < 2)
+		return;
+	hak_live_act();
+	hak_live_start_thread();
+	errno = saved;
 }
 
 /* ==================================================== lifecycle ================================================ */
@@ -9149,12 +9332,14 @@ static HAK_COLD void hak_fork_renew(hak_lock_t *l) { hak_lock_renew(l); }
 
 static HAK_COLD void hak_fork_prepare(void)
 {
+	bool live = hak_live_lock();
 	/* What other threads have sent so far arrives; see hak_fork_forget. */
 	for (uint32_t id = HAK_OWNER_FIRST; id < HAK_OWNER_FIRST + hak_load_acquire(&hak_heaps.made); id++)
 		hak_heap_drain(hak_heap_by_id(id), hak_own->id ? hak_own : NULL);
 	hak_lock(&hak_heaps.lock);
 	hak_fork_each_claim(hak_fork_take);
 	hak_fork_each_shared(hak_fork_take);
+	hak_live.forking = live;
 	hak_store(&hak_fork_thread, &hak_thread);
 }
 
@@ -9167,7 +9352,10 @@ static HAK_COLD void hak_fork_parent(void)
 			hak_fork_drop(l);
 		}
 	hak_fork_each_claim(hak_fork_drop);
+	bool live = hak_live.forking;
 	hak_unlock(&hak_heaps.lock);
+	if (live)
+		hak_unlock(&hak_live.lock);
 }
 
 /* The system copies a process page by page, while its other threads go on: what they write without a lock may have
@@ -9231,8 +9419,10 @@ static HAK_COLD void hak_fork_child(void)
 		if (h && h->running && h != self)
 			hak_heap_retire(h, true);
 	}
-	hak_ace_start();
 	hak_live_child();
+	hak_lock_renew(&hak_live.lock);
+	hak_ace_start();
+	hak_live_child_threads();
 }
 
 #ifdef HAK_PTHREAD_LOCKS
@@ -9277,6 +9467,8 @@ static void hak_hg_declare(void)
 	}
 	hak_hg_relaxed(h->claim.taken);
 	hak_hg_relaxed(h->claim.contended);
+	hak_hg_relaxed(hak_watch);              /* hak_watch_tick */
+	hak_hg_relaxed(hak_live.report);        /* hak_live_on_signal */
 }
 #else
 #define hak_hg_declare() ((void)0)
@@ -9292,15 +9484,35 @@ __attribute__((constructor)) static void hak_boot_constructor(void)
 	hak_live_start();
 }
 
+/* A handler of a signal may end the process in the middle of a slow path, and no lock that this thread holds would ever
+ * be let go of. */
+static bool hak_exit_waits; /* the thread that ends the process: a lock was not to be had for so long */
+static HAK_COLD void hak_exit_try(hak_lock_t *l)
+{
+	for (int ms = 0; HAK_LOCKING && !hak_exit_waits && !hak_lock_grab(l); ms++) {
+		nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+		hak_exit_waits = ms == 500;
+	}
+	if (HAK_LOCKING && !hak_exit_waits)
+		hak_lock_let_go(l);
+}
+
 /* The last of the process, after its own atexit handlers. */
 __attribute__((destructor)) static void hak_boot_destructor(void)
 {
 	const char *name = hak_option_texts[HAK_OPTION_report_at_exit];
-	if (!name || !*name)
+	if (!name || !*name || hak_load(&hak_dying))
 		return;
-	hak_lock(&hak_live.lock);
-	hak_report_to_file("at its end");
-	hak_unlock(&hak_live.lock);
+	hak_exit_try(&hak_live.lock);
+	hak_exit_try(&hak_heaps.lock);
+	hak_fork_each_claim(hak_exit_try);
+	hak_fork_each_shared(hak_exit_try);
+	if (hak_exit_waits) {
+		hak_sayf("hakmem: no report: the process ends in the middle of a call of the allocator\n");
+	} else if (hak_live_lock()) {
+		hak_report_locked("at its end");
+		hak_unlock(&hak_live.lock);
+	}
 }
 
 /* =============================================== libc and C++ overrides ======================================== */

@@ -151,6 +151,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     }
     default: fuzz_distance(k, text);
     }
+    memset(hak_option_texts, 0, sizeof hak_option_texts); /* the environment that they stand in is gone */
     free(text);
     return 0;
 }
