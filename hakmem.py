@@ -1761,6 +1761,8 @@ def _ps(arguments: argparse.Namespace) -> int:
     """Every process on hakmem that this user may look into, and a count of the others."""
     rows, denied = [], 0
     for pid in _pids():
+        if pid == os.getpid():
+            continue
         row: dict[str, Any] = {"pid": pid}
         try:
             row.update(dict.fromkeys(("user", "command", "version", "rss", "live", "cached", "free", "age", "seen")))
@@ -1790,7 +1792,7 @@ def _ps(arguments: argparse.Namespace) -> int:
     units = dict.fromkeys(("rss", "live", "cached", "free"), "bytes")
     print(_as_text(_Table("processes on hakmem", rows, units), arguments.fmt))
     if denied:
-        print(f"\n{denied:,} processes of others were not looked into: only they and root may")
+        print(f"\n{denied:,} processes could not be looked into: only their users and root may")
     return 0
 
 
@@ -1800,16 +1802,22 @@ def _command_line(pid: int, most: int = 40) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
-# the pages of top: kind of record, what names a row, what is shown as it is, and what as how often a second
+# the pages of top: kind of record, what names a row, what is shown as it is, what as how often a second, and by which
+# column rows are sorted at first
 _PAGES: dict[str, Any] = {
-    page: (kind, *(tuple(columns.split()) for columns in (names, shown, rated)))
-    for page, kind, names, shown, rated in (
-        ("classes", "class", "size tier", "live_blocks live_bytes cached_bytes slabs", "allocs misses"),
-        ("tiers", "tier", "name", "live_blocks live_bytes cached_bytes transit_bytes", "allocs misses"),
-        ("heaps", "heap", "heap thread", "used_bytes cached_bytes slabs", "allocs misses remote_frees"),
-        ("locks", "lock", "name", "taken contended", "taken contended"),
+    page: (kind, *(tuple(columns.split()) for columns in (names, shown, rated)), first)
+    for page, kind, names, shown, rated, first in (
+        ("classes", "class", "size tier", "live_blocks live_bytes cached_bytes slabs", "allocs", "live"),
+        ("tiers", "tier", "name", "live_blocks live_bytes cached_bytes transit_bytes", "allocs", "live"),
+        ("heaps", "heap", "heap thread", "used_bytes cached_bytes slabs", "allocs remote_frees", "used"),
+        ("locks", "lock", "name", "taken contended", "taken contended", "taken/s"),
     )
 }
+
+
+def _heading(name: str) -> str:
+    """A column's name, so short that the table fits 80 columns."""
+    return {"live_blocks": "blocks", "remote_frees": "remote"}.get(name, name.removesuffix("_bytes"))
 
 
 def _rate(before: float, now: float, seconds: float) -> Optional[int]:
@@ -1818,7 +1826,7 @@ def _rate(before: float, now: float, seconds: float) -> Optional[int]:
 
 def _interval(page: str, before: _Process, now: _Process) -> _Table:
     """What a page shows of the time between two readings; without a time in between there are no rates."""
-    kind, names, shown, rated = _PAGES[page]
+    kind, names, shown, rated, _first = _PAGES[page]
     seconds = (now.head.at_ns - before.head.at_ns) / 1e9
 
     def key(record: Any) -> tuple[Any, ...]:
@@ -1834,15 +1842,16 @@ def _interval(page: str, before: _Process, now: _Process) -> _Table:
         if not any(values.get(name) for name in (*shown, *rated)):
             continue
         was = old.get(key(record), {})
-        row = {name: values.get(name) for name in (*names, *shown)}
-        row.update({f"{name}/s": _rate(was.get(name, 0), values.get(name, 0), seconds) for name in rated})
-        if "misses" in rated:
+        row = {_heading(name): values.get(name) for name in (*names, *shown)}
+        row.update({f"{_heading(name)}/s": _rate(was.get(name, 0), values.get(name, 0), seconds) for name in rated})
+        if kind != "lock":
             allocs, misses = (values.get(name, 0) - was.get(name, 0) for name in ("allocs", "misses"))
             cached = allocs > 0 and seconds > 0 and values.get("classes", 1)  # whales have no caches
-            row["hit_rate"] = max(1 - misses / allocs, 0.0) if cached else None
+            row["hits"] = max(1 - misses / allocs, 0.0) if cached else None
         rows.append(row)
-    units = {name: "bytes" if name.endswith("bytes") else "n" for name in (*shown, *(f"{name}/s" for name in rated))}
-    return _Table(page, rows, {**units, "size": "bytes", "hit_rate": "ratio"})
+    units = {_heading(name): "bytes" if name.endswith("bytes") else "blocks" for name in shown}
+    rates = {f"{_heading(name)}/s": "blocks" for name in rated}
+    return _Table(page, rows, {**units, **rates, "size": "bytes", "hits": "ratio"})
 
 
 def _top_head(before: _Process, now: _Process) -> list[str]:
@@ -1856,16 +1865,17 @@ def _top_head(before: _Process, now: _Process) -> list[str]:
     def rate(name: str) -> str:
         return _shown(_rate(old.get(name, 0), stats.get(name, 0), seconds) if name in stats else None, "n") + "/s"
 
-    user = _user(int(now.status["Uid"].split()[1]))
+    name = f"{now.pid} {now.status['Name']} ({_user(int(now.status['Uid'].split()[1]))})"
+    threads = f"{now.status.get('Threads', '?')} threads"
+    rss = _shown(now.rss, "bytes")
+    live, cached, transit = size("live_bytes"), size("cached_bytes"), size("transit_bytes")
+    free, purgeable = size("slab_free_bytes"), size("free_dirty_bytes", "kept_whale_bytes")
+    locks, contended = rate("shared_locks"), rate("shared_locks_contended")
     return [
-        f"{now.pid} {now.status['Name']} ({user}), hakmem {now.page.version} {now.page.variant}, "
-        f"{now.status.get('Threads', '?')} threads, {_duration(now.age)} ago",
-        f"RSS {_shown(now.rss, 'bytes')}   live {size('live_bytes')}   cached {size('cached_bytes')}   "
-        f"in transit {size('transit_bytes')}",
-        f"free in slabs {size('slab_free_bytes')}   purgeable {size('free_dirty_bytes', 'kept_whale_bytes')}   "
-        f"whales {size('whale_bytes', 'large_bytes')}",
-        f"allocs {rate('allocs')}   misses {rate('cache_misses')}   locks {rate('shared_locks')}, "
-        f"contended {rate('shared_locks_contended')}",
+        f"{name}, hakmem {now.page.version} {now.page.variant}, {threads}, {_duration(now.age)} ago",
+        f"RSS {rss}   live {live}   cached {cached}   in transit {transit}",
+        f"free in slabs {free}   purgeable {purgeable}   whales {size('whale_bytes', 'large_bytes')}",
+        f"allocs {rate('allocs')}   misses {rate('cache_misses')}   locks {locks}, contended {contended}",
     ]
 
 
@@ -1886,7 +1896,7 @@ def _top(arguments: argparse.Namespace) -> int:
             "no process lets itself be seen: start one with `python -m hakmem run` or HAKMEM_STATS_PAGE=1"
         )
     process = _Process(known[0])
-    live = os.isatty(0) and os.isatty(1) and os.environ.get("TERM", "dumb") != "dumb" and not arguments.n
+    live = os.isatty(0) and os.isatty(1) and (os.environ.get("TERM") or "dumb") != "dumb" and not arguments.n
     if live:
         ended = _top_live(arguments, process)
         if ended:
@@ -1896,17 +1906,15 @@ def _top(arguments: argparse.Namespace) -> int:
         before = copy.copy(process)
         time.sleep(arguments.interval)
         process.refresh()
-        table = _sorted(_interval(arguments.page, before, process), arguments.sort)
+        table = _sorted(_interval(arguments.page, before, process), arguments.sort or _PAGES[arguments.page][-1])
         gap = "\n" if index else ""
         print(gap + "\n".join([*_top_head(before, process), "", _as_text(table, "simple")]), flush=True)
     return 0
 
 
-def _sorted(table: _Table, column: Optional[str], upwards: bool = False) -> _Table:
-    """By a column, most first; else as they come."""
-    if column is None or not table.rows:
-        return table
-    if column not in table.rows[0]:
+def _sorted(table: _Table, column: str, upwards: bool = False) -> _Table:
+    """By a column, most first."""
+    if table.rows and column not in table.rows[0]:
         raise HakmemError(f"no column {column!r}; there are {', '.join(table.rows[0])}")
 
     def place(row: dict[str, Any]) -> tuple[bool, Any]:
@@ -1924,7 +1932,7 @@ T        trim: the process gives back what it does not use; asks first
 ? q      this help; quit
 
 purgeable: free memory that is still resident, given back by age (purge_ms) or by trim
-misses: blocks that were not in the thread's cache; hit rate: of the last interval
+misses: blocks that were not in the thread's cache; hits: the share that was, of the last interval
 whales: live blocks above 1 MiB; /s: of the last interval; ago: when the process wrote this"""
 
 
@@ -1977,13 +1985,14 @@ def _write_all(text: str) -> None:
 
 def _top_live(arguments: argparse.Namespace, process: _Process) -> Optional[_Ended]:
     """Shows a process until somebody quits, or until it ends: then returns how."""
-    before, page, column, upwards = copy.copy(process), arguments.page, arguments.sort, False
+    before, page, upwards = copy.copy(process), arguments.page, False
+    column = arguments.sort or _PAGES[page][-1]
     interval, paused, asking, helping, message = arguments.interval, False, False, False, ""
     due = time.monotonic() + min(interval, 0.2)  # the first rates soon
 
     def frame() -> None:
         columns, lines = os.get_terminal_size(1)
-        title = f"every {interval:g} s, by {column or 'order'}" + ", paused" * paused
+        title = f"every {interval:g} s, by {column}" + ", paused" * paused
         last = f"{message or title}   ?: help, q: quit"
         if asking:
             last = f"Have process {process.pid} give back what it does not use? y/n"
@@ -2023,14 +2032,14 @@ def _top_live(arguments: argparse.Namespace, process: _Process) -> Optional[_End
                     upwards ^= key == "r"
                     new = next((name for name in _PAGES if name[0] == key), page)
                     if new != page:
-                        page, column = new, None
+                        page, column = new, _PAGES[new][-1]
                     if key in "+=-" and len(key) == 1:
                         interval = min(max(interval * (2 if key == "-" else 0.5), 0.1), 60)
                         due = min(due, time.monotonic() + interval)
                     step = {"<": -1, "\x1b[D": -1, "\x1bOD": -1, ">": 1, "\x1b[C": 1, "\x1bOC": 1}.get(key, 0)
                     names = list((_interval(page, before, process).rows or [{}])[0])
                     if step and names:
-                        column = names[(names.index(column) + step if column in names else min(step, 0)) % len(names)]
+                        column = names[(names.index(column) + step) % len(names)]
                     if key == "n":
                         known = _largest()
                         if known:
@@ -2144,7 +2153,7 @@ def _add_watching(commands: Any) -> list[argparse.ArgumentParser]:
     top = commands.add_parser("top", help="a process, live; the key ? shows the others")
     top.add_argument("pid", nargs="?", type=int, help="default: the one with the most memory")
     top.add_argument("--page", choices=list(_PAGES), default="classes", help="default: classes")
-    top.add_argument("--sort", metavar="COLUMN", help="most first; as the table has it, with _ for a space")
+    top.add_argument("--sort", metavar="COLUMN", help="most first; default: live, used or taken/s")
     watch = commands.add_parser("watch", help="a process's counters, a line each interval, until it ends")
     trim_it = commands.add_parser("trim", help="have a process give back what it does not use")
     set_it = commands.add_parser("set", help="change an option of a process")
