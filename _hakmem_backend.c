@@ -8700,6 +8700,7 @@ static HAK_COLD void hak_report_to_file(const char *when)
 
 enum {
 	HAK_LIVE_FORMAT = 1,
+	HAK_COMMAND_FORMAT = 2,
 	HAK_LIVE_MS = 1,               /* between two publications */
 	HAK_LIVE_SHARE = 100,          /* and so many times what the last one took */
 	HAK_LIVE_TEXTS = 24 << 10,     /* bytes for texts */
@@ -8967,7 +8968,7 @@ static HAK_COLD void hak_live_open_locked(void)
 	                                               NULL, HAK_LIVE_TEXTS))
 		return; /* no memory, no descriptor, or no system call: nobody sees us */
 	memcpy(hak_live.command->magic, "hakmem", sizeof "hakmem");
-	hak_live.command->format = HAK_LIVE_FORMAT;
+	hak_live.command->format = HAK_COMMAND_FORMAT;
 	hak_live.command->pid = (uint32_t)hak_live.pid;
 	hak_store(&hak_watch.look, &hak_live.command->look);
 }

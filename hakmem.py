@@ -1264,7 +1264,7 @@ class _Process:
     def _detail(self) -> dict[str, list[Any]]:
         self.ask("detail", timeout=5)
         try:
-            for path in _shown_files(self.pid, "detail"):
+            for path in self._files("detail"):
                 page = _Page(path)
                 if page.first.pid == self.head.pid:
                     self.page.layouts.update(page.layouts)
@@ -1277,10 +1277,10 @@ class _Process:
     def ask(self, what: str, name: str = "", value: int = 0, timeout: float = 2.0) -> int:
         """Have it do something; returns what came of it. _Silent if it has not begun by then, and never will."""
         deadline = time.monotonic() + timeout
-        for path in _shown_files(self.pid, "command"):
+        for path in self._files("command"):
             with _opened(path, "r+b") as file, mmap.mmap(file.fileno(), _COMMAND.size) as memory:
                 magic, form, _look, pid, *_rest = _COMMAND.unpack_from(memory)
-                if (magic.rstrip(b"\0"), form) != (b"hakmem", 1):
+                if (magic.rstrip(b"\0"), form) != (b"hakmem", 2):
                     raise HakmemError(f"{path} is not of a form that hakmem {__version__} knows")
                 if pid != self.head.pid:  # it asks another process itself, or has just been forked
                     continue
@@ -1307,6 +1307,10 @@ class _Process:
             self._until(deadline, is_done, asleep)
         except _Silent:
             if _command_withdraw(at):
+                if _status(self.pid)["State"][0] in "Tt":
+                    raise _Silent("it is stopped; nothing is queued") from None
+                if not self.page.is_there():
+                    raise _Ended(f"process {self.pid} has just ended") from None
                 raise
             self._until(deadline + 10, is_done, f"it has begun with this, and does not end: {what}")
         except BaseException:  # an interrupt
@@ -1317,6 +1321,12 @@ class _Process:
             raise _Silent(asleep)
         _raise_code(error, None, (name or what.encode(),))
         return int(result)
+
+    def _files(self, name: str) -> list[str]:
+        try:
+            return _shown_files(self.pid, name)
+        except (FileNotFoundError, ProcessLookupError):
+            raise _Ended(f"process {self.pid} has just ended") from None
 
     @staticmethod
     def _locks(file: Any) -> bool:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import termios
 import time
+from pathlib import Path
 
 import pytest
 from _helpers import ROOT, environment, library
@@ -60,7 +61,8 @@ class Terminal:
         command = [sys.executable, "-m", "hakmem", *map(str, arguments)]
         # a leader that waits, as a shell does, and tells when its child was stopped
         leader = (
-            "import os, signal, subprocess, sys\n"
+            "import fcntl, os, signal, subprocess, sys, termios\n"
+            "fcntl.ioctl(0, termios.TIOCSCTTY, 0)\n"
             "tell = int(sys.argv[1])\n"
             "signal.signal(signal.SIGTTOU, signal.SIG_IGN)\n"
             "child = subprocess.Popen(sys.argv[2:], preexec_fn=lambda: (os.setpgid(0, 0), os.tcsetpgrp(0, os.getpid()),"
@@ -74,10 +76,6 @@ class Terminal:
         )
         told, tell = os.pipe()
 
-        def prepare():
-            os.setsid()
-            fcntl.ioctl(self.slave, termios.TIOCSCTTY, 0)
-
         variables = {"TERM": term, "PYTHONPATH": str(ROOT), "LC_ALL": "C.UTF-8"}
         self.leader = subprocess.Popen(
             [sys.executable, "-c", leader, str(tell), *command],
@@ -85,7 +83,7 @@ class Terminal:
             stdin=self.slave,
             stdout=self.slave,
             stderr=self.slave,
-            preexec_fn=prepare,
+            start_new_session=True,
             pass_fds=(tell,),
         )
         os.close(tell)
@@ -257,17 +255,18 @@ def test_a_window_that_changes_its_size_is_filled_at_once(busy, terminal):
     t.until("allocs/s.*allocs/s")
     for lines, columns in ((40, 132), (10, 30), (3, 12), (1, 1), (24, 80)):
         t.resize(lines, columns)
-        frame = t.frames(t.until(r"\x1b\[H(?:[^\n]*\n){%d}[^\n]*\x1b\[K" % (lines - 1)))[-1]
+        frame = t.frames(t.until(rf"\x1b\[H(?:[^\n]*\n){{{lines - 1}}}[^\n]*\x1b\[K"))[-1]
         assert len(frame) == lines
         assert max(map(len, frame)) <= columns - 1
 
 
-def test_it_writes_once_for_each_frame(busy, tmp_path, terminal):
+def test_it_writes_once_for_each_frame(busy, terminal):
     t = terminal("top", busy.pid, "--interval", "0.1")
     t.until("allocs/s")
-    count = int(re.search(r"syscw: (\d+)", open(f"/proc/{t.pid}/io").read())[1])
+    io = Path(f"/proc/{t.pid}/io")
+    count = int(re.search(r"syscw: (\d+)", io.read_text())[1])
     seen = t.until(r"(?:\x1b\[H.*){10}")
-    more = int(re.search(r"syscw: (\d+)", open(f"/proc/{t.pid}/io").read())[1])
+    more = int(re.search(r"syscw: (\d+)", io.read_text())[1])
     assert more - count <= seen.count("\x1b[H") + 2
 
 
