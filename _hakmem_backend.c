@@ -274,7 +274,8 @@
 	X(RULE, "not a rule for a site: 42:nocache, name:lifetime=long and lib.so+0x1a2b:retain=0,shard=1 are") \
 	X(NO_SITES, "sites are not captured: HAKMEM_SITES=1 must be set when the process starts") \
 	X(MANY_RULES, "there are as many rules as there may be") \
-	X(COMMAND, "no such command: hakmem.py and the library are of different versions")
+	X(COMMAND, "no such command: hakmem.py and the library are of different versions") \
+	X(LATE, "found only after the time in which it was wanted")
 
 /* What ACE may learn: name, unit, of what (each class, or all), windows of one opinion before it acts, the measure by
  * which a change is judged (lower is better), and the rule in one sentence.  A change is measured over the next busy
@@ -8752,8 +8753,15 @@ static HAK_COLD void hak_report_locked(const char *when)
  *   hakmem-stats     head | description | texts | counts | rows of each section, one section behind the other
  *   hakmem-command   what a reader wants done: it locks the file (flock), writes, sets `look`, and waits for `done`
  *
+ * A command belongs to whoever takes it: the process, which then obeys it, or the reader, which thereby withdraws what
+ * was not answered in its time.  Both do so by moving `taken` from the number before it to its own (a CAS; the reader
+ * sets a bit, too), so that either it is obeyed, and `done` says when that is over, or it never will be.  A reader
+ * writes a command only while none is being obeyed.  What one leaves that is killed the next reader withdraws, or the
+ * process finds it too late (`until`) and only says so.
+ *
  * The first is written by a thread that is in a slow path anyway, at most every HAK_LIVE_MS and for a hundredth of its
- * processor time, between two increments of `seq`: whoever reads compares seq before and after, and the sum of what it has read.
+ * processor time, between two increments of `seq`: whoever reads compares seq before and after, and the sum of what it
+ * has read.
  * It describes itself, so that a reader of another version reads what both know, in lines of words between tabs:
  *
  *   hakmem  version  variant
@@ -8780,6 +8788,7 @@ static HAK_COLD void hak_report_locked(const char *when)
 
 enum {
 	HAK_LIVE_FORMAT = 1,
+	HAK_COMMAND_FORMAT = 2,
 	HAK_LIVE_MS = 1,               /* between two publications */
 	HAK_LIVE_SHARE = 100,          /* ... at least, and so many times the processor time that the last one took ... */
 	HAK_LIVE_WAIT = 10,            /* ... or so many times what it took from begin to end, where locks are waited for, ... */
@@ -8806,11 +8815,14 @@ typedef struct hak_live_head { /* the same in all versions */
 	uint64_t sum;                                 /* of all 64-bit words of the counts and of the rows that stand there */
 } hak_live_head_t;
 
-enum { HAK_DO_PUBLISH = 1, HAK_DO_DETAIL, HAK_DO_RELEASE, HAK_DO_TRIM, HAK_DO_SET };
-typedef struct hak_live_command { /* likewise.  Written by the reader, but for done, status and result; we believe none */
+enum { HAK_DO_NOTHING, HAK_DO_PUBLISH, HAK_DO_DETAIL, HAK_DO_RELEASE, HAK_DO_TRIM, HAK_DO_SET };
+#define HAK_WITHDRAWN (1ull << 63) /* in taken */
+typedef struct hak_live_command { /* likewise.  Written by the reader, but for pid, done, status and result; we believe none */
 	char magic[8];
 	uint32_t format, look;                        /* look: not 0 if there is something to do; a futex */
-	uint64_t asked, done;                         /* numbers of commands */
+	uint32_t pid, reserved;                       /* whose file it is */
+	uint64_t asked, taken, done;                  /* numbers of commands; taken: both sides, by CAS */
+	uint64_t until;                               /* CLOCK_MONOTONIC in ns: then nobody waits for it any more */
 	uint32_t what, status;                        /* HAK_DO_...; an error of HAK_ERRORS */
 	int64_t value;                                /* set: the option's */
 	uint64_t result;                              /* trim: bytes given back; detail: bytes of the file */
@@ -9102,7 +9114,8 @@ static HAK_COLD void hak_live_open_locked(void)
 	if (!hak_os_share(&hak_live.command_file, "hakmem-command", hak_boot.os_page, false))
 		return; /* no memory, no descriptor, or no system call: nobody sees us */
 	hak_live.command = hak_live.command_file.at;
-	hak_live.command->format = HAK_LIVE_FORMAT;
+	hak_live.command->format = HAK_COMMAND_FORMAT;
+	hak_live.command->pid = (uint32_t)hak_live.pid;
 	memcpy(hak_live.command->magic, "hakmem", sizeof "hakmem");
 	hak_hg_relaxed(hak_live.command->look);
 	if (!hak_live_make_locked(&hak_live.page, "hakmem-stats", hak_live_sections, HAK_LIVE_COUNT, NULL, HAK_LIVE_TEXTS))
@@ -9124,18 +9137,37 @@ HAK_EXPORT HAK_COLD void hak_command_send(hak_live_command_t *c)
 	syscall(SYS_futex, &c->look, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
 }
 
+/* For a reader: the last command is not obeyed if it is not by now.  False: it is, or has been. */
+HAK_EXPORT HAK_COLD bool hak_command_withdraw(hak_live_command_t *c)
+{
+	uint64_t asked = hak_load(&c->asked), taken = hak_load(&c->taken);
+
+	if ((taken & ~HAK_WITHDRAWN) == asked - 1 && hak_cas(&c->taken, &taken, asked | HAK_WITHDRAWN))
+		return true;
+	return taken == (asked | HAK_WITHDRAWN);
+}
+
 /* Does what a reader wants.  Returns its number, 0: none. */
 static HAK_COLD uint64_t hak_live_obey_locked(void)
 {
 	hak_live_command_t *c = hak_live.command;
-	uint64_t asked = hak_load_acquire(&c->asked);
+	uint64_t asked = hak_load_acquire(&c->asked), taken = hak_load(&c->taken);
 	char name[sizeof c->name];
 
-	if (asked == c->done)
+	if ((taken & ~HAK_WITHDRAWN) != asked - 1) {
+		/* Neither the next nor this one, and nobody has asked since: rubbish, which would stand in the way for ever. */
+		if ((taken & ~HAK_WITHDRAWN) != asked && hak_load_acquire(&c->asked) == asked)
+			(void)hak_cas(&c->taken, &taken, asked | HAK_WITHDRAWN);
+		return 0;
+	}
+	if (!hak_cas(&c->taken, &taken, asked))
 		return 0;
 	c->status = HAK_ERR_OK;
 	c->result = 0;
-	switch (hak_load(&c->what)) {
+	switch (hak_os_ns(CLOCK_MONOTONIC) > hak_load(&c->until) ? HAK_DO_NOTHING : hak_load(&c->what)) {
+	case HAK_DO_NOTHING:
+		c->status = HAK_ERR_LATE;
+		break;
 	case HAK_DO_PUBLISH: /* below */
 		break;
 	case HAK_DO_DETAIL:

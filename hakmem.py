@@ -22,8 +22,10 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import copy
 import csv
 import ctypes
+import datetime
 import difflib
 import fcntl
 import functools
@@ -35,15 +37,20 @@ import keyword
 import mmap
 import operator
 import os
+import pwd
 import re
+import select
 import shlex
 import shutil
+import signal
 import stat
 import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
+import tty
 import types
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -336,6 +343,8 @@ _site_table = _bind("hak_site_table", _code, [ctypes.POINTER(_SITE.structure), _
 _rule_table = _bind("hak_rule_table", _code, [ctypes.POINTER(_RULE.structure), _size, _code])
 # void hak_command_send(struct hak_live_command *command);
 _command_send = _bind("hak_command_send", None, [_pointer])
+# bool hak_command_withdraw(struct hak_live_command *command);
+_command_withdraw = _bind("hak_command_withdraw", ctypes.c_bool, [_pointer])
 
 
 # ---- blocks ------------------------------------------------------------------------------------------------
@@ -933,12 +942,28 @@ def total_allocated_bytes() -> int:
 
 
 # ---- other processes ---------------------------------------------------------------------------------------
-class _Silent(HakmemError):
+class _Unread(HakmemError):
+    """A process whose page cannot be read."""
+
+
+class _Silent(_Unread):
     """A process that was asked for something has not answered."""
 
 
+class _Ended(HakmemError):
+    """There is no such process, or no more."""
+
+
+class _Denied(HakmemError):
+    """A process into which this user may not look."""
+
+
+class _Unseen(HakmemError):
+    """A process on hakmem that does not let itself be seen."""
+
+
 _HEAD = struct.Struct("=8sIIII12Q")
-_COMMAND = struct.Struct("=8sIIQQIIqQ64s")
+_COMMAND = struct.Struct("=8s4I4Q2IqQ64s")
 _DO = {"publish": 1, "detail": 2, "release": 3, "trim": 4, "set": 5}
 
 
@@ -972,81 +997,129 @@ class _Section(NamedTuple):
     most: int
 
 
+def _printable(text: str) -> str:
+    """Text of others without what a terminal would take for a command."""
+    return "".join(c if c.isprintable() else "?" for c in text)
+
+
+def _described_by(text: bytes) -> tuple[str, str, dict[str, _Section]]:
+    """Version, variant and sections of a description; fields of a kind that only later versions know are left out."""
+    lines = [line.split("\t") for line in text.decode().splitlines()]
+    version, variant = next((line[1:3] for line in lines if line[0] == "hakmem"), ("?", "?"))
+    sections: dict[str, _Section] = {}
+    for index, (word, *words) in enumerate(lines):
+        if word != "record":
+            continue
+        size, offset, most = map(int, words[1:4])
+        form, at, fields = "=", 0, []
+        for _, name, kind, unit, view, place, about, *_newer in itertools.takewhile(
+            lambda line: line[0] == "field", lines[index + 1 :]
+        ):
+            if kind in _WIDTHS:
+                form += f"{int(place) - at}x{'Q' if kind == 'z' else kind}"
+                at = int(place) + _WIDTHS[kind]
+                fields.append(_Field(name, kind, unit, view, about))
+        if size <= 0 or size % 8:
+            raise ValueError(f"a row of {size} bytes")
+        row = struct.Struct(f"{form}{size - at}x")
+        sections[words[0]] = _Section(tuple(fields), _record(words[0], fields), row, offset, most)
+    return _printable(version), _printable(variant), sections
+
+
+_WIDTHS = {"Q": 8, "q": 8, "I": 4, "z": 8}
+_described_by_cached = functools.lru_cache(maxsize=8)(_described_by)
+
+
+def _opened(path: str, mode: str) -> Any:
+    """A file in which a process shows itself; one that could become shorter, which would kill us, is not taken."""
+    file = open(path, mode, buffering=0)  # noqa: SIM115 (the caller's)
+    if path.startswith("/proc/") and not fcntl.fcntl(file, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK:
+        file.close()
+        raise HakmemError(f"{path} is not of hakmem: it may change its size")
+    return file
+
+
+_DAMAGE = ValueError, IndexError, KeyError, TypeError, struct.error, OverflowError, MemoryError
+
+
 class _Page:
     """A file in which a process shows itself: what C's section "seen from another process" says of it."""
 
     def __init__(self, path: str) -> None:
-        with open(path, "rb") as file:
-            self.memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
-        try:
-            self._begin()
-        except (ValueError, IndexError, struct.error, OverflowError, MemoryError) as error:
-            self.memory.close()
-            raise HakmemError(f"{path} is not of a form that hakmem {__version__} knows: {error}") from None
+        self.path = path
+        with _opened(path, "rb") as file:
+            self.inode = os.fstat(file.fileno()).st_ino
+            try:
+                self.memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
+                self._begin()
+            except _DAMAGE as error:
+                raise _Unread(f"{path} is not of a form that hakmem {__version__} knows: {error}") from None
 
     def _begin(self) -> None:
-        head = self.head()
+        self.first = head = self.head()
         if (head.magic.rstrip(b"\0"), head.format) != (b"hakmem", 1):
             raise ValueError(f"it begins with {head.magic!r}, {head.format}")
         if head.size > len(self.memory):
             raise ValueError("it is cut off")
-        lines = [line.split("\t") for line in self._bytes(head.text, head.text_len).decode().splitlines()]
-        self.version, self.variant = next(line[1:3] for line in lines if line[0] == "hakmem")
-        self.layouts: dict[str, _Section] = {}
-        for index, line in enumerate(lines):
-            if line[0] == "record":
-                own = itertools.takewhile(lambda line: line[0] == "field", lines[index + 1 :])
-                size, offset, most = map(int, line[2:5])
-                self._describe(line[1], size, offset, most, [field[1:] for field in own])
-        if len(self.layouts) != head.sections:
-            raise ValueError(f"{len(self.layouts)} of {head.sections} sections are described")
-
-    def _describe(self, name: str, size: int, offset: int, most: int, described: list[list[str]]) -> None:
-        form, at, fields = "=", 0, []
-        for field, kind, unit, view, place, text, *_newer in described:
-            width = struct.calcsize("=" + "QqIQ"["QqIz".index(kind)])
-            form += f"{int(place) - at}x{'QqIQ'['QqIz'.index(kind)]}"
-            at = int(place) + width
-            fields.append(_Field(field, kind, unit, view, text))
-        row = struct.Struct(f"{form}{size - at}x")
-        self._bytes(offset, size * most)  # it lies within
-        self.layouts[name] = _Section(tuple(fields), _record(name, fields), row, offset, most)
+        self.version, self.variant, layouts = _described_by_cached(self._bytes(head.text, head.text_len))
+        self.layouts = dict(layouts)
+        if len(layouts) != head.sections:
+            raise ValueError(f"{len(layouts)} of {head.sections} sections are described")
+        for section in layouts.values():
+            if not 0 <= section.offset <= section.offset + section.row.size * section.most <= head.size:
+                raise ValueError("it has rows beyond its end")
+        if sum(section.row.size * section.most for section in layouts.values()) > head.size:
+            raise ValueError("its sections lie upon one another")
 
     def _bytes(self, offset: int, size: int) -> bytes:
-        if offset + size > len(self.memory):
+        if not 0 <= offset <= offset + size <= len(self.memory):
             raise ValueError(f"{size} bytes at {offset}: it is cut off")
         return self.memory[offset : offset + size]
 
     def head(self) -> _Head:
         return _Head(*_HEAD.unpack_from(self.memory))
 
+    def is_there(self) -> bool:
+        """Whether the process still has it: it may have ended, or have become another program."""
+        with contextlib.suppress(FileNotFoundError):
+            return os.stat(self.path).st_ino == self.inode
+        return False
+
     def read(self, timeout: float = 1.0) -> tuple[_Head, dict[str, list[Any]]]:
         """All rows by kind, of one moment. HakmemError if it is not to be had for so many seconds."""
-        deadline = time.monotonic() + timeout
+        deadline, wrong = time.monotonic() + timeout, ""
         while True:
             head = self.head()
-            if not head.seq % 2:
-                rows = self._read(head)
-                if rows is not None and self.head().seq == head.seq:
-                    return head, rows
+            if head.seq % 2:
+                wrong = "it does not finish what it is publishing; is it stopped?"
+            else:
+                try:
+                    rows = self._read(head)
+                    if self.head().seq == head.seq:
+                        return head, rows
+                except _DAMAGE as error:
+                    wrong = f"its page is damaged: {error}"
             if time.monotonic() > deadline:
-                raise _Silent("it does not finish what it is publishing; is it stopped?")
+                raise _Silent(wrong or "it publishes faster than one can read")
             time.sleep(0.0002)
 
-    def _read(self, head: _Head) -> Optional[dict[str, list[Any]]]:
-        counts = struct.unpack_from(f"={2 * head.sections}Q", self.memory, head.counts)
+    def _read(self, head: _Head) -> dict[str, list[Any]]:
+        if head[: _Head._fields.index("seq")] != self.first[: _Head._fields.index("seq")]:
+            raise ValueError("its head has changed")
+        counts = struct.unpack(f"={2 * head.sections}Q", self._bytes(head.counts, 16 * head.sections))
         raw, checked = [], sum(counts)
         for count, section in zip(counts[::2], self.layouts.values()):
             if count > section.most:
-                return None
+                raise ValueError("more rows than there is room for")
             raw.append(self._bytes(section.offset, count * section.row.size))
             checked += sum(memoryview(raw[-1]).cast("Q"))
         if checked % (1 << 64) != head.sum:
-            return None
+            raise ValueError("its sum is wrong")
         words = self._bytes(head.words, head.words_len)
 
+        @functools.cache
         def text(at: int) -> str:
-            return words[at : words.index(b"\0", at)].decode(errors="replace")
+            return _printable(words[at : words.index(b"\0", at, at + 4096)].decode(errors="replace"))
 
         read: dict[str, list[Any]] = {}
         for (name, section), rows in zip(self.layouts.items(), raw):
@@ -1063,9 +1136,19 @@ def _status(pid: int) -> dict[str, str]:
     """/proc/PID/status; HakmemError if there is no such process."""
     try:
         with open(f"/proc/{operator.index(pid)}/status", encoding="utf-8", errors="replace") as file:
-            return {name: value.strip() for name, _, value in (line.partition(":") for line in file)}
+            parts = [line.partition(":") for line in file]
+            return {name: _printable(value.strip().replace("\t", " ")) for name, _, value in parts}
     except (FileNotFoundError, ProcessLookupError):
-        raise HakmemError(f"there is no process {pid}") from None
+        raise _Ended(f"there is no process {pid}") from None
+
+
+@functools.lru_cache(maxsize=256)
+def _user(uid: int) -> str:
+    """The name of a user, or where there is none the number."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def _shown_files(pid: int, name: str) -> list[str]:
@@ -1094,42 +1177,67 @@ class _Process:
     to be seen, or stopped.
     """
 
+    page: _Page
+    head: _Head
+    _rows: dict[str, list[Any]]
+
     def __init__(self, pid: int, fresh: float = 0.05) -> None:
-        """fresh: seconds to wait for the state of now; then what was published last will do: age says how old it is."""
         self.pid = pid
-        self.status = _status(pid)
+        self.refresh(fresh)
+
+    def refresh(self, fresh: float = 0.05) -> None:
+        """Take a reading.
+
+        fresh: seconds to wait for the state of now; then what was published last will do, as age says. 0 asks for none.
+        """
+        self.status = _status(self.pid)
         try:
-            self.page = self._open()
-            with contextlib.suppress(_Silent):
-                self.ask("publish", timeout=fresh)
-            self.head, self._rows = self.page.read()
+            if not hasattr(self, "page") or not self.page.is_there():
+                self.page = self._open()
+            self.head = self.page.first
+            if fresh:
+                with contextlib.suppress(_Silent):
+                    self.ask("publish", timeout=fresh)
+            self.head, self._rows = self.page.read(1.0 if fresh else 0.1)
         except PermissionError:
-            who = _need("psutil", "the name of a user").Process(pid).username()
-            raise HakmemError(f"process {pid} belongs to {who}: only that user and root may look into it") from None
+            uid = int(_status(self.pid)["Uid"].split()[1])
+            if uid == os.geteuid():
+                why = "it has changed its user, or closed the file in which it shows itself"
+                raise _Denied(f"only root may look into process {self.pid}: {why}") from None
+            raise _Denied(f"process {self.pid} is {_user(uid)}'s: only that user and root may look into it") from None
         except (FileNotFoundError, ProcessLookupError):
-            raise HakmemError(f"process {pid} has just ended") from None
+            raise _Ended(f"process {self.pid} has just ended") from None
         except _Silent as silent:
-            raise HakmemError(f"process {pid} ({self.status['Name']}): {silent}") from None
+            raise _Unread(f"process {self.pid} ({self.status['Name']}): {silent}") from None
 
     def _open(self) -> _Page:
-        if self.status["State"].startswith("Z"):
-            raise HakmemError(f"process {self.pid} has ended, and its parent has not taken notice yet")
+        if self.status["State"][0] in "ZX":
+            raise _Ended(f"process {self.pid} has ended, and its parent has not taken notice yet")
+        name = f"process {self.pid} ({self.status['Name']})"
+        if "VmSize" not in self.status:
+            raise HakmemError(f"{name} is part of the kernel")
         inside = int(self.status.get("NSpid", str(self.pid)).split()[-1])  # its number in its own container
         pages = []
         for path in _shown_files(self.pid, "stats"):
             with contextlib.suppress(FileNotFoundError):
                 page = _Page(path)
-                if page.head().pid == inside:  # not what a child has of its parent
+                if page.first.pid == inside:  # not what a child has of its parent, or a reader of others
                     pages.append(page)
         if pages:
             return max(pages, key=lambda page: page.head().at_ns)
-        name = f"process {self.pid} ({self.status['Name']})"
-        if not os.path.exists(f"/proc/{self.pid}/exe"):
-            raise HakmemError(f"{name} is part of the kernel")
         if _has_library(self.pid):
             how = "start it with HAKMEM_STATS_PAGE=1, or with `python -m hakmem run`"
-            raise HakmemError(f"{name} is on hakmem, but cannot be seen: {how}")
+            raise _Unseen(f"{name} is on hakmem, but cannot be seen: {how}")
         raise HakmemError(f"{name} is not on hakmem")
+
+    def stats(self) -> dict[str, int]:
+        """The counters by name; none in a page without them."""
+        return {name: value for row in self._rows.get("stats", []) for name, value in row._asdict().items()}
+
+    @property
+    def rss(self) -> int:
+        """Resident bytes, as of the last reading."""
+        return int(self.status.get("VmRSS", "0").split()[0]) << 10
 
     @property
     def layouts(self) -> Mapping[str, Any]:
@@ -1158,49 +1266,90 @@ class _Process:
     def _detail(self) -> dict[str, list[Any]]:
         self.ask("detail", timeout=5)
         try:
-            page = _Page(_shown_files(self.pid, "detail")[0])
-            self.page.layouts.update(page.layouts)
-            return page.read()[1]
+            for path in self._files("detail"):
+                page = _Page(path)
+                if page.first.pid == self.head.pid:
+                    self.page.layouts.update(page.layouts)
+                    return page.read()[1]
+            raise _Silent("it has no memory, or no descriptor, for that")
         finally:
             with contextlib.suppress(_Silent):
                 self.ask("release", timeout=0.1)
 
     def ask(self, what: str, name: str = "", value: int = 0, timeout: float = 2.0) -> int:
-        """Have it do something; returns what came of it. _Silent if it has not by then."""
+        """Have it do something; returns what came of it. _Silent if it has not begun by then, and never will."""
         deadline = time.monotonic() + timeout
-        for path in _shown_files(self.pid, "command"):
-            with open(path, "r+b", buffering=0) as file, mmap.mmap(file.fileno(), 0) as memory:
-                while True:
-                    with contextlib.suppress(BlockingIOError):
-                        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        break
-                    if time.monotonic() > deadline:
-                        raise _Silent("others are asking it")
-                    time.sleep(0.001)
-                magic, form, look, asked, _done, *_rest = _COMMAND.unpack_from(memory)
-                if (magic.rstrip(b"\0"), form) != (b"hakmem", 1):
+        for path in self._files("command"):
+            with _opened(path, "r+b") as file, mmap.mmap(file.fileno(), _COMMAND.size) as memory:
+                magic, form, _look, pid, *_rest = _COMMAND.unpack_from(memory)
+                if (magic.rstrip(b"\0"), form) != (b"hakmem", 2):
                     raise HakmemError(f"{path} is not of a form that hakmem {__version__} knows")
-                text = name.encode()[:63]
-                _COMMAND.pack_into(memory, 0, magic, form, look, asked, _done, _DO[what], 0, value, 0, text)
+                if pid != self.head.pid:  # it asks another process itself, or has just been forked
+                    continue
+                self._until(deadline, lambda: self._locks(file), "others are asking it")
                 word = (ctypes.c_char * len(memory)).from_buffer(memory)
-                _command_send(ctypes.addressof(word))
-                del word
-                pause = 0.0002
-                while True:
-                    *_begin, done, _what, error, _value, result, _name = _COMMAND.unpack_from(memory)
-                    if done == asked + 1:
-                        break
-                    if time.monotonic() > deadline:
-                        raise _Silent("it does not answer before it next allocates; with stats_page=2 it would at once")
-                    time.sleep(pause)
-                    pause = min(pause * 2, 0.01)
-                _raise_code(error, None, (text or what.encode(),))
-                return int(result)
+                try:
+                    return self._command(memory, ctypes.addressof(word), deadline, what, name.encode()[:63], value)
+                finally:
+                    del word
         raise _Silent("it takes no commands")
+
+    def _command(self, memory: Any, at: int, deadline: float, what: str, name: bytes, value: int) -> int:
+        def is_done() -> bool:
+            asked, _taken, done = _COMMAND.unpack_from(memory)[5:8]
+            return bool(asked == done)
+
+        self._until(deadline, lambda: is_done() or _command_withdraw(at), "it is still at what others asked it for")
+        begin = _COMMAND.unpack_from(memory)[:8]
+        until = time.monotonic_ns() + max(int((deadline - time.monotonic()) * 1e9), 0)
+        _COMMAND.pack_into(memory, 0, *begin, until, _DO[what], 0, value, 0, name)
+        _command_send(at)
+        asleep = "it does nothing before it next allocates (with stats_page=2 it would at once); nothing is queued"
+        try:
+            self._until(deadline, is_done, asleep)
+        except _Silent:
+            if _command_withdraw(at):
+                if _status(self.pid)["State"][0] in "Tt":
+                    raise _Silent("it is stopped; nothing is queued") from None
+                if not self.page.is_there():
+                    raise _Ended(f"process {self.pid} has just ended") from None
+                raise
+            self._until(deadline + 10, is_done, f"it has begun with this, and does not end: {what}")
+        except BaseException:  # an interrupt
+            _command_withdraw(at)
+            raise
+        *_begin, _what, error, _value, result, _name = _COMMAND.unpack_from(memory)
+        if _error_name(error) == b"LATE":
+            raise _Silent(asleep)
+        _raise_code(error, None, (name or what.encode(),))
+        return int(result)
+
+    def _files(self, name: str) -> list[str]:
+        try:
+            return _shown_files(self.pid, name)
+        except (FileNotFoundError, ProcessLookupError):
+            raise _Ended(f"process {self.pid} has just ended") from None
+
+    @staticmethod
+    def _locks(file: Any) -> bool:
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        return False
+
+    @staticmethod
+    def _until(deadline: float, is_so: Callable[[], bool], otherwise: str) -> None:
+        pause = 0.0002
+        while not is_so():
+            if time.monotonic() > deadline:
+                raise _Silent(otherwise)
+            time.sleep(pause)
+            pause = min(pause * 2, 0.01)
 
     def options(self) -> list[tuple[Option, Any]]:
         """Each option with its value."""
-        options = [Option(row) for row in self._rows["option"]]
+        ours = [field.name for field in _OPTION.fields]
+        options = [Option(getattr(row, name, "") for name in ours) for row in self._rows["option"]]
         settings = {row.name: row for row in self._rows["setting"]}
         return [
             (option, settings[option.name].text if option.type == "text" else option.typed(settings[option.name].value))
@@ -1210,6 +1359,19 @@ class _Process:
     def thread_names(self) -> dict[int, str]:
         """None of its own: the system's will do."""
         return {}
+
+
+def _pids() -> list[int]:
+    """All processes of the system, those of the kernel among them."""
+    return sorted(int(name) for name in os.listdir("/proc") if name.isdigit())
+
+
+def _shown_pids() -> Iterator[int]:
+    """The processes that let themselves be seen, of those that this user may look into."""
+    for pid in _pids():
+        with contextlib.suppress(OSError):
+            if _shown_files(pid, "stats"):
+                yield pid
 
 
 _Source = Union[_Here, _Process]
@@ -1235,7 +1397,11 @@ def _need(name: str, what: str) -> Any:
 
 def _rss(pid: Optional[int] = None) -> int:
     """Resident bytes of a process, this one or another, whoever allocated them."""
-    return int(_need("psutil", "the size of the process").Process(pid).memory_info().rss)
+    psutil = _need("psutil", "the size of the process")
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:
+        raise _Ended(f"process {pid} has just ended") from None
 
 
 class _Table(NamedTuple):
@@ -1462,7 +1628,7 @@ def report(view: str = "summary", fmt: str = "simple", pid: Optional[int] = None
     source: _Source = _Process(pid) if pid else _Here()
     try:
         tables = _VIEWS[view](source)
-    except (AttributeError, KeyError):
+    except (AttributeError, KeyError, IndexError):
         if not pid:
             raise
         raise HakmemError(f"{source.heading}: it has no view {view!r}") from None
@@ -2170,6 +2336,422 @@ def _doctor(words: Sequence[str], fmt: str) -> int:
     print(_as_text(_Table("findings", rows, {}), fmt))
     sys.stdout.flush()
     return int(any(finding.level == "problem" for finding in findings))
+# ---- watching: ps, top, watch, trim, set -------------------------------------------------------------------
+def _ps(arguments: argparse.Namespace) -> int:
+    """Every process on hakmem that this user may look into, and a count of the others."""
+    rows, denied = [], 0
+    for pid in _pids():
+        if pid == os.getpid():
+            continue
+        row: dict[str, Any] = {"pid": pid}
+        try:
+            row.update(dict.fromkeys(("user", "command", "version", "rss", "live", "cached", "free", "age", "seen")))
+            process = _Process(pid, fresh=0)
+            stats = process.stats()
+            free = sum(stats.get(f"{part}_bytes", 0) for part in ("slab_free", "free_dirty", "kept_whale"))
+            row.update(version=f"{process.page.version} {process.page.variant}")
+            row.update(live=stats.get("live_bytes"), cached=stats.get("cached_bytes"), free=free)
+            row.update(age=process.age if arguments.fmt == "json" else _duration(process.age), seen="yes")
+        except _Denied:
+            denied += 1
+            continue
+        except _Unseen:
+            row.update(seen="no: start it with HAKMEM_STATS_PAGE=1")
+        except _Unread as error:
+            row.update(seen=f"no: {error}")
+        except HakmemError:  # not on hakmem, or ended
+            continue
+        with contextlib.suppress(HakmemError, OSError):  # it may just have ended
+            status = _status(pid)
+            row.update(user=_user(int(status["Uid"].split()[1])), command=_command_line(pid) or status["Name"])
+            row.update(rss=int(status.get("VmRSS", "0").split()[0]) << 10)
+            rows.append(row)
+    if arguments.fmt == "json":
+        print(json.dumps({"processes": rows, "not_looked_into": denied}, indent=1))
+        return 0
+    units = dict.fromkeys(("rss", "live", "cached", "free"), "bytes")
+    print(_as_text(_Table("processes on hakmem", rows, units), arguments.fmt))
+    if denied:
+        print(f"\n{denied:,} processes could not be looked into: only their users and root may")
+    return 0
+
+
+def _command_line(pid: int, most: int = 40) -> str:
+    with open(f"/proc/{pid}/cmdline", "rb") as file:
+        text = _printable(file.read(4096).replace(b"\0", b" ").decode(errors="replace")).strip()
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+# the pages of top: kind of record, what names a row, what is shown as it is, what as how often a second, and by which
+# column rows are sorted at first
+_PAGES: dict[str, Any] = {
+    page: (kind, *(tuple(columns.split()) for columns in (names, shown, rated)), first)
+    for page, kind, names, shown, rated, first in (
+        ("classes", "class", "size tier", "live_blocks live_bytes cached_bytes slabs", "allocs", "live"),
+        ("tiers", "tier", "name", "live_blocks live_bytes cached_bytes transit_bytes", "allocs", "live"),
+        ("heaps", "heap", "heap thread", "used_bytes cached_bytes slabs", "allocs remote_frees", "used"),
+        ("locks", "lock", "name", "taken contended", "taken contended", "taken/s"),
+    )
+}
+
+
+def _heading(name: str) -> str:
+    """A column's name, so short that the table fits 80 columns."""
+    return {"live_blocks": "blocks", "remote_frees": "remote"}.get(name, name.removesuffix("_bytes"))
+
+
+def _rate(before: float, now: float, seconds: float) -> Optional[int]:
+    return round(max(now - before, 0) / seconds) if seconds > 0 else None
+
+
+def _interval(page: str, before: _Process, now: _Process) -> _Table:
+    """What a page shows of the time between two readings; without a time in between there are no rates."""
+    kind, names, shown, rated, _first = _PAGES[page]
+    seconds = (now.head.at_ns - before.head.at_ns) / 1e9
+
+    def key(record: Any) -> tuple[Any, ...]:
+        return tuple(getattr(record, name) for name in names)
+
+    old = {key(row): row._asdict() for row in before.rows(kind)}
+    rows = []
+    for record in now.rows(kind):
+        values = record._asdict()
+        for part in ("live", "cached"):  # of classes only blocks are counted
+            if kind == "class":
+                values[f"{part}_bytes"] = values.get(f"{part}_blocks", 0) * values["size"]
+        if not any(values.get(name) for name in (*shown, *rated)):
+            continue
+        was = old.get(key(record), {})
+        row = {_heading(name): values.get(name) for name in (*names, *shown)}
+        row.update({f"{_heading(name)}/s": _rate(was.get(name, 0), values.get(name, 0), seconds) for name in rated})
+        if kind != "lock":
+            allocs, misses = (values.get(name, 0) - was.get(name, 0) for name in ("allocs", "misses"))
+            cached = allocs > 0 and seconds > 0 and values.get("classes", 1)  # whales have no caches
+            row["hits"] = max(1 - misses / allocs, 0.0) if cached else None
+        rows.append(row)
+    units = {_heading(name): "bytes" if name.endswith("bytes") else "blocks" for name in shown}
+    rates = {f"{_heading(name)}/s": "blocks" for name in rated}
+    return _Table(page, rows, {**units, **rates, "size": "bytes", "hits": "ratio"})
+
+
+def _top_head(before: _Process, now: _Process) -> list[str]:
+    """The process as a whole, in lines that fit 80 columns."""
+    stats, old = now.stats(), before.stats()
+    seconds = (now.head.at_ns - before.head.at_ns) / 1e9
+
+    def size(*names: str) -> str:
+        return _shown(sum(stats[name] for name in names), "bytes") if set(names) <= set(stats) else "-"
+
+    def rate(name: str) -> str:
+        return _shown(_rate(old.get(name, 0), stats.get(name, 0), seconds) if name in stats else None, "n") + "/s"
+
+    name = f"{now.pid} {now.status['Name']} ({_user(int(now.status['Uid'].split()[1]))})"
+    threads = f"{now.status.get('Threads', '?')} threads"
+    rss = _shown(now.rss, "bytes")
+    live, cached, transit = size("live_bytes"), size("cached_bytes"), size("transit_bytes")
+    free, purgeable = size("slab_free_bytes"), size("free_dirty_bytes", "kept_whale_bytes")
+    locks, contended = rate("shared_locks"), rate("shared_locks_contended")
+    return [
+        f"{name}, hakmem {now.page.version} {now.page.variant}, {threads}, {_duration(now.age)} ago",
+        f"RSS {rss}   live {live}   cached {cached}   in transit {transit}",
+        f"free in slabs {free}   purgeable {purgeable}   whales {size('whale_bytes', 'large_bytes')}",
+        f"allocs {rate('allocs')}   misses {rate('cache_misses')}   locks {locks}, contended {contended}",
+    ]
+
+
+def _largest() -> list[int]:
+    """The processes that let themselves be seen, that with the most memory first."""
+    found = []
+    for pid in _shown_pids():
+        with contextlib.suppress(HakmemError, OSError):
+            found.append((_Process(pid, fresh=0).rss, pid))
+    return [pid for _rss, pid in sorted(found, reverse=True)]
+
+
+def _top(arguments: argparse.Namespace) -> int:
+    """Live, where there is a terminal for it; else a table for each of n intervals."""
+    known = [arguments.pid] if arguments.pid else _largest()
+    if not known:
+        raise HakmemError(
+            "no process lets itself be seen: start one with `python -m hakmem run` or HAKMEM_STATS_PAGE=1"
+        )
+    process = _Process(known[0])
+    live = os.isatty(0) and os.isatty(1) and (os.environ.get("TERM") or "dumb") != "dumb" and not arguments.n
+    if live:
+        ended = _top_live(arguments, process)
+        if ended:
+            print(f"hakmem: top: {ended}")
+        return 0
+    for index in range(arguments.n or 1):
+        before = copy.copy(process)
+        time.sleep(arguments.interval)
+        process.refresh()
+        table = _sorted(_interval(arguments.page, before, process), arguments.sort or _PAGES[arguments.page][-1])
+        gap = "\n" if index else ""
+        print(gap + "\n".join([*_top_head(before, process), "", _as_text(table, "simple")]), flush=True)
+    return 0
+
+
+def _sorted(table: _Table, column: str, upwards: bool = False) -> _Table:
+    """By a column, most first."""
+    if table.rows and column not in table.rows[0]:
+        raise HakmemError(f"no column {column!r}; there are {', '.join(table.rows[0])}")
+
+    def place(row: dict[str, Any]) -> tuple[bool, Any]:
+        return row[column] is not None, row[column] or (row[column] if isinstance(row[column], str) else 0)
+
+    return table._replace(rows=sorted(table.rows, key=place, reverse=not upwards))
+
+
+_KEYS = """c t h l  classes, tiers, heaps (one for each thread), locks
+< >      sort by the column to the left, to the right (arrow keys, too); r: the other way round
+p        pause; any other key but q shows on
++ -      show twice as often, half as often
+n        the next process
+T        trim: the process gives back what it does not use; asks first
+? q      this help; quit
+
+purgeable: free memory that is still resident, given back by age (purge_ms) or by trim
+misses: blocks that were not in the thread's cache; hits: the share that was, of the last interval
+whales: live blocks above 1 MiB; /s: of the last interval; ago: when the process wrote this"""
+
+
+@contextlib.contextmanager
+def _screen() -> Iterator[int]:
+    """The terminal, taken over; gives a descriptor that can be read once the window has changed or we are back."""
+    before = termios.tcgetattr(0)
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+
+    def enter(*_signal: Any) -> None:
+        tty.setcbreak(0, termios.TCSADRAIN)
+        _write_all("\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J")  # the other screen, no cursor, no wrapping
+
+    def leave() -> None:
+        with contextlib.suppress(OSError, termios.error):  # it may be gone
+            _write_all("\x1b[?7h\x1b[?25h\x1b[?1049l")
+            termios.tcsetattr(0, termios.TCSADRAIN, before)
+
+    def suspend(number: int, _frame: Any) -> None:
+        leave()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)  # until somebody sends SIGCONT, whose handler enters again
+        signal.signal(number, suspend)
+
+    def end(number: int, _frame: Any) -> NoReturn:
+        sys.exit(128 + number)
+
+    handlers: dict[int, Any] = {signal.SIGTSTP: suspend, signal.SIGCONT: enter, signal.SIGWINCH: lambda *_: None}
+    handlers.update(dict.fromkeys((signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT), end))
+    old = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    old_wake = signal.set_wakeup_fd(wake, warn_on_full_buffer=False)
+    try:
+        enter()
+        yield woken
+    finally:
+        signal.set_wakeup_fd(old_wake)
+        for number, handler in old.items():
+            signal.signal(number, handler)
+        leave()
+        os.close(woken)
+        os.close(wake)
+
+
+def _write_all(text: str) -> None:
+    data = text.encode(sys.stdout.encoding or "ascii", "replace")
+    while data:
+        data = data[os.write(1, data) :]
+
+
+def _top_live(arguments: argparse.Namespace, process: _Process) -> Optional[_Ended]:
+    """Shows a process until somebody quits, or until it ends: then returns how."""
+    before, page, upwards = copy.copy(process), arguments.page, False
+    column = arguments.sort or _PAGES[page][-1]
+    interval, paused, asking, helping, message = arguments.interval, False, False, False, ""
+    due = time.monotonic() + min(interval, 0.2)  # the first rates soon
+
+    def frame() -> None:
+        columns, lines = os.get_terminal_size(1)
+        title = f"every {interval:g} s, by {column}" + ", paused" * paused
+        last = f"{message or title}   ?: help, q: quit"
+        if asking:
+            last = f"Have process {process.pid} give back what it does not use? y/n"
+        body = _KEYS.splitlines()
+        if not helping:
+            table = _sorted(_interval(page, before, process), column, upwards)
+            body = [*_top_head(before, process), "", *_as_text(table, "plain").splitlines()]
+        shown = [line[: columns - 1] for line in [*body[: lines - 1], *[""] * (lines - 1 - len(body)), last]]
+        if not helping and lines > 7:
+            shown[5] = f"\x1b[7m{shown[5]:{columns - 1}}\x1b[m"
+        _write_all("\x1b[H" + "\r\n".join(line + "\x1b[K" for line in shown))
+
+    try:
+        with _screen() as woken:
+            while True:
+                frame()
+                ready = select.select([0, woken], [], [], max(due - time.monotonic(), 0))[0]
+                if woken in ready:
+                    os.read(woken, 64)
+                keys = os.read(0, 64).decode("latin-1") if 0 in ready else ""
+                if 0 in ready and not keys:  # nobody is there any more
+                    return None
+                for key in re.findall(r"\x1b[\[O].|.", keys, re.DOTALL):
+                    message = ""
+                    if asking:
+                        asking = False
+                        if key == "y":
+                            try:
+                                message = f"it gave back {_shown(process.ask('trim'), 'bytes')}"
+                            except HakmemError as error:
+                                message = str(error)
+                        continue
+                    if key == "q":
+                        return None
+                    helping, paused = key == "?" and not helping, key == "p" and not paused
+                    asking = key == "T"
+                    upwards ^= key == "r"
+                    new = next((name for name in _PAGES if name[0] == key), page)
+                    if new != page:
+                        page, column = new, _PAGES[new][-1]
+                    if key in "+=-" and len(key) == 1:
+                        interval = min(max(interval * (2 if key == "-" else 0.5), 0.1), 60)
+                        due = min(due, time.monotonic() + interval)
+                    step = {"<": -1, "\x1b[D": -1, "\x1bOD": -1, ">": 1, "\x1b[C": 1, "\x1bOC": 1}.get(key, 0)
+                    names = list((_interval(page, before, process).rows or [{}])[0])
+                    if step and names:
+                        column = names[(names.index(column) + step) % len(names)]
+                    if key == "n":
+                        known = _largest()
+                        if known:
+                            place = known.index(process.pid) + 1 if process.pid in known else 0
+                            process = _Process(known[place % len(known)])
+                            before, due = copy.copy(process), time.monotonic() + min(interval, 0.2)
+                if time.monotonic() >= due:
+                    due = max(due + interval, time.monotonic())
+                    if not paused:
+                        old = copy.copy(process)
+                        try:
+                            process.refresh()
+                            before = old
+                        except (_Ended, _Denied):
+                            raise
+                        except HakmemError as error:
+                            message = str(error)
+    except _Ended as ended:
+        return ended
+
+
+def _watch(arguments: argparse.Namespace) -> int:
+    """A line of counters for each interval, until the process ends."""
+    process = _Process(arguments.pid)
+    counters = [field.name for field in process.layouts["stats"].fields if {"summary", "pools"} & {*field.view.split()}]
+    columns = arguments.columns.split(",") if arguments.columns else ["time", "seconds", "rss", *counters]
+    known = ["time", "seconds", "age", "rss", *process.stats()]
+    for column in columns:
+        if column not in known:
+            near = (difflib.get_close_matches(column, known, 1, 0) or ["rss"])[0]
+            raise HakmemError(f"there is no counter {column!r}; the nearest is {near!r}")
+    begin = time.monotonic()
+    with open(arguments.o, "w", encoding="utf-8") if arguments.o else contextlib.nullcontext(sys.stdout) as out:
+        if arguments.fmt == "csv":
+            print(*columns, sep=",", file=out, flush=True)
+        for line in itertools.count(1):
+            seconds = time.monotonic() - begin
+            now = datetime.datetime.now(datetime.timezone.utc).astimezone().isoformat(timespec="milliseconds")
+            row = {"time": now, "seconds": round(seconds, 3), "age": round(process.age, 6), "rss": process.rss}
+            row.update(process.stats())
+            chosen = {column: row.get(column) for column in columns}
+            text = json.dumps(chosen) if arguments.fmt == "json" else ",".join(map(str, chosen.values()))
+            print(text, file=out, flush=True)
+            if line == arguments.n:
+                break
+            time.sleep(max(line * arguments.interval - (time.monotonic() - begin), 0))
+            try:
+                process.refresh()
+            except _Ended:
+                break
+    return 0
+
+
+def _trim_other(arguments: argparse.Namespace) -> int:
+    process = _Process(arguments.pid)
+    given = process.ask("trim", timeout=arguments.timeout)
+    before = process.rss
+    process.refresh()
+    after = _shown(process.rss, "bytes")
+    print(f"gave back {_shown(given, 'bytes')}; RSS {_shown(before, 'bytes')} before, {after} after")
+    return 0
+
+
+def _set_other(arguments: argparse.Namespace) -> int:
+    name, given, text = arguments.setting.partition("=")
+    if not given:
+        raise HakmemError(f"{arguments.setting}: write option=value")
+    process = _Process(arguments.pid)
+    options = {option.name: (option, value) for option, value in process.options()}
+    if name not in options:
+        near = (difflib.get_close_matches(name, options, 1, 0) or ["none"])[0]
+        raise HakmemError(f"process {process.pid} has no option {name!r}; the nearest is {near!r}")
+    option, old = options[name]
+    if option.when != "any":
+        raise HakmemError(f"{name} can only be set before the program starts: {option.env}={text}")
+    if process.page.version == __version__ and name in config.options:
+        number = config.option(name).parse(text)
+    elif text in option.words:
+        number = option.words.index(text)
+    elif text.lstrip("-").isdigit():
+        number = int(text)
+    else:
+        raise HakmemError(f"{name} = {text!r}: it is of hakmem {process.page.version}, write a number")
+    process.ask("set", name, option.check(number), timeout=arguments.timeout)
+    process.refresh()
+    new = {option.name: value for option, value in process.options()}[name]
+    unit = "" if option.words else f" {option.unit}"
+    print(f"{name}: {old}{unit} before, {new}{unit} now".replace("  ", " "))
+    return 0
+
+
+_ACTIONS = {"ps": _ps, "top": _top, "watch": _watch, "trim": _trim_other, "set": _set_other}
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0.01 <= value <= 86400:
+        raise argparse.ArgumentTypeError(f"{text}: 0.01 to 86400 seconds are possible")
+    return value
+
+
+def _times(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: 1 or more")
+    return int(text)
+
+
+def _add_watching(commands: Any) -> list[argparse.ArgumentParser]:
+    """The subcommands of this section; returns those that print tables in a format."""
+    ps = commands.add_parser("ps", help="the processes on hakmem")
+    top = commands.add_parser("top", help="a process, live; the key ? shows the others")
+    top.add_argument("pid", nargs="?", type=int, help="default: the one with the most memory")
+    top.add_argument("--page", choices=list(_PAGES), default="classes", help="default: classes")
+    top.add_argument("--sort", metavar="COLUMN", help="most first; default: live, used or taken/s")
+    watch = commands.add_parser("watch", help="a process's counters, a line each interval, until it ends")
+    trim_it = commands.add_parser("trim", help="have a process give back what it does not use")
+    set_it = commands.add_parser("set", help="change an option of a process")
+    for command in (watch, trim_it, set_it):
+        command.add_argument("pid", type=int)
+    for command in (top, watch):
+        command.add_argument("--interval", type=_seconds, default=1.0, metavar="S", help="seconds; default: 1")
+        command.add_argument("-n", type=_times, metavar="N", help="so many times, then end")
+    watch.add_argument("--csv", dest="fmt", action="store_const", const="csv", default="csv", help="the default")
+    watch.add_argument("--fmt", choices=("csv", "json"), help="json: one object a line")
+    columns = "time, seconds, age, rss and counters; default: all but age, with the counters of summary and pools"
+    watch.add_argument("--columns", metavar="A,B,..", help=columns)
+    watch.add_argument("-o", metavar="FILE", help="write to a file")
+    set_it.add_argument("setting", metavar="OPTION=VALUE")
+    for command in (trim_it, set_it):
+        begin = "seconds in which it must begin, or nothing will be done; default: 2"
+        command.add_argument("--timeout", type=_seconds, default=2.0, metavar="S", help=begin)
+    return [ps]
 
 
 # ---- the command line --------------------------------------------------------------------------------------
@@ -2250,6 +2832,7 @@ def _run(arguments: argparse.Namespace) -> NoReturn:
         elif value not in ("1", "2"):  # the library in this process may have no choice of a level
             raise ValueError(f"-o {setting}: hardened is 1 or 2")
         environment[option.env] = value
+    environment.setdefault(config.option("stats_page").env, "1")  # so that top and the others can see it
     if arguments.pythonmalloc:
         environment["PYTHONMALLOC"] = "malloc"
     library = _library_for_preload(arguments.variant)
@@ -2294,7 +2877,7 @@ def _parser() -> argparse.ArgumentParser:
     patient.add_argument("target", nargs="*", help="PID, or -- command ... (it is not started); default: this process")
     bench = commands.add_parser("bench", help="run the benchmark; `bench --help` has its options", add_help=False)
     bench.add_argument("arguments", nargs=argparse.REMAINDER)
-    for table in (shown, view, patient):
+    for table in (shown, view, patient, *_add_watching(commands)):
         table.add_argument("--fmt", default="simple", help="json, or a format of tabulate (simple, github, html, ...)")
     return parser
 
@@ -2314,6 +2897,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             return _doctor(options.target, options.fmt)
         if options.action == "path":
             print(_mode.path)
+        elif options.action in _ACTIONS:
+            return _ACTIONS[options.action](options)
         else:
             print(report(getattr(options, "view", "config"), options.fmt, getattr(options, "pid", None)))
         sys.stdout.flush()
@@ -2324,6 +2909,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         # as env and nice do: 127 for no such program, 125 for all that is not what a program returned
         return 1 if options.action != "run" else 127 if isinstance(error, FileNotFoundError) else 125
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

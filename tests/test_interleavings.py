@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 from _helpers import ROOT
 from interleavings import Explored, Refuted, Step, System, Thread, explore, must
-from models import bigcache, heaps, locks, pages, rings
+from models import bigcache, heaps, live, locks, pages, rings
 from models.bigcache import Kept
 from models.heaps import Heaps
+from models.live import Commands, Publication
 from models.locks import Boot, Futex
 from models.pages import Allowance, Pages
 from models.rings import Rings
 
-MODELS = (heaps, locks, pages, bigcache, rings)
-ENVIRONMENT = {"interrupt", "collect", "copy"}  # steps of the system or of the test, not of hakmem
+MODELS = (heaps, locks, pages, bigcache, rings, live)
+ENVIRONMENT = {"interrupt", "collect", "copy", "act", "ask", "read"}  # of the system, the test or a reader, not of C
 
 
 # ---- the checker itself, on protocols that are known to be broken or sound
@@ -454,6 +455,13 @@ HOLDS: dict[str, Callable[[str], System]] = {
     "a run is freed, kept, taken again, evicted, made anew, and its neighbour grows": Kept,
     "two threads take and two purge a kept run": lambda without: Kept(without, 1, takers=2, purgers=2, growers=0),
     "two threads free one run while it is evicted": lambda without: Kept(without, freers=2, takers=0, makers=0),
+    "two threads publish what another process reads": Publication,
+    "one reader waits and one gives up while two threads obey": Commands,
+    "a reader is killed before another asks": lambda without: Commands(without, ("is killed", "waits")),
+    "two readers give up": lambda without: Commands(without, ("gives up", "gives up"), threads=1),
+    "a reader is killed, one gives up and one waits": lambda without: Commands(
+        without, ("is killed", "gives up", "waits"), threads=1
+    ),
     "a heap changes hands while ACE reads its ring": Rings,
     "a ring is full before ACE comes": lambda without: Rings(without, owners=1, events=3, room=1),
 }
@@ -538,6 +546,14 @@ REFUTED_BY: dict[str, tuple[str, str]] = {  # the part taken out: the scenario t
     "the key that a new run has not got": ("a run is freed, kept", "leaves BigCache that is not in it"),
     "the look at the key of a kept neighbour": ("a run is freed, kept", "leaves BigCache that is not in it"),
     "BigCache's lock in an eviction": ("two threads take and two purge", "leaves BigCache that is not in it"),
+    "the number that is odd while the page is written": ("two threads publish", "passes for one"),
+    "the number that is even again only after that": ("two threads publish", "passes for one"),
+    "the lock of those who publish": ("two threads publish", "passes for one"),
+    "the look that is cleared before the number is read": ("one reader waits", "deadlock: reader 0 waits"),
+    "the compare-and-swap that takes a command": ("one reader waits", "is obeyed, and was withdrawn"),
+    "the look whether the command is the next": ("one reader waits", "is obeyed, and was withdrawn"),
+    "the compare-and-swap that withdraws a command": ("one reader waits", "is obeyed, and was withdrawn"),
+    "the word that says it is over only when it is": ("one reader waits", "is done before it is over"),
     "the event before the head": ("a ring is full", "are read where"),
     "the look at the tail before a put": ("a ring is full", "more events stand in the ring"),
     "the look at the head before a get": ("a ring is full", "are read where"),

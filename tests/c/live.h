@@ -18,7 +18,8 @@ struct live_head {
 struct live_command {
     char magic[8];
     uint32_t format, look;
-    uint64_t asked, done;
+    uint32_t pid, reserved;
+    uint64_t asked, taken, done, until;
     uint32_t what, status;
     int64_t value;
     uint64_t result;
@@ -187,7 +188,7 @@ static UNUSED struct live_command *live_command(pid_t pid)
 {
     size_t size;
     struct live_command *c = live_map(pid, "hakmem-command", &size, 1);
-    CHECK(c && size >= sizeof *c && strcmp(c->magic, "hakmem") == 0 && c->format == 1, "no command page");
+    CHECK(c && size >= sizeof *c && strcmp(c->magic, "hakmem") == 0 && c->format == 2, "no command page");
     return c;
 }
 
@@ -195,6 +196,7 @@ static UNUSED uint64_t live_ask(struct live_command *c, uint32_t what, const cha
 {
     uint64_t number = c->asked + 1;
     c->what = what;
+    c->until = UINT64_MAX;
     c->value = value;
     snprintf(c->name, sizeof c->name, "%s", name);
     __atomic_store_n(&c->asked, number, __ATOMIC_RELEASE);

@@ -238,6 +238,7 @@ static void commands(void)
     uint64_t number = c->asked + 1;
     memset(c->name, 'p', sizeof c->name);
     c->what = DO_SET;
+    c->until = UINT64_MAX;
     __atomic_store_n(&c->asked, number, __ATOMIC_RELEASE);
     __atomic_store_n(&c->look, 1, __ATOMIC_RELEASE);
     slow_path();
@@ -508,7 +509,9 @@ static void rubbish(void)
     struct live_command *c = live_map(parent, "hakmem-command", &size, 1);
     CHECK(c && live_open(&l, parent, "hakmem-stats"));
     live_whole(&l);
-    uint64_t number = live_ask(c, DO_PUBLISH, "", 0);
+    uint64_t number = live_ask(c, DO_PUBLISH, "", 0); /* which sets the numbers right, if they were rubbish */
+    for (int ms = 0; !live_is_done(c, number) && c->taken != (number | 1ull << 63) && ms < 20000; ms++) sleep_ms(1);
+    number = live_ask(c, DO_PUBLISH, "", 0);
     for (int ms = 0; !live_is_done(c, number) && ms < 20000; ms++) sleep_ms(1);
     CHECK(live_is_done(c, number) && c->status == 0);
     atomic_store(&stop, 1);
