@@ -8761,7 +8761,7 @@ static HAK_COLD void hak_report_locked(const char *when)
  *
  * The first is written by a thread that is in a slow path anyway, at most every HAK_LIVE_MS and for a hundredth of its
  * processor time, between two increments of `seq`: whoever reads compares seq before and after, and the sum of what it
- * has read.
+ * has read.  Counts and rows are made elsewhere, where locks may be waited for, and copied in one go.
  * It describes itself, so that a reader of another version reads what both know, in lines of words between tabs:
  *
  *   hakmem  version  variant

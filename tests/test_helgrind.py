@@ -40,6 +40,13 @@ def test_no_error_without_thread_caches() -> None:
     assert (text(done.stdout), text(done.stderr)[:6000]) == ("2 rounds\n", "")
 
 
+@pytest.mark.soak
+@pytest.mark.parametrize("page", ["1", "2"])
+def test_no_error_with_a_stats_page(page: str) -> None:
+    done = helgrind(threads(), 1, {"HAKMEM_STATS_PAGE": page})
+    assert (done.returncode, text(done.stdout), text(done.stderr)[:6000]) == (0, "1 rounds\n", "")
+
+
 def test_errors_without_locks() -> None:
     said = text(helgrind(threads("-DHAK_NOLOCK=1"), 1).stderr)
     assert said.count("Possible data race") > 20, said[:3000]

@@ -404,7 +404,7 @@ def test_structures_are_those_of_c():
             assert field.help or field.kind == "z" or layout in (hakmem._OPTION, hakmem._OWNER, hakmem._SEGMENT)
         assert len(layout.structure._fields_) == len(layout.fields)
     known = {"stats", "class", "tier", "heap", "lock", "segment", "option", "owner", "shard", "big", "site", "rule"}
-    assert known | {"policy", "decision"} == set(hakmem._LAYOUTS)
+    assert known | {"policy", "decision", "setting"} == set(hakmem._LAYOUTS)
 
 
 # ---- reports
@@ -492,7 +492,7 @@ def test_an_option_of_the_start_says_how_to_set_it(name):
 
 
 @pytest.mark.parametrize("name", TEXTS)
-def test_an_option_that_is_a_text_has_a_length_within_bounds(name, python):
+def test_an_option_that_is_a_text_has_a_length_within_bounds(name, python, tmp_path):
     option = hakmem.config.option(name)
     assert option.value == option.default == ""
     assert option.check("x" * option.max) == option.parse("x" * option.max) == option.max
@@ -500,7 +500,7 @@ def test_an_option_that_is_a_text_has_a_length_within_bounds(name, python):
         with pytest.raises(ValueError, match=f"allowed is a text of at most {option.max} bytes"):
             option.check(value)
     show = f"import hakmem; print(hakmem.config[{name!r}])"
-    done = python(show, **{option.env: "1:none;2:none"})
+    done = python(show, cwd=tmp_path, **{option.env: "1:none;2:none"})  # of one it is the name of a file
     assert (done.stdout, done.stderr) == ("1:none;2:none\n", "")
     done = python(show, **{option.env: "x" * (option.max + 1)})
     assert done.stdout == "\n"

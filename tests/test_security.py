@@ -47,6 +47,7 @@ def show(path: Path, settings: dict[str, str]) -> tuple[dict[str, list[str]], st
         done = subprocess.run(
             [str(path), "show"],
             env=environment(settings),
+            cwd=path.parent,
             user=CALLER,
             group=CALLER,
             extra_groups=[],

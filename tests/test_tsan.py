@@ -48,7 +48,8 @@ def check_stress(command: list[Argument], env: dict[str, str]) -> None:
 
 SWITCHES = ["", "HAKMEM_ENABLE_TLS=0", "HAKMEM_TLS_TINY=0", "HAKMEM_TINY_USE_SUPERSLAB=0"]
 SHARDS = ["HAKMEM_SHARDS=64", "HAKMEM_SHARD_THRESHOLD=1"]  # the second: they become more in the middle of all
-RUNS = [(sanitizer, switch) for sanitizer in ROUNDS for switch in (SWITCHES + SHARDS * (sanitizer == "thread"))]
+PAGE = ["HAKMEM_STATS_PAGE=1"]
+RUNS = [(sanitizer, switch) for sanitizer in ROUNDS for switch in (SWITCHES + PAGE + SHARDS * (sanitizer == "thread"))]
 
 
 @pytest.mark.parametrize(("sanitizer", "switch"), RUNS)
