@@ -237,6 +237,7 @@ def _layout(described: Any) -> _Layout:
 _LAYOUTS = {raw.name.decode(): _layout(raw) for raw in (_RawRecord * _about.nrecords).from_address(_about.records)}
 _STATS, _CLASS, _TIER, _OPTION, _OWNER = (_LAYOUTS[name] for name in ("stats", "class", "tier", "option", "owner"))
 _HEAP, _LOCK, _SEGMENT, _SHARD = (_LAYOUTS[name] for name in ("heap", "lock", "segment", "shard"))
+_MAPPING = _LAYOUTS["mapping"]
 _BIG, _SITE, _RULE, _POLICY, _DECISION = (_LAYOUTS[name] for name in ("big", "site", "rule", "policy", "decision"))
 
 
@@ -309,6 +310,8 @@ _shard_table = _bind("hak_shard_table", _code, [ctypes.POINTER(_SHARD.structure)
 _big_table = _bind("hak_big_table", _code, [ctypes.POINTER(_BIG.structure), _size, _code])
 # int hak_segment_table(struct hak_segment *rows, size_t row_size, int max_rows);
 _segment_table = _bind("hak_segment_table", _code, [ctypes.POINTER(_SEGMENT.structure), _size, _code])
+# int hak_mapping_table(struct hak_mapping *rows, size_t row_size, int max_rows);
+_mapping_table = _bind("hak_mapping_table", _code, [ctypes.POINTER(_MAPPING.structure), _size, _code])
 # int hak_ace_policies(struct hak_policy_row *rows, size_t row_size, int max_rows);
 _ace_policies = _bind("hak_ace_policies", _code, [ctypes.POINTER(_POLICY.structure), _size, _code])
 # int hak_ace_log(struct hak_decision *rows, size_t row_size, int max_rows);
@@ -788,6 +791,7 @@ class _Here:
         "shard": shard_table,
         "big": big_table,
         "segment": lambda: sorted(_rows(_SEGMENT, _segment_table)),
+        "mapping": lambda: _rows(_MAPPING, _mapping_table),
         "site": site_table,
         "rule": site_rules,
         "policy": lambda: _rows(_POLICY, _ace_policies),
