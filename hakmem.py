@@ -49,12 +49,13 @@ from pathlib import Path
 from typing import Any, Callable, NamedTuple, NoReturn, Optional, Union, cast
 
 __all__ = [
-    "Buffer", "Config", "HakmemError", "MemoryPool", "Mode", "Option", "RssMonitor", "RssSample", "UnknownOptionError",
+    "Advice", "Buffer", "ClassSlabs", "Config", "HakmemError", "MemoryPool", "Mode", "Option",
+    "RssMonitor", "RssPart", "RssSample", "UnknownOptionError", "Why",
     "ace_log", "aligned_alloc", "alloc_at", "big_table", "calloc", "class_table", "config", "default_memory_pool",
     "free", "free_at", "heap_table", "lock_table", "main", "malloc", "memory_snapshot", "memory_stats",
     "memory_stats_as_nested_dict", "memory_summary", "mode", "owner_of", "realloc", "report",
     "reset_peak_memory_stats", "shard_table", "site_rule", "site_rules", "site_table", "tier_table",
-    "total_allocated_bytes", "trim", "usable_size",
+    "total_allocated_bytes", "trim", "usable_size", "why",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
@@ -1166,6 +1167,13 @@ class _Process:
             with contextlib.suppress(_Silent):
                 self.ask("release", timeout=0.1)
 
+    def renew(self) -> tuple[list[Any], list[Any]]:
+        """Segments and sites, and the rest as it was just after. _Silent if the process sleeps."""
+        self.ask("publish", timeout=1)
+        detail = self._detail()
+        self.head, self._rows = self.page.read()
+        return detail["segment"], detail["site"]
+
     def ask(self, what: str, name: str = "", value: int = 0, timeout: float = 2.0) -> int:
         """Have it do something; returns what came of it. _Silent if it has not by then."""
         deadline = time.monotonic() + timeout
@@ -1603,6 +1611,418 @@ class RssMonitor:
         return f"<hakmem.RssMonitor every {self.interval} s, {state}, {len(self.samples)} samples, peak {self.peak:,}>"
 
 
+# ---- why RSS is what it is ---------------------------------------------------------------------------------
+class RssPart(NamedTuple):
+    """A part of RSS: its resident bytes, what share of RSS they are, and what they hold."""
+
+    part: str
+    bytes: int
+    share: float
+    meaning: str
+
+
+class ClassSlabs(NamedTuple):
+    """The slabs of one class by the share of their blocks that is out: live, in a thread's stack, or in transit.
+
+    under_5 to under_100 and full count slabs. free_bytes are resident and in no such block, trim_bytes those of them
+    that trim gives back at once; for the rest blocks must be freed. few_blocks are those out of slabs under 25%.
+    """
+
+    block_size: int
+    slabs: int
+    under_5: int
+    under_25: int
+    under_50: int
+    under_100: int
+    full: int
+    few_blocks: int
+    free_bytes: int
+    trim_bytes: int
+
+
+class Advice(NamedTuple):
+    """What would give memory back: its cause, the bytes to expect, and what to do."""
+
+    cause: str
+    bytes: int
+    do: str
+
+
+class Why(NamedTuple):
+    """Why a process has the RSS that it has, in bytes: parts add up to rss, exactly.
+
+    rounding_bytes is a bound: the program asked for so much less than it holds at most, by what its blocks are rounded
+    up to classes. advice begins with what would give back most. notes say what the figures cannot.
+    """
+
+    pid: int
+    heading: str
+    rss: int
+    parts: list[RssPart]
+    slabs: list[ClassSlabs]
+    rounding_bytes: int
+    advice: list[Advice]
+    notes: list[str]
+
+    def tables(self) -> list[_Table]:
+        units = dict.fromkeys(("bytes", "free_bytes", "trim_bytes", "block_size"), "bytes")
+        parts = [part._asdict() for part in self.parts if part.bytes]
+        slabs = [row._asdict() for row in self.slabs[:_SLABS_SHOWN] if row.free_bytes]
+        advice = [{"": index, **row._asdict()} for index, row in enumerate(self.advice[:3], 1)]
+        return [
+            _Table("where it is", parts, {**units, "share": "ratio"}),
+            _Table("slabs by the share of their blocks that is out", slabs, {**units, "slabs": "slabs"}),
+            _Table("what would give back most", advice, units),
+        ]
+
+    def text(self, fmt: str = "simple") -> str:
+        """All of it as text, in any format of tabulate; "json" has every row, with plain numbers."""
+        if fmt == "json":
+            rows = {"parts": self.parts, "slabs": self.slabs, "advice": self.advice}
+            named = {name: [row._asdict() for row in cast("list[Any]", part)] for name, part in rows.items()}
+            return json.dumps({**self._asdict(), **named}, indent=1)
+        texts = [self.heading, f"RSS is {_shown(self.rss, 'bytes')}"]
+        for table in self.tables():
+            texts += [table.title, _as_text(table, fmt)] if table.rows else []
+        return "\n\n".join([*texts, *self.notes])
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def _repr_html_(self) -> str:
+        return "".join(f"<p>{table.title}</p>{_as_text(table, 'html')}" for table in self.tables() if table.rows)
+
+
+_SLABS_SHOWN = 10
+_PARTS = {
+    "live blocks": "what the program holds",
+    "cached": "freed blocks in threads' stacks",
+    "in transit": "freed blocks on their way to the thread that owns them",
+    "free in slabs": "free blocks of slabs that other blocks hold",
+    "free": "free units that have not been given back yet",
+    "kept whales": "freed blocks above 1 MiB, kept whole",
+    "metadata": "hakmem's own tables",
+    "huge pages": "never used, resident as parts of huge pages",
+    "thread stacks": "the main thread's, and anonymous memory behind a guard page",
+    "brk heap": "another allocator's: malloc of libc, before hakmem or beside it",
+    "anonymous mappings": "mapped by the program or by another allocator, not by hakmem",
+    "shared memory": "shared mappings, memfd, tmpfs",
+    "code and files": "programs, libraries and mapped files; the system takes what is clean back itself",
+    "changed meanwhile": "came or went while this was read (below 0: went)",
+}
+
+
+class _Area(NamedTuple):
+    """A mapping of a process, from /proc/PID/smaps."""
+
+    start: int
+    end: int
+    mode: str
+    kind: str
+    rss: int
+    huge: int
+
+
+def _areas(pid: int) -> list[_Area]:
+    areas: list[_Area] = []
+    with open(f"/proc/{pid}/smaps", encoding="utf-8", errors="replace") as lines:
+        before = (0, 0, "", "")  # end, size, mode, path
+        for line in lines:
+            name, *words = line.split(None, 5)
+            if name == "Rss:":
+                areas[-1] = areas[-1]._replace(rss=int(words[0]) << 10)
+            elif name == "AnonHugePages:":
+                areas[-1] = areas[-1]._replace(huge=int(words[0]) << 10)
+            elif not name.endswith(":"):
+                start, end = (int(bound, 16) for bound in name.split("-"))
+                mode, path = words[0], words[4].rstrip() if len(words) > 4 else ""
+                areas.append(_Area(start, end, mode, _kind(path, mode, start == before[0], *before[1:]), 0, 0))
+                before = end, end - start, mode, path
+    return areas
+
+
+def _kind(path: str, mode: str, adjoins: bool, size: int, mode_before: str, path_before: str) -> str:
+    """What a mapping holds that is not hakmem's, by its path and by the mapping before it."""
+    if path.startswith("/memfd:hakmem-"):
+        return "metadata"
+    if path.startswith(("/memfd:", "/dev/shm/", "/SYSV", "/dev/zero")):
+        return "shared memory"
+    if path == "[heap]":
+        return "brk heap"
+    if path.startswith("[stack"):
+        return "thread stacks"
+    if path and not path.startswith("[anon"):
+        return "code and files"
+    if adjoins and path_before.startswith("/") and "w" in mode_before + mode:
+        return "code and files"  # variables of a library that begin as zero
+    guarded = adjoins and mode_before.startswith("---") and not path_before and size <= 1 << 20
+    return "thread stacks" if guarded and mode.startswith("rw") else "anonymous mappings"
+
+
+_WINDOW = 1 << 16  # OS pages whose state is read at a time
+_PRESENT = bytes(range(128, 256))
+
+
+def _page_counter(pid: int) -> Callable[[int, int], tuple[int, int]]:
+    """A function that counts the resident bytes between two addresses, and those that are perhaps only a shared zero.
+
+    It reads /proc/PID/pagemap: 8 bytes an OS page, of which the highest has bit 7 for present, bit 0 for its own.
+    """
+    file, page = open(f"/proc/{pid}/pagemap", "rb", buffering=0), mmap.PAGESIZE  # noqa: SIM115 (lives with count)
+
+    @functools.lru_cache(maxsize=1)
+    def window(index: int) -> bytes:
+        return os.pread(file.fileno(), _WINDOW * 8, index * _WINDOW * 8)[7::8]
+
+    def count(start: int, end: int) -> tuple[int, int]:
+        first, last, present, doubtful = start // page, end // page, 0, 0
+        while first < last:
+            index, offset = divmod(first, _WINDOW)
+            state = window(index)[offset : offset + last - first]
+            present += len(state) - len(state.translate(None, _PRESENT))
+            doubtful += state.count(0x80)
+            first = (index + 1) * _WINDOW
+        return present * page, doubtful * page
+
+    window(0)  # OSError where the system lets nobody read it
+    return count
+
+
+class _Piece(NamedTuple):
+    """Memory of hakmem's: a segment, or where there is none a mapping for metadata."""
+
+    start: int
+    end: int
+    segment: Any
+
+
+def _resident(areas: list[_Area], pieces: list[_Piece], count: Any) -> tuple[list[int], list[int]]:
+    """The resident bytes of each piece (in order of address), and of each area what is in no piece."""
+    found, rests, at = [0] * len(pieces), [area.rss for area in areas], 0
+    for index, area in enumerate(areas):
+        while at < len(pieces) and pieces[at].end <= area.start:
+            at += 1
+        if not area.rss:
+            continue
+        inside = []
+        for place in range(at, len(pieces)):
+            piece = pieces[place]
+            if piece.start >= area.end:
+                break
+            begin, end = max(piece.start, area.start), min(piece.end, area.end)
+            bound = min(end - begin, piece.segment.dirty_bytes) if piece.segment else end - begin
+            inside.append((place, *(count(begin, end) if count else (bound, bound))))
+        # an OS page that was read and never written is present, but not in RSS: it is a zero that all share
+        excess = max(sum(present for _, present, _ in inside) - area.rss, 0)
+        doubtful = sum(doubt for _, _, doubt in inside)
+        for place, present, doubt in inside:
+            resident = present - (min(excess, doubtful) * doubt // doubtful if doubtful else 0)
+            found[place] += resident
+            rests[index] -= resident
+    return found, rests
+
+
+def _pieces(source: _Source, areas: list[_Area], segments: list[Any]) -> list[_Piece]:
+    """All that is hakmem's, in order of address, and nothing twice."""
+    pieces = [_Piece(row.address, row.address + row.total_size, row) for row in segments]
+    for row in source.rows("mapping"):
+        if row.holds == "metadata":
+            pieces.append(_Piece(row.address, row.address + row.total_size, None))
+        elif row.holds == "library":
+            mine = (area for area in areas if row.address <= area.start < row.address + row.total_size)
+            pieces += [_Piece(area.start, area.end, None) for area in mine if "w" in area.mode]
+    kept, end = [], 0
+    for piece in sorted(pieces, key=operator.itemgetter(0, 1)):
+        if piece.start >= end:  # a segment that changed hands may stand there twice
+            kept.append(piece)
+            end = piece.end
+    return kept
+
+
+def _of_slabs(slabs: list[tuple[Any, int]]) -> tuple[dict[int, int], list[ClassSlabs], int]:
+    """Of slabs with their resident bytes: those of blocks that are out, by class; a histogram; bytes never used."""
+    out: dict[int, int] = collections.Counter()
+    rows: dict[int, list[int]] = {}
+    unused = 0
+    for slab, resident in slabs:
+        used = min(resident, slab.used_blocks * slab.block_size)
+        never = max(resident - slab.used_page_bytes - slab.free_page_bytes, 0) if slab.free_page_bytes else 0
+        share = slab.used_blocks / slab.blocks
+        band = sum(share >= bound for bound in (0.05, 0.25, 0.5, 1))
+        row = rows.setdefault(slab.block_size, [0] * 9)
+        row[0] += 1
+        row[1 + band] += 1
+        row[6] += slab.used_blocks * (band < 2)
+        row[7] += resident - used
+        row[8] += max(min(slab.free_page_bytes, resident - slab.used_page_bytes), 0)
+        out[slab.block_size] += used
+        unused += never
+    histogram = [ClassSlabs(size, *row) for size, row in rows.items()]
+    return out, sorted(histogram, key=lambda row: row.free_bytes, reverse=True), unused
+
+
+def _from_counters(stats: Any, ours: int, others: dict[str, int]) -> dict[str, int]:
+    """The parts as the counters bound them, ours being resident: what blocks have never touched is not in them."""
+    whales = min(stats.whale_bytes, others["anonymous mappings"])
+    others["anonymous mappings"] -= whales
+    sums = {
+        "free in slabs": stats.slab_free_bytes + stats.slab_tail_bytes,
+        "live blocks": stats.live_bytes - stats.whale_bytes,
+        "kept whales": stats.kept_whale_bytes,
+        "free": stats.free_dirty_bytes,
+        "cached": stats.cached_bytes,
+        "in transit": stats.transit_bytes,
+    }
+    missing = sum(sums.values()) - ours
+    for part, size in sums.items():
+        taken = min(size, max(missing, 0))
+        sums[part], missing = size - taken, missing - taken
+    sums["live blocks"] += whales
+    return {**sums, "changed meanwhile": max(-missing, 0)}
+
+
+def _sites_of(sites: list[Any], block_size: int, smaller: int) -> str:
+    """The call sites whose live blocks, by their mean, are of a class; those with the most first."""
+    mine = [row for row in sites if row.live_blocks and smaller < row.live_bytes / row.live_blocks <= block_size]
+    mine.sort(key=lambda row: row.live_blocks, reverse=True)
+    return ", ".join(row.place or str(row.site) for row in mine[:3])
+
+
+def _advice(why: Why, source: _Source, sites: Optional[list[Any]], smaller: dict[int, int]) -> list[Advice]:
+    """What can be done about each part, with the bytes to expect, the most first."""
+    of = {part.part: part.bytes for part in why.parts}
+    there = isinstance(source, _Process)
+    trim = f"python -m hakmem trim {why.pid}" if there else "hakmem.trim()"
+    options = {option.name: value for option, value in source.options()}
+    capturing = "start it with `python -m hakmem run --sites`, then "
+    report = f"`python -m hakmem report {why.pid} sites`" if there else "hakmem.report('sites')"
+    holders = sorted((row for row in sites or () if row.live_bytes), key=lambda row: row.live_bytes, reverse=True)[:3]
+    most = ", ".join(f"{row.place or row.site} {_shown(row.live_bytes, 'bytes')}" for row in holders)
+    ask = f"{report} names the call sites" if options["sites"] else f"{capturing}{report} names the call sites"
+    trimmed = sum(row.trim_bytes for row in why.slabs)
+    sparse = [row for row in why.slabs if row.free_bytes > row.trim_bytes]
+    sparse.sort(key=lambda row: row.free_bytes - row.trim_bytes, reverse=True)
+    named = []
+    for row in sparse[:3]:
+        where = _sites_of(sites or [], row.block_size, smaller.get(row.block_size, 0))
+        few = f"{row.few_blocks:,} blocks hold {row.under_5 + row.under_25:,} of {row.slabs:,} slabs"
+        named.append(f"{row.block_size:,} B ({few}{f', from {where}' * bool(where)})")
+    rule = "a rule lifetime=long for the sites whose blocks stay (HAKMEM_SITE_RULES, hakmem.site_rule)"
+    held = of["free in slabs"] - trimmed
+    python = "PYTHONMALLOC=malloc brings Python's objects to hakmem; " if _is_python(why.pid) else ""
+    tiers = "tls_l2=0, tls_l25=0"
+    kept = f"retain ({_shown(options['retain'], 'bytes')}) or purge_ms ({options['purge_ms']:,})"
+    causes = [
+        ("live blocks", of["live blocks"], f"the program holds them: {most or ask}"),
+        ("fragmentation", trimmed, f"{trim} gives back the OS pages without a block in slabs that are in use"),
+        ("fragmentation", held, f"frees or moves of the few blocks that hold slabs of {'; '.join(named)}: {rule}"),
+        ("cached in threads' stacks", of["cached"], f"a smaller cache_limit or cache_first at the start, or {tiers}"),
+        ("freed, not given back", of["free"], f"{trim} now; a smaller {kept} from now on"),
+        ("kept whales", of["kept whales"], f"{trim} now; bigcache=0, or less than that, from now on"),
+        ("in transit", of["in transit"], f"{trim} takes them to their owners"),
+        ("metadata", of["metadata"], "fewer threads, and no capture of sites, need fewer tables"),
+        ("huge pages", of["huge pages"], "huge_pages=0 at the start"),
+        ("not hakmem's: thread stacks", of["thread stacks"], "fewer threads, or less on their stacks"),
+        ("not hakmem's: brk heap", of["brk heap"], "another allocator's: was hakmem preloaded from the start?"),
+        ("not hakmem's: anonymous mappings", of["anonymous mappings"], f"{python}only the program can unmap it"),
+        ("not hakmem's: shared memory", of["shared memory"], "the program's own shared mappings and tmpfs files"),
+    ]  # fmt: skip
+    return sorted((Advice(*cause) for cause in causes if cause[1] > 0), key=lambda advice: -advice.bytes)
+
+
+def _is_python(pid: int) -> bool:
+    with contextlib.suppress(OSError):
+        return os.path.basename(os.readlink(f"/proc/{pid}/exe")).startswith("python")
+    return False
+
+
+def _detail_of(source: _Source) -> tuple[list[Any], list[Any]]:
+    """Segments and sites of one moment, and the counters of just after. _Silent if it is asleep."""
+    if isinstance(source, _Process):
+        return source.renew()
+    return source.rows("segment"), source.rows("site")
+
+
+def why(pid: Optional[int] = None) -> Why:
+    """Why the resident memory (RSS) of a process is what it is: where each byte is, and what would give most back.
+
+    pid: of another process that lets itself be seen (HAKMEM_STATS_PAGE=1, `python -m hakmem run`); default: this one.
+    RSS is that of /proc/PID/smaps, and /proc/PID/pagemap says what of hakmem's memory is resident.
+    A process that sleeps, and has no thread that answers (stats_page=2), is judged by its last counters; notes say so.
+
+    HakmemError, in one line, if it cannot be seen, or is not this user's.
+    """
+    source: _Source = _Process(pid) if pid and pid != os.getpid() else _Here()
+    notes = []
+    segments: Optional[list[Any]] = None
+    sites: Optional[list[Any]] = None
+    try:
+        mappings = source.rows("mapping")
+        try:
+            segments, sites = _detail_of(source)
+        except _Silent as silent:
+            age = _duration(source.age) if isinstance(source, _Process) else ""
+            notes.append(f"From counters of {age} ago, which bound the parts, and without a histogram: {silent}.")
+        areas = _areas(source.pid)
+        count = None
+        with contextlib.suppress(OSError):
+            count = _page_counter(source.pid)
+    except KeyError:
+        raise HakmemError(f"{source.heading}: it does not say where its memory is") from None
+    except (FileNotFoundError, ProcessLookupError):
+        raise HakmemError(f"process {source.pid} has just ended") from None
+    if not count:
+        notes.append("The system does not show which OS pages are resident: counters bound what is hakmem's.")
+    pieces = _pieces(source, areas, segments or [])
+    found, rests = _resident(areas, pieces, count)
+    of = dict.fromkeys(_PARTS, 0)
+    ranges = [(row.address, row.address + row.total_size) for row in mappings if row.holds == "blocks"]
+    ours = huge = 0
+    for area, rest in zip(areas, rests):
+        if any(low <= area.start < high for low, high in ranges):
+            ours += rest
+            huge += area.huge
+        else:
+            of[area.kind if rest > 0 else "changed meanwhile"] += rest
+    slabs = []
+    for piece, resident in zip(pieces, found):
+        row = piece.segment
+        if row is None:
+            of["metadata"] += resident
+        elif row.state == "free":
+            extra = min(max(resident - row.dirty_bytes, 0), huge)
+            huge -= extra
+            of["huge pages"] += extra
+            of["free"] += resident - extra
+        elif row.state in ("slab", "orphan"):
+            slabs.append((row, resident))
+        else:
+            of["kept whales" if row.state == "kept whale" else "live blocks"] += resident
+    out, histogram, never = _of_slabs(slabs)
+    stats, classes = source.rows("stats")[0], source.rows("class")
+    smaller = dict(zip((row.size for row in classes), [0, *(row.size for row in classes)]))
+    if segments is None:
+        of.update(_from_counters(stats, ours, of))
+    else:
+        of["changed meanwhile"] += ours
+        of["huge pages"] += min(never, huge)
+        of["free in slabs"] = sum(row.free_bytes for row in histogram) - min(never, huge)
+        for row in classes:
+            blocks = (row.live_blocks, row.cached_blocks, row.transit_blocks)
+            size = out.pop(row.size, 0)
+            cached, transit = (size * blocks[k] // max(sum(blocks), 1) for k in (1, 2))
+            of["cached"] += cached
+            of["in transit"] += transit
+            of["live blocks"] += size - cached - transit
+    rss = sum(area.rss for area in areas)
+    parts = [RssPart(name, size, size / rss if rss else 0.0, _PARTS[name]) for name, size in of.items()]
+    rounding = sum(row.live_blocks * (row.size - smaller[row.size]) for row in classes)
+    rounding += stats.large_blocks * (64 << 10) + stats.whale_blocks * mmap.PAGESIZE
+    notes.append(f"Of the live blocks, at most {_shown(rounding, 'bytes')} come of rounding up to classes: a bound.")
+    why = Why(source.pid, source.heading, rss, parts, histogram, rounding, [], notes)
+    return why._replace(advice=_advice(why, source, sites, smaller))
+
+
 # ---- the command line --------------------------------------------------------------------------------------
 def _library_for_preload(variant: Optional[str]) -> str:
     if variant is None or variant == _mode.variant:
@@ -1706,7 +2126,7 @@ def _bench(arguments: Sequence[str]) -> NoReturn:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m hakmem", description="Run programs on hakmem, and look at it.")
-    commands = parser.add_subparsers(dest="action", required=True, metavar="run | report | config | path | bench")
+    commands = parser.add_subparsers(dest="action", required=True, metavar="run | report | why | config | path | bench")
     run = commands.add_parser("run", help="start a program on hakmem", usage="%(prog)s [options] -- command ...")
     run.add_argument("--variant", help="the library to preload, as build.py --list has them")
     hardened = "find misuse of blocks (-o hardened=2: use after free, too); the same as --variant hardened"
@@ -1723,7 +2143,9 @@ def _parser() -> argparse.ArgumentParser:
     view.add_argument("view", nargs="?", default="summary", choices=list(_VIEWS), help="default: summary")
     bench = commands.add_parser("bench", help="run the benchmark; `bench --help` has its options", add_help=False)
     bench.add_argument("arguments", nargs=argparse.REMAINDER)
-    for table in (shown, view):
+    reasons = commands.add_parser("why", help="say why a process has the resident memory that it has")
+    reasons.add_argument("pid", type=int, help="the process")
+    for table in (shown, view, reasons):
         table.add_argument("--fmt", default="simple", help="json, or a format of tabulate (simple, github, html, ...)")
     return parser
 
@@ -1741,6 +2163,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             _bench(given[1:])
         if options.action == "path":
             print(_mode.path)
+        elif options.action == "why":
+            print(why(options.pid).text(options.fmt))
         else:
             print(report(getattr(options, "view", "config"), options.fmt, getattr(options, "pid", None)))
         sys.stdout.flush()
