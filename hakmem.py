@@ -1761,6 +1761,7 @@ def _kind(path: str, mode: str, adjoins: bool, size: int, mode_before: str, path
 
 _WINDOW = 1 << 16  # OS pages whose state is read at a time
 _PRESENT = bytes(range(128, 256))
+_HUGE = 2 << 20
 
 
 def _page_counter(pid: int) -> Callable[[int, int], tuple[int, int]]:
@@ -1796,9 +1797,9 @@ class _Piece(NamedTuple):
     segment: Any
 
 
-def _resident(areas: list[_Area], pieces: list[_Piece], count: Any) -> tuple[list[int], list[int]]:
-    """The resident bytes of each piece (in order of address), and of each area what is in no piece."""
-    found, rests, at = [0] * len(pieces), [area.rss for area in areas], 0
+def _resident(areas: list[_Area], pieces: list[_Piece], count: Any) -> tuple[list[int], list[int], list[int]]:
+    """The resident bytes of each piece, of each area what is in no piece, and the pieces where huge pages are."""
+    found, rests, in_huge, at = [0] * len(pieces), [area.rss for area in areas], [], 0
     for index, area in enumerate(areas):
         while at < len(pieces) and pieces[at].end <= area.start:
             at += 1
@@ -1819,7 +1820,26 @@ def _resident(areas: list[_Area], pieces: list[_Piece], count: Any) -> tuple[lis
             resident = present - (min(excess, doubtful) * doubt // doubtful if doubtful else 0)
             found[place] += resident
             rests[index] -= resident
-    return found, rests
+            if area.huge:
+                in_huge.append(place)
+    return found, rests, in_huge
+
+
+def _untouched(pid: int, pieces: list[_Piece], places: list[int]) -> dict[int, int]:
+    """Of pieces that are resident as a whole, the bytes of OS pages with zeros only: written by nobody, as it seems.
+
+    Of more than 1 GiB it looks at every so many 2 MiB.
+    """
+    windows = [(at, start) for at in places for start in range(pieces[at].start, pieces[at].end, _HUGE)]
+    step, page = len(windows) // 512 + 1, bytes(mmap.PAGESIZE)
+    found: dict[int, int] = collections.Counter()
+    if windows:
+        with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+            for at, start in windows[::step]:
+                data = os.pread(memory.fileno(), min(_HUGE, pieces[at].end - start), start)
+                zeros = sum(data[i : i + len(page)] == page for i in range(0, len(data), len(page)))
+                found[at] += zeros * len(page) * step
+    return found
 
 
 def _pieces(source: _Source, areas: list[_Area], segments: list[Any]) -> list[_Piece]:
@@ -1839,14 +1859,12 @@ def _pieces(source: _Source, areas: list[_Area], segments: list[Any]) -> list[_P
     return kept
 
 
-def _of_slabs(slabs: list[tuple[Any, int]]) -> tuple[dict[int, int], list[ClassSlabs], int]:
-    """Of slabs with their resident bytes: those of blocks that are out, by class; a histogram; bytes never used."""
+def _of_slabs(slabs: list[tuple[Any, int]]) -> tuple[dict[int, int], list[ClassSlabs]]:
+    """Of slabs with their resident bytes: those of blocks that are out, by class, and the histogram."""
     out: dict[int, int] = collections.Counter()
     rows: dict[int, list[int]] = {}
-    unused = 0
     for slab, resident in slabs:
         used = min(resident, slab.used_blocks * slab.block_size)
-        never = max(resident - slab.used_page_bytes - slab.free_page_bytes, 0) if slab.free_page_bytes else 0
         share = slab.used_blocks / slab.blocks
         band = sum(share >= bound for bound in (0.05, 0.25, 0.5, 1))
         row = rows.setdefault(slab.block_size, [0] * 9)
@@ -1856,9 +1874,8 @@ def _of_slabs(slabs: list[tuple[Any, int]]) -> tuple[dict[int, int], list[ClassS
         row[7] += resident - used
         row[8] += max(min(slab.free_page_bytes, resident - slab.used_page_bytes), 0)
         out[slab.block_size] += used
-        unused += never
     histogram = [ClassSlabs(size, *row) for size, row in rows.items()]
-    return out, sorted(histogram, key=lambda row: row.free_bytes, reverse=True), unused
+    return out, sorted(histogram, key=lambda row: row.free_bytes, reverse=True)
 
 
 def _from_counters(stats: Any, ours: int, others: dict[str, int]) -> dict[str, int]:
@@ -1888,35 +1905,34 @@ def _sites_of(sites: list[Any], block_size: int, smaller: int) -> str:
     return ", ".join(row.place or str(row.site) for row in mine[:3])
 
 
-def _advice(why: Why, source: _Source, sites: Optional[list[Any]], smaller: dict[int, int]) -> list[Advice]:
-    """What can be done about each part, with the bytes to expect, the most first."""
+def _advice(why: Why, source: _Source, sites: list[Any], smaller: dict[int, int], tier: str) -> list[Advice]:
+    """What can be done about each part, with the bytes to expect, the most first. tier: whose blocks are cached most."""
     of = {part.part: part.bytes for part in why.parts}
     there = isinstance(source, _Process)
     trim = f"python -m hakmem trim {why.pid}" if there else "hakmem.trim()"
     options = {option.name: value for option, value in source.options()}
     capturing = "start it with `python -m hakmem run --sites`, then "
     report = f"`python -m hakmem report {why.pid} sites`" if there else "hakmem.report('sites')"
-    holders = sorted((row for row in sites or () if row.live_bytes), key=lambda row: row.live_bytes, reverse=True)[:3]
+    holders = sorted((row for row in sites if row.live_bytes), key=lambda row: row.live_bytes, reverse=True)[:3]
     most = ", ".join(f"{row.place or row.site} {_shown(row.live_bytes, 'bytes')}" for row in holders)
-    ask = f"{report} names the call sites" if options["sites"] else f"{capturing}{report} names the call sites"
+    ask = f"{report} names the call sites" if options.get("sites") else f"{capturing}{report} names the call sites"
     trimmed = sum(row.trim_bytes for row in why.slabs)
-    sparse = [row for row in why.slabs if row.free_bytes > row.trim_bytes]
+    held = of["free in slabs"] - trimmed
+    sparse = [row for row in why.slabs if (row.free_bytes - row.trim_bytes) * 10 >= held]
     sparse.sort(key=lambda row: row.free_bytes - row.trim_bytes, reverse=True)
     named = []
     for row in sparse[:3]:
-        where = _sites_of(sites or [], row.block_size, smaller.get(row.block_size, 0))
-        few = f"{row.few_blocks:,} blocks hold {row.under_5 + row.under_25:,} of {row.slabs:,} slabs"
+        where = _sites_of(sites, row.block_size, smaller.get(row.block_size, 0))
+        few = f"{row.few_blocks:,} blocks in {row.under_5 + row.under_25:,} of its {row.slabs:,} slabs"
         named.append(f"{row.block_size:,} B ({few}{f', from {where}' * bool(where)})")
     rule = "a rule lifetime=long for the sites whose blocks stay (HAKMEM_SITE_RULES, hakmem.site_rule)"
-    held = of["free in slabs"] - trimmed
     python = "PYTHONMALLOC=malloc brings Python's objects to hakmem; " if _is_python(why.pid) else ""
-    tiers = "tls_l2=0, tls_l25=0"
-    kept = f"retain ({_shown(options['retain'], 'bytes')}) or purge_ms ({options['purge_ms']:,})"
+    kept = f"retain ({_shown(options.get('retain'), 'bytes')}) or purge_ms ({options.get('purge_ms')})"
     causes = [
         ("live blocks", of["live blocks"], f"the program holds them: {most or ask}"),
         ("fragmentation", trimmed, f"{trim} gives back the OS pages without a block in slabs that are in use"),
-        ("fragmentation", held, f"frees or moves of the few blocks that hold slabs of {'; '.join(named)}: {rule}"),
-        ("cached in threads' stacks", of["cached"], f"a smaller cache_limit or cache_first at the start, or {tiers}"),
+        ("fragmentation", held, f"what holds slabs of {'; '.join(named)} would have to go: {rule}"),
+        ("cached in threads' stacks", of["cached"], f"tls_{tier}=0 at the start, or a small cache_limit; both cost time"),
         ("freed, not given back", of["free"], f"{trim} now; a smaller {kept} from now on"),
         ("kept whales", of["kept whales"], f"{trim} now; bigcache=0, or less than that, from now on"),
         ("in transit", of["in transit"], f"{trim} takes them to their owners"),
@@ -1974,44 +1990,54 @@ def why(pid: Optional[int] = None) -> Why:
     if not count:
         notes.append("The system does not show which OS pages are resident: counters bound what is hakmem's.")
     pieces = _pieces(source, areas, segments or [])
-    found, rests = _resident(areas, pieces, count)
+    found, rests, in_huge = _resident(areas, pieces, count)
     of = dict.fromkeys(_PARTS, 0)
     ranges = [(row.address, row.address + row.total_size) for row in mappings if row.holds == "blocks"]
-    ours = huge = 0
+    ours = 0
+    huge = sum(area.huge for area in areas)
+    whole = [at for at in in_huge if pieces[at].segment and 0 < pieces[at].end - pieces[at].start == found[at]]
+    untouched: dict[int, int] = {}
+    try:
+        untouched = _untouched(source.pid, pieces, whole)
+    except OSError as error:
+        notes.append(f"{_shown(huge, 'bytes')} are huge pages; what of them was never used is not known: {error}.")
     for area, rest in zip(areas, rests):
         if any(low <= area.start < high for low, high in ranges):
             ours += rest
-            huge += area.huge
         else:
             of[area.kind if rest > 0 else "changed meanwhile"] += rest
     slabs = []
-    for piece, resident in zip(pieces, found):
+    for at, piece in enumerate(pieces):
         row = piece.segment
         if row is None:
-            of["metadata"] += resident
-        elif row.state == "free":
-            extra = min(max(resident - row.dirty_bytes, 0), huge)
-            huge -= extra
-            of["huge pages"] += extra
-            of["free"] += resident - extra
+            of["metadata"] += found[at]
+            continue
+        clean = found[at] - row.dirty_bytes if row.state == "free" else untouched.get(at, 0)
+        never = max(min(clean, found[at], huge), 0)
+        resident = found[at] - never
+        huge -= never
+        of["huge pages"] += never
+        if row.state == "free":
+            of["free"] += resident
         elif row.state in ("slab", "orphan"):
             slabs.append((row, resident))
         else:
             of["kept whales" if row.state == "kept whale" else "live blocks"] += resident
-    out, histogram, never = _of_slabs(slabs)
+    out, histogram = _of_slabs(slabs)
     stats, classes = source.rows("stats")[0], source.rows("class")
+    cached_in = dict.fromkeys((row.tier for row in classes), 0)
     smaller = dict(zip((row.size for row in classes), [0, *(row.size for row in classes)]))
     if segments is None:
         of.update(_from_counters(stats, ours, of))
     else:
         of["changed meanwhile"] += ours
-        of["huge pages"] += min(never, huge)
-        of["free in slabs"] = sum(row.free_bytes for row in histogram) - min(never, huge)
+        of["free in slabs"] = sum(row.free_bytes for row in histogram)
         for row in classes:
             blocks = (row.live_blocks, row.cached_blocks, row.transit_blocks)
             size = out.pop(row.size, 0)
             cached, transit = (size * blocks[k] // max(sum(blocks), 1) for k in (1, 2))
             of["cached"] += cached
+            cached_in[row.tier] += cached
             of["in transit"] += transit
             of["live blocks"] += size - cached - transit
     rss = sum(area.rss for area in areas)
@@ -2020,7 +2046,9 @@ def why(pid: Optional[int] = None) -> Why:
     rounding += stats.large_blocks * (64 << 10) + stats.whale_blocks * mmap.PAGESIZE
     notes.append(f"Of the live blocks, at most {_shown(rounding, 'bytes')} come of rounding up to classes: a bound.")
     why = Why(source.pid, source.heading, rss, parts, histogram, rounding, [], notes)
-    return why._replace(advice=_advice(why, source, sites, smaller))
+    return why._replace(
+        advice=_advice(why, source, sites or [], smaller, max(cached_in, key=lambda tier: cached_in[tier]))
+    )
 
 
 # ---- the command line --------------------------------------------------------------------------------------
