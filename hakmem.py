@@ -49,13 +49,12 @@ from pathlib import Path
 from typing import Any, Callable, NamedTuple, NoReturn, Optional, Union, cast
 
 __all__ = [
-    "Advice", "Buffer", "ClassSlabs", "Config", "HakmemError", "MemoryPool", "Mode", "Option",
-    "RssMonitor", "RssPart", "RssSample", "UnknownOptionError", "Why",
-    "ace_log", "aligned_alloc", "alloc_at", "big_table", "calloc", "class_table", "config", "default_memory_pool",
-    "free", "free_at", "heap_table", "lock_table", "main", "malloc", "memory_snapshot", "memory_stats",
-    "memory_stats_as_nested_dict", "memory_summary", "mode", "owner_of", "realloc", "report",
-    "reset_peak_memory_stats", "shard_table", "site_rule", "site_rules", "site_table", "tier_table",
-    "total_allocated_bytes", "trim", "usable_size", "why",
+    "Advice", "Buffer", "ClassSlabs", "Config", "HakmemError", "MemoryPool", "Mode", "Option", "RssMonitor",
+    "RssPart", "RssSample", "UnknownOptionError", "Why", "ace_log", "aligned_alloc", "alloc_at", "big_table",
+    "calloc", "class_table", "config", "default_memory_pool", "free", "free_at", "heap_table", "lock_table", "main",
+    "malloc", "memory_snapshot", "memory_stats", "memory_stats_as_nested_dict", "memory_summary", "mode",
+    "owner_of", "realloc", "report", "reset_peak_memory_stats", "shard_table", "site_rule", "site_rules",
+    "site_table", "tier_table", "total_allocated_bytes", "trim", "usable_size", "why",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
@@ -1641,7 +1640,7 @@ class ClassSlabs(NamedTuple):
 
 
 class Advice(NamedTuple):
-    """What would give memory back: its cause, the bytes to expect, and what to do."""
+    """What would give memory back: the part of RSS that it is of, the bytes to expect, and what to do."""
 
     cause: str
     bytes: int
@@ -1664,51 +1663,59 @@ class Why(NamedTuple):
     advice: list[Advice]
     notes: list[str]
 
-    def tables(self) -> list[_Table]:
+    def _tables(self) -> list[_Table]:
         units = dict.fromkeys(("bytes", "free_bytes", "trim_bytes", "block_size"), "bytes")
         parts = [part._asdict() for part in self.parts if part.bytes]
-        slabs = [row._asdict() for row in self.slabs[:_SLABS_SHOWN] if row.free_bytes]
+        slabs = [row._asdict() for row in self.slabs[:10] if row.free_bytes]
         advice = [{"": index, **row._asdict()} for index, row in enumerate(self.advice[:3], 1)]
-        return [
-            _Table("where it is", parts, {**units, "share": "ratio"}),
-            _Table("slabs by the share of their blocks that is out", slabs, {**units, "slabs": "slabs"}),
+        found = [
+            _Table(f"RSS is {_shown(self.rss, 'bytes')}", parts, {**units, "share": "ratio"}),
+            _Table("slabs by the share of their blocks that is out", slabs, units),
             _Table("what would give back most", advice, units),
         ]
+        return [table for table in found if table.rows]
 
     def text(self, fmt: str = "simple") -> str:
         """All of it as text, in any format of tabulate; "json" has every row, with plain numbers."""
         if fmt == "json":
-            rows = {"parts": self.parts, "slabs": self.slabs, "advice": self.advice}
-            named = {name: [row._asdict() for row in cast("list[Any]", part)] for name, part in rows.items()}
-            return json.dumps({**self._asdict(), **named}, indent=1)
-        texts = [self.heading, f"RSS is {_shown(self.rss, 'bytes')}"]
-        for table in self.tables():
-            texts += [table.title, _as_text(table, fmt)] if table.rows else []
-        return "\n\n".join([*texts, *self.notes])
+            lists = {"parts": self.parts, "slabs": self.slabs, "advice": self.advice}
+            rows = {name: [row._asdict() for row in cast("list[Any]", of)] for name, of in lists.items()}
+            return json.dumps({**self._asdict(), **rows}, indent=1)
+        tables = [text for table in self._tables() for text in (table.title, _as_text(table, fmt))]
+        return "\n\n".join([self.heading, *tables, *self.notes])
 
     def __str__(self) -> str:
         return self.text()
 
     def _repr_html_(self) -> str:
-        return "".join(f"<p>{table.title}</p>{_as_text(table, 'html')}" for table in self.tables() if table.rows)
+        return "".join(f"<p>{table.title}</p>{_as_text(table, 'html')}" for table in self._tables())
 
 
-_SLABS_SHOWN = 10
-_PARTS = {
-    "live blocks": "what the program holds",
-    "cached": "freed blocks in threads' stacks",
-    "in transit": "freed blocks on their way to the thread that owns them",
-    "free in slabs": "free blocks of slabs that other blocks hold",
-    "free": "free units that have not been given back yet",
-    "kept whales": "freed blocks above 1 MiB, kept whole",
-    "metadata": "hakmem's own tables",
-    "huge pages": "never used, resident as parts of huge pages",
-    "thread stacks": "the main thread's, and anonymous memory behind a guard page",
-    "brk heap": "another allocator's: malloc of libc, before hakmem or beside it",
-    "anonymous mappings": "mapped by the program or by another allocator, not by hakmem",
-    "shared memory": "shared mappings, memfd, tmpfs",
-    "code and files": "programs, libraries and mapped files; the system takes what is clean back itself",
-    "changed meanwhile": "came or went while this was read (below 0: went)",
+_THEIRS = "not hakmem's: "
+_PARTS = {  # what it is, and what to do about it
+    "live blocks": ("what the program holds", "the program holds them: {holders}"),
+    "cached in stacks": (
+        "freed blocks in threads' stacks",
+        "tls_{tier}=0 at the start, or a small cache_limit; it costs time",
+    ),
+    "in transit": ("freed blocks on their way to the thread that owns them", "{trim} takes them there"),
+    "free in slabs": ("fragmentation: free blocks of slabs that other blocks hold", "{sparse}"),
+    "free": ("free units that have not been given back yet", "{trim} now; a smaller {kept} from now on"),
+    "kept whales": ("freed blocks above 1 MiB, kept whole", "{trim} now; a smaller bigcache, or 0, from now on"),
+    "metadata": ("hakmem's own tables", "fewer threads, and no capture of sites, need fewer tables"),
+    "huge pages": ("never used, resident as parts of huge pages", "huge_pages=0 at the start"),
+    _THEIRS + "thread stacks": (
+        "the main thread's, and anonymous memory behind a guard page",
+        "fewer threads, or less on their stacks",
+    ),
+    _THEIRS + "brk heap": ("another allocator's", "was hakmem preloaded from the start?"),
+    _THEIRS + "anonymous mappings": (
+        "mapped by the program or another allocator",
+        "{python}only what has mapped it can unmap it",
+    ),
+    _THEIRS + "shared memory": ("shared mappings, memfd, tmpfs", "only the program can give it up"),
+    _THEIRS + "code and files": ("mapped files; the system takes what is clean back itself", ""),
+    "changed meanwhile": ("came or went (below 0) while this was read, or since the counters were published", ""),
 }
 
 
@@ -1718,15 +1725,15 @@ class _Area(NamedTuple):
     start: int
     end: int
     mode: str
-    kind: str
-    rss: int
-    huge: int
+    path: str
+    part: str  # that it is of, if it is not hakmem's
+    rss: int = 0
+    huge: int = 0
 
 
 def _areas(pid: int) -> list[_Area]:
-    areas: list[_Area] = []
+    areas = [_Area(0, 0, "", "", "")]
     with open(f"/proc/{pid}/smaps", encoding="utf-8", errors="replace") as lines:
-        before = (0, 0, "", "")  # end, size, mode, path
         for line in lines:
             name, *words = line.split(None, 5)
             if name == "Rss:":
@@ -1735,58 +1742,27 @@ def _areas(pid: int) -> list[_Area]:
                 areas[-1] = areas[-1]._replace(huge=int(words[0]) << 10)
             elif not name.endswith(":"):
                 start, end = (int(bound, 16) for bound in name.split("-"))
-                mode, path = words[0], words[4].rstrip() if len(words) > 4 else ""
-                areas.append(_Area(start, end, mode, _kind(path, mode, start == before[0], *before[1:]), 0, 0))
-                before = end, end - start, mode, path
+                area = _Area(start, end, words[0], words[4].rstrip() if len(words) > 4 else "", "")
+                areas.append(area._replace(part=_part_of(area, areas[-1])))
     return areas
 
 
-def _kind(path: str, mode: str, adjoins: bool, size: int, mode_before: str, path_before: str) -> str:
-    """What a mapping holds that is not hakmem's, by its path and by the mapping before it."""
+def _part_of(area: _Area, before: _Area) -> str:
+    """What a mapping is that is not hakmem's, by its path and by the mapping before it."""
+    path = area.path
     if path.startswith("/memfd:hakmem-"):
         return "metadata"
     if path.startswith(("/memfd:", "/dev/shm/", "/SYSV", "/dev/zero")):
-        return "shared memory"
+        return _THEIRS + "shared memory"
     if path == "[heap]":
-        return "brk heap"
-    if path.startswith("[stack"):
-        return "thread stacks"
-    if path and not path.startswith("[anon"):
-        return "code and files"
-    if adjoins and path_before.startswith("/") and "w" in mode_before + mode:
-        return "code and files"  # variables of a library that begin as zero
-    guarded = adjoins and mode_before.startswith("---") and not path_before and size <= 1 << 20
-    return "thread stacks" if guarded and mode.startswith("rw") else "anonymous mappings"
-
-
-_WINDOW = 1 << 16  # OS pages whose state is read at a time
-_PRESENT = bytes(range(128, 256))
-_HUGE = 2 << 20
-
-
-def _page_counter(pid: int) -> Callable[[int, int], tuple[int, int]]:
-    """A function that counts the resident bytes between two addresses, and those that are perhaps only a shared zero.
-
-    It reads /proc/PID/pagemap: 8 bytes an OS page, of which the highest has bit 7 for present, bit 0 for its own.
-    """
-    file, page = open(f"/proc/{pid}/pagemap", "rb", buffering=0), mmap.PAGESIZE  # noqa: SIM115 (lives with count)
-
-    @functools.lru_cache(maxsize=1)
-    def window(index: int) -> bytes:
-        return os.pread(file.fileno(), _WINDOW * 8, index * _WINDOW * 8)[7::8]
-
-    def count(start: int, end: int) -> tuple[int, int]:
-        first, last, present, doubtful = start // page, end // page, 0, 0
-        while first < last:
-            index, offset = divmod(first, _WINDOW)
-            state = window(index)[offset : offset + last - first]
-            present += len(state) - len(state.translate(None, _PRESENT))
-            doubtful += state.count(0x80)
-            first = (index + 1) * _WINDOW
-        return present * page, doubtful * page
-
-    window(0)  # OSError where the system lets nobody read it
-    return count
+        return _THEIRS + "brk heap"
+    adjoins, empty = area.start == before.end, not path or path.startswith("[anon")
+    guard = adjoins and before.mode.startswith("---") and not before.path and before.end - before.start <= 1 << 20
+    if path.startswith("[stack") or (empty and guard and area.mode.startswith("rw")):
+        return _THEIRS + "thread stacks"
+    if empty and not (adjoins and before.path.startswith("/")):  # else variables of a library that begin as zero
+        return _THEIRS + "anonymous mappings"
+    return _THEIRS + "code and files"
 
 
 class _Piece(NamedTuple):
@@ -1797,39 +1773,78 @@ class _Piece(NamedTuple):
     segment: Any
 
 
+def _pieces(mappings: list[Any], areas: list[_Area], segments: list[Any]) -> list[_Piece]:
+    """All that is hakmem's, in order of address, and nothing twice."""
+    pieces = [_Piece(row.address, row.address + row.total_size, row) for row in segments]
+    for row in mappings:
+        end = row.address + row.total_size
+        if row.holds == "metadata":
+            pieces.append(_Piece(row.address, end, None))
+        elif row.holds == "library":
+            pieces += [
+                _Piece(*area[:2], None) for area in areas if row.address <= area.start < end and "w" in area.mode
+            ]
+    kept, end = [], 0
+    for piece in sorted(pieces, key=operator.itemgetter(0)):
+        if piece.start >= end:  # a segment that changed hands may stand there twice
+            kept.append(piece)
+            end = piece.end
+    return kept
+
+
+_WINDOW = 1 << 16  # OS pages whose state is read at a time
+_PRESENT = bytes(range(128, 256))
+_HUGE = 2 << 20
+
+
+def _page_counter(pagemap: int) -> Callable[[int, int], tuple[int, int]]:
+    """A function that counts the resident bytes between two addresses, and those that are perhaps only a shared zero.
+
+    Of the 8 bytes that /proc/PID/pagemap has for an OS page the last has bit 7 if it is present, bit 0 if not shared.
+    """
+
+    @functools.lru_cache(maxsize=1)
+    def window(index: int) -> bytes:
+        return os.pread(pagemap, _WINDOW * 8, index * _WINDOW * 8)[7::8]
+
+    def count(start: int, end: int) -> tuple[int, int]:
+        first, last, present, doubtful = start // mmap.PAGESIZE, end // mmap.PAGESIZE, 0, 0
+        while first < last:
+            index, offset = divmod(first, _WINDOW)
+            state = window(index)[offset : offset + last - first]
+            present += len(state) - len(state.translate(None, _PRESENT))
+            doubtful += state.count(0x80)
+            first = (index + 1) * _WINDOW
+        return present * mmap.PAGESIZE, doubtful * mmap.PAGESIZE
+
+    return count
+
+
 def _resident(areas: list[_Area], pieces: list[_Piece], count: Any) -> tuple[list[int], list[int], list[int]]:
     """The resident bytes of each piece, of each area what is in no piece, and the pieces where huge pages are."""
     found, rests, in_huge, at = [0] * len(pieces), [area.rss for area in areas], [], 0
     for index, area in enumerate(areas):
         while at < len(pieces) and pieces[at].end <= area.start:
             at += 1
-        if not area.rss:
-            continue
         inside = []
-        for place in range(at, len(pieces)):
+        for place in range(at, len(pieces) if area.rss else at):
             piece = pieces[place]
             if piece.start >= area.end:
                 break
-            begin, end = max(piece.start, area.start), min(piece.end, area.end)
-            bound = min(end - begin, piece.segment.dirty_bytes) if piece.segment else end - begin
-            inside.append((place, *(count(begin, end) if count else (bound, bound))))
+            inside.append((place, *count(max(piece.start, area.start), min(piece.end, area.end))))
         # an OS page that was read and never written is present, but not in RSS: it is a zero that all share
-        excess = max(sum(present for _, present, _ in inside) - area.rss, 0)
         doubtful = sum(doubt for _, _, doubt in inside)
+        excess = min(max(sum(present for _, present, _ in inside) - area.rss, 0), doubtful)
         for place, present, doubt in inside:
-            resident = present - (min(excess, doubtful) * doubt // doubtful if doubtful else 0)
+            resident = present - (excess * doubt // doubtful if doubtful else 0)
             found[place] += resident
             rests[index] -= resident
-            if area.huge:
-                in_huge.append(place)
+        in_huge += [place for place, *_ in inside if area.huge]
     return found, rests, in_huge
 
 
 def _untouched(pid: int, pieces: list[_Piece], places: list[int]) -> dict[int, int]:
-    """Of pieces that are resident as a whole, the bytes of OS pages with zeros only: written by nobody, as it seems.
-
-    Of more than 1 GiB it looks at every so many 2 MiB.
-    """
+    """Bytes of OS pages with zeros only, by the place of the piece; above 1 GiB it looks at every so many 2 MiB."""
     windows = [(at, start) for at in places for start in range(pieces[at].start, pieces[at].end, _HUGE)]
     step, page = len(windows) // 512 + 1, bytes(mmap.PAGESIZE)
     found: dict[int, int] = collections.Counter()
@@ -1842,31 +1857,13 @@ def _untouched(pid: int, pieces: list[_Piece], places: list[int]) -> dict[int, i
     return found
 
 
-def _pieces(source: _Source, areas: list[_Area], segments: list[Any]) -> list[_Piece]:
-    """All that is hakmem's, in order of address, and nothing twice."""
-    pieces = [_Piece(row.address, row.address + row.total_size, row) for row in segments]
-    for row in source.rows("mapping"):
-        if row.holds == "metadata":
-            pieces.append(_Piece(row.address, row.address + row.total_size, None))
-        elif row.holds == "library":
-            mine = (area for area in areas if row.address <= area.start < row.address + row.total_size)
-            pieces += [_Piece(area.start, area.end, None) for area in mine if "w" in area.mode]
-    kept, end = [], 0
-    for piece in sorted(pieces, key=operator.itemgetter(0, 1)):
-        if piece.start >= end:  # a segment that changed hands may stand there twice
-            kept.append(piece)
-            end = piece.end
-    return kept
-
-
 def _of_slabs(slabs: list[tuple[Any, int]]) -> tuple[dict[int, int], list[ClassSlabs]]:
     """Of slabs with their resident bytes: those of blocks that are out, by class, and the histogram."""
     out: dict[int, int] = collections.Counter()
     rows: dict[int, list[int]] = {}
     for slab, resident in slabs:
         used = min(resident, slab.used_blocks * slab.block_size)
-        share = slab.used_blocks / slab.blocks
-        band = sum(share >= bound for bound in (0.05, 0.25, 0.5, 1))
+        band = sum(slab.used_blocks >= share * slab.blocks for share in (0.05, 0.25, 0.5, 1))
         row = rows.setdefault(slab.block_size, [0] * 9)
         row[0] += 1
         row[1 + band] += 1
@@ -1874,181 +1871,146 @@ def _of_slabs(slabs: list[tuple[Any, int]]) -> tuple[dict[int, int], list[ClassS
         row[7] += resident - used
         row[8] += max(min(slab.free_page_bytes, resident - slab.used_page_bytes), 0)
         out[slab.block_size] += used
-    histogram = [ClassSlabs(size, *row) for size, row in rows.items()]
-    return out, sorted(histogram, key=lambda row: row.free_bytes, reverse=True)
+    return out, sorted((ClassSlabs(size, *row) for size, row in rows.items()), key=lambda row: -row.free_bytes)
 
 
-def _from_counters(stats: Any, ours: int, others: dict[str, int]) -> dict[str, int]:
-    """The parts as the counters bound them, ours being resident: what blocks have never touched is not in them."""
-    whales = min(stats.whale_bytes, others["anonymous mappings"])
-    others["anonymous mappings"] -= whales
-    sums = {
+def _from_counters(stats: Any, ours: int, of: dict[str, int]) -> None:
+    """The parts as the counters bound them, ours being resident: what nobody has touched, in slabs first, is not."""
+    whales = min(stats.whale_bytes, of[_THEIRS + "anonymous mappings"])
+    of[_THEIRS + "anonymous mappings"] -= whales
+    bounds = {
         "free in slabs": stats.slab_free_bytes + stats.slab_tail_bytes,
         "live blocks": stats.live_bytes - stats.whale_bytes,
         "kept whales": stats.kept_whale_bytes,
         "free": stats.free_dirty_bytes,
-        "cached": stats.cached_bytes,
+        "cached in stacks": stats.cached_bytes,
         "in transit": stats.transit_bytes,
     }
-    missing = sum(sums.values()) - ours
-    for part, size in sums.items():
-        taken = min(size, max(missing, 0))
-        sums[part], missing = size - taken, missing - taken
-    sums["live blocks"] += whales
-    return {**sums, "changed meanwhile": max(-missing, 0)}
+    missing = sum(bounds.values()) - ours
+    for part, size in bounds.items():
+        of[part] = size - min(size, max(missing, 0))
+        missing -= size - of[part]
+    of["live blocks"] += whales
+    of["changed meanwhile"] -= missing
 
 
-def _sites_of(sites: list[Any], block_size: int, smaller: int) -> str:
-    """The call sites whose live blocks, by their mean, are of a class; those with the most first."""
-    mine = [row for row in sites if row.live_blocks and smaller < row.live_bytes / row.live_blocks <= block_size]
-    mine.sort(key=lambda row: row.live_blocks, reverse=True)
-    return ", ".join(row.place or str(row.site) for row in mine[:3])
-
-
-def _advice(why: Why, source: _Source, sites: list[Any], smaller: dict[int, int], tier: str) -> list[Advice]:
-    """What can be done about each part, with the bytes to expect, the most first. tier: whose blocks are cached most."""
-    of = {part.part: part.bytes for part in why.parts}
+def _advice(why: Why, source: _Source, sites: list[Any], classes: list[Any]) -> list[Advice]:
+    """What can be done about each part, with the bytes to expect, most first."""
     there = isinstance(source, _Process)
-    trim = f"python -m hakmem trim {why.pid}" if there else "hakmem.trim()"
     options = {option.name: value for option, value in source.options()}
-    capturing = "start it with `python -m hakmem run --sites`, then "
+    held = sorted((row for row in sites if row.live_bytes), key=lambda row: -row.live_bytes)
     report = f"`python -m hakmem report {why.pid} sites`" if there else "hakmem.report('sites')"
-    holders = sorted((row for row in sites if row.live_bytes), key=lambda row: row.live_bytes, reverse=True)[:3]
-    most = ", ".join(f"{row.place or row.site} {_shown(row.live_bytes, 'bytes')}" for row in holders)
-    ask = f"{report} names the call sites" if options.get("sites") else f"{capturing}{report} names the call sites"
+    ask = "" if options.get("sites") else "start it with `python -m hakmem run --sites`, then "
+    cached: dict[str, int] = collections.Counter()
+    smaller = dict(zip((row.size for row in classes), [0, *(row.size for row in classes)]))
+    for row in classes:
+        cached[row.tier] += row.cached_blocks * row.size
     trimmed = sum(row.trim_bytes for row in why.slabs)
-    held = of["free in slabs"] - trimmed
-    sparse = [row for row in why.slabs if (row.free_bytes - row.trim_bytes) * 10 >= held]
-    sparse.sort(key=lambda row: row.free_bytes - row.trim_bytes, reverse=True)
-    named = []
-    for row in sparse[:3]:
-        where = _sites_of(sites, row.block_size, smaller.get(row.block_size, 0))
-        few = f"{row.few_blocks:,} blocks in {row.under_5 + row.under_25:,} of its {row.slabs:,} slabs"
-        named.append(f"{row.block_size:,} B ({few}{f', from {where}' * bool(where)})")
-    rule = "a rule lifetime=long for the sites whose blocks stay (HAKMEM_SITE_RULES, hakmem.site_rule)"
-    python = "PYTHONMALLOC=malloc brings Python's objects to hakmem; " if _is_python(why.pid) else ""
-    kept = f"retain ({_shown(options.get('retain'), 'bytes')}) or purge_ms ({options.get('purge_ms')})"
-    causes = [
-        ("live blocks", of["live blocks"], f"the program holds them: {most or ask}"),
-        ("fragmentation", trimmed, f"{trim} gives back the OS pages without a block in slabs that are in use"),
-        ("fragmentation", held, f"what holds slabs of {'; '.join(named)} would have to go: {rule}"),
-        ("cached in threads' stacks", of["cached"], f"tls_{tier}=0 at the start, or a small cache_limit; both cost time"),
-        ("freed, not given back", of["free"], f"{trim} now; a smaller {kept} from now on"),
-        ("kept whales", of["kept whales"], f"{trim} now; bigcache=0, or less than that, from now on"),
-        ("in transit", of["in transit"], f"{trim} takes them to their owners"),
-        ("metadata", of["metadata"], "fewer threads, and no capture of sites, need fewer tables"),
-        ("huge pages", of["huge pages"], "huge_pages=0 at the start"),
-        ("not hakmem's: thread stacks", of["thread stacks"], "fewer threads, or less on their stacks"),
-        ("not hakmem's: brk heap", of["brk heap"], "another allocator's: was hakmem preloaded from the start?"),
-        ("not hakmem's: anonymous mappings", of["anonymous mappings"], f"{python}only the program can unmap it"),
-        ("not hakmem's: shared memory", of["shared memory"], "the program's own shared mappings and tmpfs files"),
-    ]  # fmt: skip
-    return sorted((Advice(*cause) for cause in causes if cause[1] > 0), key=lambda advice: -advice.bytes)
-
-
-def _is_python(pid: int) -> bool:
+    most = sorted(why.slabs, key=lambda row: row.trim_bytes - row.free_bytes)[:3]
+    sparse = []
+    for row in most[: 1 + sum((row.free_bytes - row.trim_bytes) * 10 > most[0].free_bytes for row in most[1:])]:
+        fit = [site for site in held if smaller[row.block_size] < site.live_bytes / site.live_blocks <= row.block_size]
+        names = ", ".join(site.place or str(site.site) for site in fit[:3])
+        few = f"{row.few_blocks:,} blocks in {row.under_5 + row.under_25:,} of {row.slabs:,} slabs"
+        sparse.append(f"{row.block_size:,} B ({few}{f', of {names}' * bool(names)})")
+    exe = ""
     with contextlib.suppress(OSError):
-        return os.path.basename(os.readlink(f"/proc/{pid}/exe")).startswith("python")
-    return False
-
-
-def _detail_of(source: _Source) -> tuple[list[Any], list[Any]]:
-    """Segments and sites of one moment, and the counters of just after. _Silent if it is asleep."""
-    if isinstance(source, _Process):
-        return source.renew()
-    return source.rows("segment"), source.rows("site")
+        exe = os.path.basename(os.readlink(f"/proc/{why.pid}/exe"))
+    words = {
+        "trim": f"python -m hakmem trim {why.pid}" if there else "hakmem.trim()",
+        "holders": ", ".join(f"{row.place or row.site} {_shown(row.live_bytes, 'bytes')}" for row in held[:3])
+        or f"{ask}{report} names the call sites",
+        "tier": max(cached, key=lambda tier: cached[tier]),
+        "sparse": f"the blocks that stay hold slabs{' of ' * bool(sparse)}{'; '.join(sparse)}: "
+        "a rule lifetime=long for their sites (HAKMEM_SITE_RULES) sets them apart",
+        "kept": f"retain ({_shown(options.get('retain'), 'bytes')}) or purge_ms ({options.get('purge_ms')})",
+        "python": "PYTHONMALLOC=malloc brings Python's objects to hakmem; " * exe.startswith("python"),
+    }
+    causes = [(part.part, part.bytes - trimmed * (part.part == "free in slabs")) for part in why.parts]
+    advice = [Advice(name, size, _PARTS[name][1].format(**words)) for name, size in causes if size > 0]
+    advice += [Advice("free in slabs", trimmed, f"{words['trim']} gives back OS pages without a block")] * (trimmed > 0)
+    return sorted((row for row in advice if row.do), key=lambda row: -row.bytes)
 
 
 def why(pid: Optional[int] = None) -> Why:
     """Why the resident memory (RSS) of a process is what it is: where each byte is, and what would give most back.
 
     pid: of another process that lets itself be seen (HAKMEM_STATS_PAGE=1, `python -m hakmem run`); default: this one.
-    RSS is that of /proc/PID/smaps, and /proc/PID/pagemap says what of hakmem's memory is resident.
-    A process that sleeps, and has no thread that answers (stats_page=2), is judged by its last counters; notes say so.
+    RSS is that of /proc/PID/smaps, and /proc/PID/pagemap says what of hakmem's memory is resident. A process that
+    sleeps, and has no thread that answers (stats_page=2), is judged by its last counters; then notes say so.
 
     HakmemError, in one line, if it cannot be seen, or is not this user's.
     """
     source: _Source = _Process(pid) if pid and pid != os.getpid() else _Here()
-    notes = []
-    segments: Optional[list[Any]] = None
-    sites: Optional[list[Any]] = None
+    pid, notes, answered = source.pid, [], True
+    segments: list[Any] = []
+    sites: list[Any] = []
+    if "mapping" not in source.layouts:
+        raise HakmemError(f"{source.heading}: it does not say where its memory is")
     try:
-        mappings = source.rows("mapping")
         try:
-            segments, sites = _detail_of(source)
+            seen = source.renew() if isinstance(source, _Process) else (source.rows("segment"), source.rows("site"))
+            segments, sites = seen
         except _Silent as silent:
-            age = _duration(source.age) if isinstance(source, _Process) else ""
-            notes.append(f"From counters of {age} ago, which bound the parts, and without a histogram: {silent}.")
-        areas = _areas(source.pid)
-        count = None
-        with contextlib.suppress(OSError):
-            count = _page_counter(source.pid)
-    except KeyError:
-        raise HakmemError(f"{source.heading}: it does not say where its memory is") from None
+            notes.append(f"Counters, as they were published last, bound the parts of what is resident: {silent}.")
+            answered = False
+        areas, mappings = _areas(pid), source.rows("mapping")
+        pieces = _pieces(mappings, areas, segments)
+        try:
+            with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
+                found, rests, in_huge = _resident(areas, pieces, _page_counter(pagemap.fileno()))
+        except OSError as error:
+            notes.append(f"Counters bound the parts of what is resident, as the system does not show it: {error}.")
+            pieces, answered = _pieces(mappings, areas, []), False
+            found, rests, in_huge = _resident(areas, pieces, lambda start, end: (end - start, end - start))
     except (FileNotFoundError, ProcessLookupError):
-        raise HakmemError(f"process {source.pid} has just ended") from None
-    if not count:
-        notes.append("The system does not show which OS pages are resident: counters bound what is hakmem's.")
-    pieces = _pieces(source, areas, segments or [])
-    found, rests, in_huge = _resident(areas, pieces, count)
-    of = dict.fromkeys(_PARTS, 0)
-    ranges = [(row.address, row.address + row.total_size) for row in mappings if row.holds == "blocks"]
-    ours = 0
-    huge = sum(area.huge for area in areas)
-    whole = [at for at in in_huge if pieces[at].segment and 0 < pieces[at].end - pieces[at].start == found[at]]
+        raise HakmemError(f"process {pid} has just ended") from None
+    of, ours, slabs, huge = dict.fromkeys(_PARTS, 0), 0, [], sum(area.huge for area in areas)
+    for area, rest in zip(areas, rests):
+        if any(row.address <= area.start < row.address + row.total_size for row in mappings if row.holds == "blocks"):
+            ours += rest
+        elif rest:
+            of[area.part if rest > 0 else "changed meanwhile"] += rest
     untouched: dict[int, int] = {}
     try:
-        untouched = _untouched(source.pid, pieces, whole)
+        whole = [at for at in in_huge if pieces[at].segment and pieces[at].end - pieces[at].start == found[at]]
+        untouched = _untouched(pid, pieces, whole)
     except OSError as error:
         notes.append(f"{_shown(huge, 'bytes')} are huge pages; what of them was never used is not known: {error}.")
-    for area, rest in zip(areas, rests):
-        if any(low <= area.start < high for low, high in ranges):
-            ours += rest
-        else:
-            of[area.kind if rest > 0 else "changed meanwhile"] += rest
-    slabs = []
-    for at, piece in enumerate(pieces):
-        row = piece.segment
+    for at, (_start, _end, row) in enumerate(pieces):
         if row is None:
             of["metadata"] += found[at]
             continue
         clean = found[at] - row.dirty_bytes if row.state == "free" else untouched.get(at, 0)
         never = max(min(clean, found[at], huge), 0)
-        resident = found[at] - never
         huge -= never
         of["huge pages"] += never
-        if row.state == "free":
-            of["free"] += resident
-        elif row.state in ("slab", "orphan"):
-            slabs.append((row, resident))
+        if row.state in ("slab", "orphan"):
+            slabs.append((row, found[at] - never))
         else:
-            of["kept whales" if row.state == "kept whale" else "live blocks"] += resident
+            of[{"free": "free", "kept whale": "kept whales"}.get(row.state, "live blocks")] += found[at] - never
     out, histogram = _of_slabs(slabs)
     stats, classes = source.rows("stats")[0], source.rows("class")
-    cached_in = dict.fromkeys((row.tier for row in classes), 0)
-    smaller = dict(zip((row.size for row in classes), [0, *(row.size for row in classes)]))
-    if segments is None:
-        of.update(_from_counters(stats, ours, of))
-    else:
+    if answered:
         of["changed meanwhile"] += ours
         of["free in slabs"] = sum(row.free_bytes for row in histogram)
+        of["live blocks"] += sum(out.values())
         for row in classes:
-            blocks = (row.live_blocks, row.cached_blocks, row.transit_blocks)
-            size = out.pop(row.size, 0)
-            cached, transit = (size * blocks[k] // max(sum(blocks), 1) for k in (1, 2))
-            of["cached"] += cached
-            cached_in[row.tier] += cached
-            of["in transit"] += transit
-            of["live blocks"] += size - cached - transit
+            every = row.live_blocks + row.cached_blocks + row.transit_blocks or 1
+            for name, blocks in (("cached in stacks", row.cached_blocks), ("in transit", row.transit_blocks)):
+                of[name] += out.get(row.size, 0) * blocks // every
+                of["live blocks"] -= out.get(row.size, 0) * blocks // every
+    else:
+        _from_counters(stats, ours, of)
     rss = sum(area.rss for area in areas)
-    parts = [RssPart(name, size, size / rss if rss else 0.0, _PARTS[name]) for name, size in of.items()]
-    rounding = sum(row.live_blocks * (row.size - smaller[row.size]) for row in classes)
+    parts = [RssPart(name, size, size / rss if rss else 0.0, _PARTS[name][0]) for name, size in of.items()]
+    rounding = sum(
+        row.live_blocks * (row.size - less) for less, row in zip([0, *(row.size for row in classes)], classes)
+    )
     rounding += stats.large_blocks * (64 << 10) + stats.whale_blocks * mmap.PAGESIZE
     notes.append(f"Of the live blocks, at most {_shown(rounding, 'bytes')} come of rounding up to classes: a bound.")
-    why = Why(source.pid, source.heading, rss, parts, histogram, rounding, [], notes)
-    return why._replace(
-        advice=_advice(why, source, sites or [], smaller, max(cached_in, key=lambda tier: cached_in[tier]))
-    )
+    reasons = Why(pid, source.heading, rss, parts, histogram, rounding, [], notes)
+    return reasons._replace(advice=_advice(reasons, source, sites, classes))
 
 
 # ---- the command line --------------------------------------------------------------------------------------
