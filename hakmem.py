@@ -1696,9 +1696,13 @@ _PARTS = {  # what it is, and what to do about it
     "live blocks": ("what the program holds", "the program holds them: {holders}"),
     "cached in stacks": (
         "freed blocks in threads' stacks",
-        "tls_{tier}=0 at the start, or a small cache_limit; it costs time",
+        "tls_{tier}=0 at the start, and trim; it costs time",
     ),
     "in transit": ("freed blocks on their way to the thread that owns them", "{trim} takes them there"),
+    "free in own slabs": (
+        "free blocks of the one slab that a thread has of a class, as other threads have theirs",
+        "fewer threads, or enable_tls=0 at the start: all share one heap; it costs time",
+    ),
     "free in slabs": ("fragmentation: free blocks of slabs that other blocks hold", "{sparse}"),
     "free": ("free units that have not been given back yet", "{trim} now; a smaller {kept} from now on"),
     "kept whales": ("freed blocks above 1 MiB, kept whole", "{trim} now; a smaller bigcache, or 0, from now on"),
@@ -1752,7 +1756,7 @@ def _part_of(area: _Area, before: _Area) -> str:
     path = area.path
     if path.startswith("/memfd:hakmem-"):
         return "metadata"
-    if path.startswith(("/memfd:", "/dev/shm/", "/SYSV", "/dev/zero")):
+    if path.startswith(("/memfd:", "/dev/", "/SYSV")):
         return _THEIRS + "shared memory"
     if path == "[heap]":
         return _THEIRS + "brk heap"
@@ -1857,10 +1861,13 @@ def _untouched(pid: int, pieces: list[_Piece], places: list[int]) -> dict[int, i
     return found
 
 
-def _of_slabs(slabs: list[tuple[Any, int]]) -> tuple[dict[int, int], list[ClassSlabs]]:
-    """Of slabs with their resident bytes: those of blocks that are out, by class, and the histogram."""
+def _of_slabs(slabs: list[tuple[Any, int]]) -> tuple[dict[int, int], list[ClassSlabs], int]:
+    """Of slabs with their resident bytes: those of blocks that are out, by class; a histogram; those of own slabs."""
     out: dict[int, int] = collections.Counter()
     rows: dict[int, list[int]] = {}
+    slabs_of = collections.Counter((slab.block_size, slab.heap) for slab, _ in slabs)
+    heaps_of = collections.Counter(size for size, _ in slabs_of)
+    own = 0
     for slab, resident in slabs:
         used = min(resident, slab.used_blocks * slab.block_size)
         band = sum(slab.used_blocks >= share * slab.blocks for share in (0.05, 0.25, 0.5, 1))
@@ -1868,10 +1875,13 @@ def _of_slabs(slabs: list[tuple[Any, int]]) -> tuple[dict[int, int], list[ClassS
         row[0] += 1
         row[1 + band] += 1
         row[6] += slab.used_blocks * (band < 2)
+        trimmed = max(min(slab.free_page_bytes, resident - slab.used_page_bytes), 0)
         row[7] += resident - used
-        row[8] += max(min(slab.free_page_bytes, resident - slab.used_page_bytes), 0)
+        row[8] += trimmed
+        if slab.heap and slabs_of[slab.block_size, slab.heap] == 1 < heaps_of[slab.block_size]:
+            own += resident - used - trimmed
         out[slab.block_size] += used
-    return out, sorted((ClassSlabs(size, *row) for size, row in rows.items()), key=lambda row: -row.free_bytes)
+    return out, sorted((ClassSlabs(size, *row) for size, row in rows.items()), key=lambda row: -row.free_bytes), own
 
 
 def _from_counters(stats: Any, ours: int, of: dict[str, int]) -> None:
@@ -1911,7 +1921,8 @@ def _advice(why: Why, source: _Source, sites: list[Any], classes: list[Any]) -> 
     for row in most[: 1 + sum((row.free_bytes - row.trim_bytes) * 10 > most[0].free_bytes for row in most[1:])]:
         fit = [site for site in held if smaller[row.block_size] < site.live_bytes / site.live_blocks <= row.block_size]
         names = ", ".join(site.place or str(site.site) for site in fit[:3])
-        few = f"{row.few_blocks:,} blocks in {row.under_5 + row.under_25:,} of {row.slabs:,} slabs"
+        few = f"{row.few_blocks:,} blocks in {row.under_5 + row.under_25:,} of " * (row.few_blocks > 0)
+        few += f"{row.slabs:,} slabs"
         sparse.append(f"{row.block_size:,} B ({few}{f', of {names}' * bool(names)})")
     exe = ""
     with contextlib.suppress(OSError):
@@ -1989,11 +2000,12 @@ def why(pid: Optional[int] = None) -> Why:
             slabs.append((row, found[at] - never))
         else:
             of[{"free": "free", "kept whale": "kept whales"}.get(row.state, "live blocks")] += found[at] - never
-    out, histogram = _of_slabs(slabs)
+    out, histogram, own = _of_slabs(slabs)
     stats, classes = source.rows("stats")[0], source.rows("class")
     if answered:
         of["changed meanwhile"] += ours
-        of["free in slabs"] = sum(row.free_bytes for row in histogram)
+        of["free in own slabs"] = own
+        of["free in slabs"] = sum(row.free_bytes for row in histogram) - own
         of["live blocks"] += sum(out.values())
         for row in classes:
             every = row.live_blocks + row.cached_blocks + row.transit_blocks or 1

@@ -145,6 +145,19 @@ def test_what_idle_threads_cache_is_what_the_named_option_saves() -> None:
         near(first.bytes, before - process.rss())
 
 
+def test_what_a_slab_of_its_own_for_each_thread_costs_is_what_one_heap_saves() -> None:
+    with made("spread", TLS_TINY=0) as process:
+        reasons = hakmem.why(process.pid)
+        adds_up(reasons)
+        process.trim()
+        before = process.rss()
+    first = reasons.advice[0]
+    assert (first.cause, "enable_tls=0" in first.do) == ("free in own slabs", True)
+    with made("spread", ENABLE_TLS=0) as process:
+        process.trim()
+        near(first.bytes, before - process.rss())
+
+
 def test_what_huge_pages_bring_that_nobody_used_is_what_the_option_saves() -> None:
     with made("huge", HUGE_PAGES=1) as process:
         reasons, before = hakmem.why(process.pid), process.rss()
@@ -174,7 +187,7 @@ def test_a_sleeping_process_is_judged_by_its_last_counters_and_that_is_said() ->
         assert reasons.notes[0].startswith("Counters, as they were published last")
         assert not reasons.slabs
         assert reasons.advice[0].cause == "live blocks"
-        assert reasons.advice[0].bytes > reasons.rss / 2  # it went to sleep some ms after it last published
+        assert bytes_of(reasons, "live blocks") > reasons.rss / 2  # it went to sleep some ms after it last published
 
 
 def test_where_the_system_hides_what_is_resident_counters_bound_it(monkeypatch: pytest.MonkeyPatch) -> None:

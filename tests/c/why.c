@@ -112,6 +112,33 @@ static void with_threads(void *(*run)(void *))
     for (int i = 0; i < THREADS; i++) CHECK(pthread_join(thread[i], NULL) == 0);
 }
 
+static pthread_mutex_t one = PTHREAD_MUTEX_INITIALIZER;
+
+/* A slab of each class for each thread, with a block in each OS page.  In turn, so that one heap would do for all. */
+static void *own(UNUSED void *argument)
+{
+    enum { BYTES = 60 << 10 };
+    pthread_mutex_lock(&one);
+    for (size_t size = 128; size <= 256; size += 32) {
+        char *mine[BYTES / 128];
+        for (size_t i = 0; i < BYTES / size; i++) {
+            CHECK((mine[i] = malloc(size)));
+            memset(mine[i], 1, size);
+        }
+        for (size_t i = 0; i < BYTES / size; i++)
+            if (i % (4096 / size)) free(mine[i]);
+    }
+    pthread_mutex_unlock(&one);
+    pthread_barrier_wait(&all);
+    pthread_barrier_wait(&all);
+    return NULL;
+}
+
+static void spread(void)
+{
+    with_threads(own);
+}
+
 static void caches(void)
 {
     with_threads(burst);
@@ -151,7 +178,7 @@ int main(int argc, char **argv)
 {
     static const struct test_case cases[] = {
         CASE(live),   CASE(sparse), CASE(dense),  CASE(freed), CASE(whales),
-        CASE(caches), CASE(stacks), CASE(mapped), CASE(huge),  CASE(zeros),
+        CASE(caches), CASE(stacks), CASE(mapped), CASE(huge),  CASE(zeros), CASE(spread),
     };
     run_case(argc, argv, cases, COUNT_OF(cases));
     wait_for_line();
