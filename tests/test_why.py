@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from _helpers import environment, library, program
@@ -130,6 +131,34 @@ print(held[0].bytes, before - hakmem.why().rss)
     expected, came = map(int, done.stdout.split())
     assert expected > 4 << 20
     near(expected, came)
+
+
+def test_pages_that_no_block_of_a_slab_has_used_yet_are_not_promised(python) -> None:
+    done = python(
+        """
+import ctypes, hakmem
+blocks = [hakmem.malloc(1000) for _ in range(60000)]
+for block in blocks:
+    ctypes.memset(block, 1, 1000)
+for block in blocks:
+    hakmem.free(block)
+for row in hakmem.class_table():  # slabs of memory that others have used
+    if row.tier == "tiny":
+        hakmem.malloc(row.size)
+slabs = hakmem.why().slabs
+print(sum(row.free_bytes for row in slabs), sum(row.trim_bytes for row in slabs))
+""",
+        HAKMEM_RETAIN="1G",
+        HAKMEM_PURGE_MS="3600000",
+    )
+    free, trimmed = map(int, done.stdout.split())
+    assert trimmed < free / 10 > 100_000
+
+
+def test_the_parts_of_a_busy_process_add_up() -> None:
+    with made("busy", PURGE_MS=0) as process:
+        for _ in range(20):
+            adds_up(hakmem.why(process.pid))
 
 
 def test_what_idle_threads_cache_is_what_the_named_option_saves() -> None:
@@ -287,3 +316,9 @@ def test_other_mappings_are_told_apart_by_their_path_and_neighbour() -> None:
         start = before.end or 8192
         assert hakmem._part_of(area(start, 1 << 30, mode, path, ""), before) == THEIRS + part, path
     assert hakmem._part_of(area(8192, 1 << 30, "rw-s", "/memfd:hakmem-stats (deleted)", ""), none) == "metadata"
+
+
+def test_a_segment_that_changed_hands_while_it_was_listed_counts_once() -> None:
+    twice = ((65536, 65536), (65536, 65536), (0, 4096))
+    rows = [SimpleNamespace(address=start, total_size=size) for start, size in twice]
+    assert [piece[:2] for piece in hakmem._pieces([], [], rows)] == [(0, 4096), (65536, 131072)]

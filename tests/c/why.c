@@ -174,11 +174,34 @@ static void zeros(void) /* read and never written: present, but not in RSS */
     wait_for_line();
 }
 
+static _Atomic int done;
+
+static void *churn(UNUSED void *argument)
+{
+    uint64_t random = 1;
+    while (!done) {
+        size_t size = random_between(&random, 1, 2 << 20), i = random_between(&random, 0, 15);
+        free(block[i]);
+        CHECK((block[i] = malloc(size)));
+        memset(block[i], 1, size);
+    }
+    return NULL;
+}
+
+static void busy(void)
+{
+    pthread_t thread;
+    CHECK(pthread_create(&thread, NULL, churn, NULL) == 0);
+    wait_for_line();
+    done = 1;
+    CHECK(pthread_join(thread, NULL) == 0);
+}
+
 int main(int argc, char **argv)
 {
     static const struct test_case cases[] = {
         CASE(live),   CASE(sparse), CASE(dense),  CASE(freed), CASE(whales),
-        CASE(caches), CASE(stacks), CASE(mapped), CASE(huge),  CASE(zeros), CASE(spread),
+        CASE(caches), CASE(stacks), CASE(mapped), CASE(huge),  CASE(zeros), CASE(spread), CASE(busy),
     };
     run_case(argc, argv, cases, COUNT_OF(cases));
     wait_for_line();
