@@ -1908,7 +1908,7 @@ def _advice(why: Why, source: _Source, sites: list[Any], classes: list[Any]) -> 
     """What can be done about each part, with the bytes to expect, most first."""
     there = isinstance(source, _Process)
     options = {option.name: value for option, value in source.options()}
-    held = sorted((row for row in sites if row.live_bytes), key=lambda row: -row.live_bytes)
+    held = sorted((row for row in sites if row.live_blocks), key=lambda row: -row.live_bytes)
     report = f"`python -m hakmem report {why.pid} sites`" if there else "hakmem.report('sites')"
     ask = "" if options.get("sites") else "start it with `python -m hakmem run --sites`, then "
     cached: dict[str, int] = collections.Counter()
@@ -1977,8 +1977,9 @@ def why(pid: Optional[int] = None) -> Why:
     except (FileNotFoundError, ProcessLookupError):
         raise HakmemError(f"process {pid} has just ended") from None
     of, ours, slabs, huge = dict.fromkeys(_PARTS, 0), 0, [], sum(area.huge for area in areas)
+    ranges = [row for row in mappings if row.holds == "blocks"]
     for area, rest in zip(areas, rests):
-        if any(row.address <= area.start < row.address + row.total_size for row in mappings if row.holds == "blocks"):
+        if any(row.address <= area.start < row.address + row.total_size for row in ranges):
             ours += rest
         elif rest:
             of[area.part if rest > 0 else "changed meanwhile"] += rest
