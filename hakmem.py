@@ -1694,10 +1694,7 @@ class Why(NamedTuple):
 _THEIRS = "not hakmem's: "
 _PARTS = {  # what it is, and what to do about it
     "live blocks": ("what the program holds", "the program holds them: {holders}"),
-    "cached in stacks": (
-        "freed blocks in threads' stacks",
-        "tls_{tier}=0 at the start, and trim; it costs time",
-    ),
+    "cached in stacks": ("freed blocks in threads' stacks", "tls_{tier}=0 at the start, and trim; it costs time"),
     "in transit": ("freed blocks on their way to the thread that owns them", "{trim} takes them there"),
     "free in own slabs": (
         "free blocks of the one slab that a thread has of a class, as other threads have theirs",
@@ -1708,15 +1705,9 @@ _PARTS = {  # what it is, and what to do about it
     "kept whales": ("freed blocks above 1 MiB, kept whole", "{trim} now; a smaller bigcache, or 0, from now on"),
     "metadata": ("hakmem's own tables", "fewer threads, and no capture of sites, need fewer tables"),
     "huge pages": ("never used, resident as parts of huge pages", "huge_pages=0 at the start"),
-    _THEIRS + "thread stacks": (
-        "the main thread's, and anonymous memory behind a guard page",
-        "fewer threads, or less on their stacks",
-    ),
+    _THEIRS + "thread stacks": ("[stack], and what is behind a guard page", "fewer threads, or less on their stacks"),
     _THEIRS + "brk heap": ("another allocator's", "was hakmem preloaded from the start?"),
-    _THEIRS + "anonymous mappings": (
-        "mapped by the program or another allocator",
-        "{python}only what has mapped it can unmap it",
-    ),
+    _THEIRS + "anonymous mappings": ("mapped by the program or another allocator", "{python}only they can unmap it"),
     _THEIRS + "shared memory": ("shared mappings, memfd, tmpfs", "only the program can give it up"),
     _THEIRS + "code and files": ("mapped files; the system takes what is clean back itself", ""),
     "changed meanwhile": ("came or went (below 0) while this was read, or since the counters were published", ""),
