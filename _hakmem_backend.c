@@ -863,6 +863,12 @@ enum {
 #define hak_word_owner(w) ((w) >> 8)
 #define hak_word_class(w) ((w)&255u)
 
+/* Each mapping for metadata begins with one, so that it can be told where they are.  Constant once it is in the list. */
+typedef struct hak_chunk {
+	struct hak_chunk *next HAK_LINE; /* the one before it */
+	size_t len;                      /* mapped bytes */
+} hak_chunk_t;
+
 typedef struct hak_range {
 	char *base;      /* of the unit `first` */
 	uint32_t first;  /* index of its first unit */
@@ -1109,6 +1115,7 @@ static struct { /* lock: index; turn, table, used, sizes and missing are read wi
 
 static struct { /* lock: metadata */
 	hak_lock_t lock HAK_LINE;
+	hak_chunk_t *chunk; /* the newest mapping */
 	char *at, *end;
 	uint64_t bytes;
 } hak_meta;
@@ -1855,13 +1862,18 @@ static HAK_COLD void *hak_meta_alloc(size_t n)
 	n = hak_round_up(n, 64);
 	hak_lock(&hak_meta.lock);
 	if (n > (size_t)(hak_meta.end - hak_meta.at)) {
-		size_t least = hak_round_up(n, hak_boot.os_page), chunk = n > (256 << 10) /* a heap struct */ ? least : (size_t)1 << 20;
+		size_t least = hak_round_up(n + sizeof(hak_chunk_t), hak_boot.os_page);
+		size_t chunk = n > (256 << 10) /* a heap struct */ ? least : (size_t)1 << 20;
 		char *fresh = hak_meta_map(chunk);
 		if (!fresh && chunk > least)
 			fresh = hak_meta_map(chunk = least);
 		if (!fresh)
 			goto out;
 		hak_meta.bytes += chunk;
+		*(hak_chunk_t *)(void *)fresh = (hak_chunk_t){hak_meta.chunk, chunk};
+		hak_meta.chunk = (hak_chunk_t *)(void *)fresh;
+		fresh += sizeof(hak_chunk_t);
+		chunk -= sizeof(hak_chunk_t);
 		if (chunk - n <= (size_t)(hak_meta.end - hak_meta.at)) { /* the longer rest is worth keeping */
 			p = fresh;
 			goto out;
@@ -2252,10 +2264,13 @@ static uint32_t hak_site_find(uint64_t id, bool code) /* the site's row; 0: it h
 	}
 }
 
+#define HAK_SITE_TABLE_BYTES \
+	(HAK_SITES_MAX * (sizeof(hak_site_t) + HAK_SITE_COUNTS * sizeof(hak_site_count_t)) + HAK_SITE_BUCKETS * sizeof(uint32_t))
+
 static HAK_COLD bool hak_site_map_locked(void) /* false: out of memory */
 {
 	size_t rows = HAK_SITES_MAX * sizeof(hak_site_t), counts = HAK_SITE_COUNTS * HAK_SITES_MAX * sizeof(hak_site_count_t);
-	size_t len = rows + counts + HAK_SITE_BUCKETS * sizeof(uint32_t);
+	size_t len = HAK_SITE_TABLE_BYTES;
 	char *p;
 	if (hak_sites.bucket)
 		return true;
@@ -4447,24 +4462,37 @@ HAK_INLINE bool hak_slab_has_room(const hak_slab_t *s, const hak_class_t *k)
 	return s->free != 0 || s->carved < k->blocks;
 }
 
+/* The OS pages without a used block that lie between two used ones, from block *i on: their offsets in the slab; *i is
+ * then behind them.  False: there are no more. */
+static HAK_COLD bool hak_slab_free_pages(const hak_slab_t *s, uint32_t *i, size_t *from, size_t *to)
+{
+	size_t size = hak_class[s->class].size, page = hak_boot.os_page;
+
+	for (uint32_t j; *i < s->carved; *i = j + 1) {
+		/* Free blocks are *i .. j - 1, and j is a used one or the end. */
+		for (j = *i; j < s->carved && ((s->map[j / 64] >> (j % 64)) & 1); j++)
+			if (j % 64 == 0 && s->map[j / 64] == ~0ull)
+				j += 63;
+		j = hak_min32(j, s->carved);
+		*from = hak_round_up(*i * size, page);
+		*to = j * size & ~(page - 1);
+		if (j > *i && *from < *to) {
+			*i = j + 1;
+			return true;
+		}
+	}
+	return false;
+}
+
 /* Gives the OS pages back that hold no used block.  Returns their bytes. */
 static HAK_COLD size_t hak_slab_purge(hak_slab_t *s)
 {
-	const hak_class_t *k = &hak_class[s->class];
-	size_t page = hak_boot.os_page, sum = 0;
+	size_t sum = 0, from, to;
 	bool refused = false;
 
 	if (s->purged || s->free == 0 || hak_page_is_forbidden()) /* the last: what fills its free blocks will be checked */
 		return 0;
-	for (uint32_t i = 0, j; i < s->carved; i = j + 1) {
-		/* Free blocks are i .. j - 1, and j is a used one or the end. */
-		for (j = i; j < s->carved && ((s->map[j / 64] >> (j % 64)) & 1); j++)
-			if (j % 64 == 0 && s->map[j / 64] == ~0ull)
-				j += 63;
-		j = hak_min32(j, s->carved);
-		size_t from = hak_round_up((size_t)i * k->size, page), to = (size_t)j * k->size & ~(page - 1);
-		if (j <= i || from >= to)
-			continue;
+	for (uint32_t i = 0; hak_slab_free_pages(s, &i, &from, &to);) {
 		if (hak_os_purge(s->base + from, to - from))
 			sum += to - from;
 		else
@@ -7602,7 +7630,14 @@ static HAK_COLD void hak_ace_set_option(int64_t *place, int64_t value)
 	X(Q, blocks, "blocks", "", "blocks that it has room for")                                                 \
 	X(Q, used_blocks, "blocks", "", "of these, those out of it: live, cached and in transit")                 \
 	X(I, heap, "", "", "the heap that owns it; 0: none")                                                      \
-	X(Q, dirty_bytes, "bytes", "", "free: bytes with memory behind them; others: total_size")
+	X(Q, dirty_bytes, "bytes", "", "free: bytes with memory behind them; others: total_size")                 \
+	X(Q, used_page_bytes, "bytes", "", "slab: its OS pages that hold a used block, or a part of one")         \
+	X(Q, free_page_bytes, "bytes", "", "slab: its OS pages that held blocks, and hold none now: trim gives them back")
+
+#define HAK_MAPPING_FIELDS(X)                                                                       \
+	X(Q, address, "address", "", "where it begins")                                                 \
+	X(Q, total_size, "bytes", "", "its size")                                                       \
+	X(z, holds, "", "", "blocks (a range of superslabs), metadata, library (its code and its own variables)")
 
 #define HAK_BIG_FIELDS(X)                                                                              \
 	X(I, site, "", "", "the call site, in 32 bits; 0: none was given")                                 \
@@ -7688,6 +7723,7 @@ typedef struct hak_heap_row { HAK_HEAP_FIELDS(HAK_DECLARE_FIELD) } hak_heap_row_
 typedef struct hak_lock_row { HAK_LOCK_FIELDS(HAK_DECLARE_FIELD) } hak_lock_row_t;
 typedef struct hak_shard_row { HAK_SHARD_FIELDS(HAK_DECLARE_FIELD) } hak_shard_row_t;
 typedef struct hak_segment { HAK_SEGMENT_FIELDS(HAK_DECLARE_FIELD) } hak_segment_t;
+typedef struct hak_mapping { HAK_MAPPING_FIELDS(HAK_DECLARE_FIELD) } hak_mapping_t;
 typedef struct hak_big_row { HAK_BIG_FIELDS(HAK_DECLARE_FIELD) } hak_big_row_t;
 typedef struct hak_owner { HAK_OWNER_FIELDS(HAK_DECLARE_FIELD) } hak_owner_t;
 typedef struct hak_site_row { HAK_SITE_FIELDS(HAK_DECLARE_FIELD) } hak_site_row_t;
@@ -7713,6 +7749,7 @@ typedef struct hak_about {
 #define HAK_LOCK_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_lock_row_t, kind, name, unit, view, help)
 #define HAK_SHARD_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_shard_row_t, kind, name, unit, view, help)
 #define HAK_SEGMENT_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_segment_t, kind, name, unit, view, help)
+#define HAK_MAPPING_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_mapping_t, kind, name, unit, view, help)
 #define HAK_BIG_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_big_row_t, kind, name, unit, view, help)
 #define HAK_OWNER_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_owner_t, kind, name, unit, view, help)
 #define HAK_OPTION_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_option_row_t, kind, name, unit, view, help)
@@ -7728,6 +7765,7 @@ static const hak_field_t hak_heap_fields[] = {HAK_HEAP_FIELDS(HAK_HEAP_FIELD)};
 static const hak_field_t hak_lock_fields[] = {HAK_LOCK_FIELDS(HAK_LOCK_FIELD)};
 static const hak_field_t hak_shard_fields[] = {HAK_SHARD_FIELDS(HAK_SHARD_FIELD)};
 static const hak_field_t hak_segment_fields[] = {HAK_SEGMENT_FIELDS(HAK_SEGMENT_FIELD)};
+static const hak_field_t hak_mapping_fields[] = {HAK_MAPPING_FIELDS(HAK_MAPPING_FIELD)};
 static const hak_field_t hak_big_fields[] = {HAK_BIG_FIELDS(HAK_BIG_FIELD)};
 static const hak_field_t hak_owner_fields[] = {HAK_OWNER_FIELDS(HAK_OWNER_FIELD)};
 static const hak_field_t hak_option_fields[] = {HAK_OPTION_FIELDS(HAK_OPTION_FIELD)};
@@ -7745,6 +7783,7 @@ static const hak_record_t hak_records[] = {
 	HAK_RECORD("heap", hak_heap_fields, hak_heap_row_t),
 	HAK_RECORD("lock", hak_lock_fields, hak_lock_row_t),
 	HAK_RECORD("segment", hak_segment_fields, hak_segment_t),
+	HAK_RECORD("mapping", hak_mapping_fields, hak_mapping_t),
 	HAK_RECORD("option", hak_option_fields, hak_option_row_t),
 	HAK_RECORD("owner", hak_owner_fields, hak_owner_t),
 	HAK_RECORD("shard", hak_shard_fields, hak_shard_row_t),
@@ -7977,10 +8016,15 @@ static HAK_COLD void hak_segment_add_slabs(hak_segments_t *t, const hak_slab_t *
 {
 	for (; s; s = s->next) {
 		const hak_class_t *k = &hak_class[s->class];
-		uint64_t size = (uint64_t)s->len << HAK_UNIT_SHIFT;
+		uint64_t size = (uint64_t)s->len << HAK_UNIT_SHIFT, unused = 0;
+		size_t from, to;
+		for (uint32_t i = 0; t->n < t->most && s->free && hak_slab_free_pages(s, &i, &from, &to);)
+			unused += to - from;
 		hak_segment_add(t, (hak_segment_t){.address = (uint64_t)(uintptr_t)s->base, .total_size = size,
 			.state = heap ? "slab" : "orphan", .tier = hak_tier[k->tier].name, .block_size = k->size, .blocks = k->blocks,
-			.used_blocks = s->used, .heap = heap, .dirty_bytes = size});
+			.used_blocks = s->used, .heap = heap, .dirty_bytes = size,
+			.used_page_bytes = hak_round_up((size_t)s->carved * k->size, hak_boot.os_page) - unused,
+			.free_page_bytes = s->purged ? 0 : unused});
 	}
 }
 
@@ -8070,6 +8114,60 @@ HAK_EXPORT HAK_COLD int hak_segment_table(hak_segment_t *rows, size_t row_size, 
 	for (hak_big_t *b = hak_bigcache.oldest[HAK_BIG_WHALE]; b; b = b->newer)
 		hak_segment_add_whale(&t, hak_big_whale(b), true);
 	hak_unlock(&hak_bigcache.lock);
+	return t.n;
+}
+
+typedef struct hak_mappings { /* a table being filled */
+	hak_mapping_t *row;
+	int most, n;
+} hak_mappings_t;
+
+static HAK_COLD void hak_mapping_add(hak_mappings_t *t, const void *p, size_t len, const char *holds)
+{
+	hak_mapping_t row = {.address = (uint64_t)(uintptr_t)p, .total_size = len, .holds = holds};
+	hak_mapping_t *last = t->n && t->n <= t->most ? &t->row[t->n - 1] : NULL;
+
+	if (last && last->holds == holds && row.address + len == last->address) { /* the system maps from high to low */
+		last->address = row.address;
+		last->total_size += len;
+	} else if (p && t->n++ < t->most) {
+		t->row[t->n - 1] = row;
+	}
+}
+
+/* Where hakmem's memory is: ranges whole, as they are reserved, the library, and what is mapped for metadata, neighbours
+ * as one.  Whales are not among it.  Returns how many rows there are, which may be more than fit. */
+HAK_EXPORT HAK_COLD int hak_mapping_table(hak_mapping_t *rows, size_t row_size, int most)
+{
+	extern const char __ehdr_start __attribute__((visibility("hidden"))), _end __attribute__((visibility("hidden")));
+	static const char holds[] = "metadata";
+	hak_mappings_t t = {rows, most, 0};
+
+	if (most > 0 && row_size != sizeof *rows)
+		return -HAK_ERR_SIZE;
+	hak_boot_init();
+	hak_lock_uncounted(&hak_page.reserving);
+	for (uint32_t i = 0; i < hak_page.ranges; i++)
+		hak_mapping_add(&t, hak_page.range[i].base, (size_t)hak_page.range[i].units << HAK_UNIT_SHIFT, "blocks");
+	hak_unlock(&hak_page.reserving);
+	hak_mapping_add(&t, &__ehdr_start, (size_t)((uintptr_t)&_end - (uintptr_t)&__ehdr_start), "library");
+	hak_lock_uncounted(&hak_bigcache.lock);
+	if (hak_bigcache.bucket != hak_bigcache.first)
+		hak_mapping_add(&t, hak_bigcache.bucket, hak_round_up(hak_bigcache.buckets * sizeof(hak_big_key_t *), hak_boot.os_page), holds);
+	hak_unlock(&hak_bigcache.lock);
+	hak_lock_uncounted(&hak_meta.lock);
+	for (const hak_chunk_t *c = hak_meta.chunk; c; c = c->next)
+		hak_mapping_add(&t, c, c->len, holds);
+	hak_unlock(&hak_meta.lock);
+	hak_lock_uncounted(&hak_sites.lock);
+	hak_mapping_add(&t, hak_sites.row, HAK_SITE_TABLE_BYTES, holds);
+	hak_mapping_add(&t, hak_sites.rule, HAK_SITE_RULES * sizeof(hak_rule_t), holds);
+	hak_unlock(&hak_sites.lock);
+	for (struct hak_track_share *s = hak_track; s < hak_track + HAK_TRACK_SHARES; s++) {
+		hak_lock_uncounted(&s->lock);
+		hak_mapping_add(&t, s->place, s->places * sizeof *s->place, holds);
+		hak_unlock(&s->lock);
+	}
 	return t.n;
 }
 
@@ -8774,6 +8872,7 @@ static HAK_COLD void hak_report_locked(const char *when)
  * gone when the reader says so, or seconds later.  No file needs its descriptor but to be found. */
 #define HAK_LIVE_SECTIONS(X)                                                            \
 	X(heap, hak_heap_row_t, 256, hak_heap_table)                                        \
+	X(mapping, hak_mapping_t, 256, hak_mapping_table)                                   \
 	X(lock, hak_lock_row_t, HAK_LOCK_ROWS, hak_lock_table)                              \
 	X(shard, hak_shard_row_t, HAK_SHARDS_MAX, hak_shard_table)                          \
 	X(big, hak_big_row_t, 256, hak_big_table)                                           \
@@ -8796,7 +8895,7 @@ enum {
 	HAK_LIVE_TEXTS = 128 << 10,    /* bytes for texts: ours, 64 rules and the longest site_rules; touched where used */
 	HAK_LIVE_KNOWN = 1 << 10,      /* texts whose place is remembered, ... */
 	HAK_LIVE_LOOKED = 8,           /* ... so far from where their address says */
-	HAK_LIVE_PARTS = 12,           /* most sections of a file */
+	HAK_LIVE_PARTS = 16,           /* most sections of a file */
 	HAK_DETAIL_MS = 10000,         /* how long details stay that nobody gives back */
 	HAK_SITE_TEXT = 160,           /* bytes for the texts of a site, on average */
 };

@@ -58,13 +58,12 @@ from pathlib import Path
 from typing import Any, Callable, NamedTuple, NoReturn, Optional, Union, cast
 
 __all__ = [
-    "Buffer", "Config", "Finding", "HakmemError", "MemoryPool", "Mode", "Option", "RssMonitor", "RssSample",
-    "UnknownOptionError",
-    "ace_log", "aligned_alloc", "alloc_at", "big_table", "calloc", "class_table", "config", "default_memory_pool",
-    "doctor", "free", "free_at", "heap_table", "lock_table", "main", "malloc", "memory_snapshot", "memory_stats",
-    "memory_stats_as_nested_dict", "memory_summary", "mode", "owner_of", "realloc", "report",
-    "reset_peak_memory_stats", "shard_table", "site_rule", "site_rules", "site_table", "tier_table",
-    "total_allocated_bytes", "trim", "usable_size",
+    "Advice", "Buffer", "ClassSlabs", "Config", "Finding", "HakmemError", "MemoryPool", "Mode", "Option",
+    "RssMonitor", "RssPart", "RssSample", "UnknownOptionError", "Why", "ace_log", "aligned_alloc", "alloc_at",
+    "big_table", "calloc", "class_table", "config", "default_memory_pool", "doctor", "free", "free_at", "heap_table",
+    "lock_table", "main", "malloc", "memory_snapshot", "memory_stats", "memory_stats_as_nested_dict",
+    "memory_summary", "mode", "owner_of", "realloc", "report", "reset_peak_memory_stats", "shard_table", "site_rule",
+    "site_rules", "site_table", "tier_table", "total_allocated_bytes", "trim", "usable_size", "why",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
@@ -247,6 +246,7 @@ def _layout(described: Any) -> _Layout:
 _LAYOUTS = {raw.name.decode(): _layout(raw) for raw in (_RawRecord * _about.nrecords).from_address(_about.records)}
 _STATS, _CLASS, _TIER, _OPTION, _OWNER = (_LAYOUTS[name] for name in ("stats", "class", "tier", "option", "owner"))
 _HEAP, _LOCK, _SEGMENT, _SHARD = (_LAYOUTS[name] for name in ("heap", "lock", "segment", "shard"))
+_MAPPING = _LAYOUTS["mapping"]
 _BIG, _SITE, _RULE, _POLICY, _DECISION = (_LAYOUTS[name] for name in ("big", "site", "rule", "policy", "decision"))
 
 
@@ -319,6 +319,8 @@ _shard_table = _bind("hak_shard_table", _code, [ctypes.POINTER(_SHARD.structure)
 _big_table = _bind("hak_big_table", _code, [ctypes.POINTER(_BIG.structure), _size, _code])
 # int hak_segment_table(struct hak_segment *rows, size_t row_size, int max_rows);
 _segment_table = _bind("hak_segment_table", _code, [ctypes.POINTER(_SEGMENT.structure), _size, _code])
+# int hak_mapping_table(struct hak_mapping *rows, size_t row_size, int max_rows);
+_mapping_table = _bind("hak_mapping_table", _code, [ctypes.POINTER(_MAPPING.structure), _size, _code])
 # int hak_ace_policies(struct hak_policy_row *rows, size_t row_size, int max_rows);
 _ace_policies = _bind("hak_ace_policies", _code, [ctypes.POINTER(_POLICY.structure), _size, _code])
 # int hak_ace_log(struct hak_decision *rows, size_t row_size, int max_rows);
@@ -800,6 +802,7 @@ class _Here:
         "shard": shard_table,
         "big": big_table,
         "segment": lambda: sorted(_rows(_SEGMENT, _segment_table)),
+        "mapping": lambda: _rows(_MAPPING, _mapping_table),
         "site": site_table,
         "rule": site_rules,
         "policy": lambda: _rows(_POLICY, _ace_policies),
@@ -1275,6 +1278,13 @@ class _Process:
         finally:
             with contextlib.suppress(_Silent):
                 self.ask("release", timeout=0.1)
+
+    def renew(self) -> tuple[list[Any], list[Any]]:
+        """Segments and sites, and the rest as it was just after. _Silent if the process sleeps."""
+        self.ask("publish", timeout=1)
+        detail = self._detail()
+        self.head, self._rows = self.page.read()
+        return detail["segment"], detail["site"]
 
     def ask(self, what: str, name: str = "", value: int = 0, timeout: float = 2.0) -> int:
         """Have it do something; returns what came of it. _Silent if it has not begun by then, and never will."""
@@ -2754,6 +2764,413 @@ def _add_watching(commands: Any) -> list[argparse.ArgumentParser]:
     return [ps]
 
 
+# ---- why RSS is what it is ---------------------------------------------------------------------------------
+class RssPart(NamedTuple):
+    """A part of RSS: its resident bytes, what share of RSS they are, and what they hold."""
+
+    part: str
+    bytes: int
+    share: float
+    meaning: str
+
+
+class ClassSlabs(NamedTuple):
+    """The slabs of one class by the share of their blocks that is out: live, in a thread's stack, or in transit.
+
+    under_5 to under_100 and full count slabs. free_bytes are resident and in no such block, trim_bytes those of them
+    that trim gives back at once; for the rest blocks must be freed. few_blocks are those out of slabs under 25%.
+    """
+
+    block_size: int
+    slabs: int
+    under_5: int
+    under_25: int
+    under_50: int
+    under_100: int
+    full: int
+    few_blocks: int
+    free_bytes: int
+    trim_bytes: int
+
+
+class Advice(NamedTuple):
+    """What would give memory back: the part of RSS that it is of, the bytes to expect, and what to do."""
+
+    cause: str
+    bytes: int
+    do: str
+
+
+class Why(NamedTuple):
+    """Why a process has the RSS that it has, in bytes: parts add up to rss, exactly.
+
+    rounding_bytes is a bound: the program asked for so much less than it holds at most, by what its blocks are rounded
+    up to classes. advice begins with what would give back most. notes say what the figures cannot.
+    """
+
+    pid: int
+    heading: str
+    rss: int
+    parts: list[RssPart]
+    slabs: list[ClassSlabs]
+    rounding_bytes: int
+    advice: list[Advice]
+    notes: list[str]
+
+    def _tables(self) -> list[_Table]:
+        units = dict.fromkeys(("bytes", "free_bytes", "trim_bytes", "block_size"), "bytes")
+        parts = [part._asdict() for part in self.parts if part.bytes]
+        slabs = [row._asdict() for row in self.slabs[:10] if row.free_bytes]
+        advice = [{"": index, **row._asdict()} for index, row in enumerate(self.advice[:3], 1)]
+        found = [
+            _Table(f"RSS is {_shown(self.rss, 'bytes')}", parts, {**units, "share": "ratio"}),
+            _Table("slabs by the share of their blocks that is out", slabs, units),
+            _Table("what would give back most", advice, units),
+        ]
+        return [table for table in found if table.rows]
+
+    def text(self, fmt: str = "simple") -> str:
+        """All of it as text, in any format of tabulate; "json" has every row, with plain numbers."""
+        if fmt == "json":
+            lists = {"parts": self.parts, "slabs": self.slabs, "advice": self.advice}
+            rows = {name: [row._asdict() for row in cast("list[Any]", of)] for name, of in lists.items()}
+            return json.dumps({**self._asdict(), **rows}, indent=1)
+        tables = [text for table in self._tables() for text in (table.title, _as_text(table, fmt))]
+        return "\n\n".join([self.heading, *tables, *self.notes])
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def _repr_html_(self) -> str:
+        return "".join(f"<p>{table.title}</p>{_as_text(table, 'html')}" for table in self._tables())
+
+
+_THEIRS = "not hakmem's: "
+_PARTS = {  # what it is, and what to do about it
+    "live blocks": ("what the program holds", "the program holds them: {holders}"),
+    "cached in stacks": ("freed blocks in threads' stacks", "tls_{tier}=0 at the start, and trim; it costs time"),
+    "in transit": ("freed blocks on their way to the thread that owns them", "{trim} takes them there"),
+    "free in own slabs": (
+        "free blocks of the one slab that a thread has of a class, as other threads have theirs",
+        "fewer threads, or enable_tls=0 at the start: all share one heap; it costs time",
+    ),
+    "free in slabs": ("fragmentation: free blocks of slabs that other blocks hold", "{sparse}"),
+    "free": ("free units that have not been given back yet", "{trim} now; a smaller {kept} from now on"),
+    "kept whales": ("freed blocks above 1 MiB, kept whole", "{trim} now; a smaller bigcache, or 0, from now on"),
+    "metadata": ("hakmem's own tables", "fewer threads, and no capture of sites, need fewer tables"),
+    "huge pages": ("never used, resident as parts of huge pages", "huge_pages=0 at the start"),
+    _THEIRS + "thread stacks": ("[stack], and what is behind a guard page", "fewer threads, or less on their stacks"),
+    _THEIRS + "brk heap": ("another allocator's", "was hakmem preloaded from the start?"),
+    _THEIRS + "anonymous mappings": ("mapped by the program or another allocator", "{python}only they can unmap it"),
+    _THEIRS + "shared memory": ("shared mappings, memfd, tmpfs", "only the program can give it up"),
+    _THEIRS + "code and files": ("mapped files; the system takes what is clean back itself", ""),
+    "changed meanwhile": ("came or went (below 0) while this was read, or since the counters were published", ""),
+}
+
+
+class _Area(NamedTuple):
+    """A mapping of a process, from /proc/PID/smaps."""
+
+    start: int
+    end: int
+    mode: str
+    path: str
+    part: str  # that it is of, if it is not hakmem's
+    rss: int = 0
+    huge: int = 0
+
+
+def _areas(pid: int) -> list[_Area]:
+    areas = [_Area(0, 0, "", "", "")]
+    with open(f"/proc/{pid}/smaps", encoding="utf-8", errors="replace") as lines:
+        for line in lines:
+            name, *words = line.split(None, 5)
+            if name == "Rss:":
+                areas[-1] = areas[-1]._replace(rss=int(words[0]) << 10)
+            elif name == "AnonHugePages:":
+                areas[-1] = areas[-1]._replace(huge=int(words[0]) << 10)
+            elif not name.endswith(":"):
+                start, end = (int(bound, 16) for bound in name.split("-"))
+                area = _Area(start, end, words[0], words[4].rstrip() if len(words) > 4 else "", "")
+                areas.append(area._replace(part=_part_of(area, areas[-1])))
+    return areas
+
+
+def _part_of(area: _Area, before: _Area) -> str:
+    """What a mapping is that is not hakmem's, by its path and by the mapping before it."""
+    path = area.path
+    if path.startswith("/memfd:hakmem-"):
+        return "metadata"
+    if path.startswith(("/memfd:", "/dev/", "/SYSV")):
+        return _THEIRS + "shared memory"
+    if path == "[heap]":
+        return _THEIRS + "brk heap"
+    adjoins, empty = area.start == before.end, not path or path.startswith("[anon")
+    guard = adjoins and before.mode.startswith("---") and not before.path and before.end - before.start <= 1 << 20
+    if path.startswith("[stack") or (empty and guard and area.mode.startswith("rw")):
+        return _THEIRS + "thread stacks"
+    if empty and not (adjoins and before.path.startswith("/")):  # else variables of a library that begin as zero
+        return _THEIRS + "anonymous mappings"
+    return _THEIRS + "code and files"
+
+
+class _Piece(NamedTuple):
+    """Memory of hakmem's: a segment, or where there is none a mapping for metadata."""
+
+    start: int
+    end: int
+    segment: Any
+
+
+def _pieces(mappings: list[Any], areas: list[_Area], segments: list[Any]) -> list[_Piece]:
+    """All that is hakmem's, in order of address, and nothing twice."""
+    pieces = [_Piece(row.address, row.address + row.total_size, row) for row in segments]
+    for row in mappings:
+        end = row.address + row.total_size
+        if row.holds == "metadata":
+            pieces.append(_Piece(row.address, end, None))
+        elif row.holds == "library":
+            pieces += [
+                _Piece(*area[:2], None) for area in areas if row.address <= area.start < end and "w" in area.mode
+            ]
+    kept, end = [], 0
+    for piece in sorted(pieces, key=operator.itemgetter(0)):
+        if piece.start >= end:  # a segment that changed hands may stand there twice
+            kept.append(piece)
+            end = piece.end
+    return kept
+
+
+_WINDOW = 1 << 16  # OS pages whose state is read at a time
+_PRESENT = bytes(range(128, 256))
+_HUGE = 2 << 20
+
+
+def _page_counter(pagemap: int) -> Callable[[int, int], tuple[int, int]]:
+    """A function that counts the resident bytes between two addresses, and those that are perhaps only a shared zero.
+
+    Of the 8 bytes that /proc/PID/pagemap has for an OS page the last has bit 7 if it is present, bit 0 if not shared.
+    """
+
+    @functools.lru_cache(maxsize=1)
+    def window(index: int) -> bytes:
+        return os.pread(pagemap, _WINDOW * 8, index * _WINDOW * 8)[7::8]
+
+    def count(start: int, end: int) -> tuple[int, int]:
+        first, last, present, doubtful = start // mmap.PAGESIZE, end // mmap.PAGESIZE, 0, 0
+        while first < last:
+            index, offset = divmod(first, _WINDOW)
+            state = window(index)[offset : offset + last - first]
+            present += len(state) - len(state.translate(None, _PRESENT))
+            doubtful += state.count(0x80)
+            first = (index + 1) * _WINDOW
+        return present * mmap.PAGESIZE, doubtful * mmap.PAGESIZE
+
+    return count
+
+
+def _resident(areas: list[_Area], pieces: list[_Piece], count: Any) -> tuple[list[int], list[int], list[int]]:
+    """The resident bytes of each piece, of each area what is in no piece, and the pieces where huge pages are."""
+    found, rests, in_huge, at = [0] * len(pieces), [area.rss for area in areas], [], 0
+    for index, area in enumerate(areas):
+        while at < len(pieces) and pieces[at].end <= area.start:
+            at += 1
+        inside = []
+        for place in range(at, len(pieces) if area.rss else at):
+            piece = pieces[place]
+            if piece.start >= area.end:
+                break
+            inside.append((place, *count(max(piece.start, area.start), min(piece.end, area.end))))
+        # an OS page that was read and never written is present, but not in RSS: it is a zero that all share
+        doubtful = sum(doubt for _, _, doubt in inside)
+        excess = min(max(sum(present for _, present, _ in inside) - area.rss, 0), doubtful)
+        for place, present, doubt in inside:
+            resident = present - (excess * doubt // doubtful if doubtful else 0)
+            found[place] += resident
+            rests[index] -= resident
+        in_huge += [place for place, *_ in inside if area.huge]
+    return found, rests, in_huge
+
+
+def _untouched(pid: int, pieces: list[_Piece], places: list[int]) -> dict[int, int]:
+    """Bytes of OS pages with zeros only, by the place of the piece; above 1 GiB it looks at every so many 2 MiB."""
+    windows = [(at, start) for at in places for start in range(pieces[at].start, pieces[at].end, _HUGE)]
+    step, page = len(windows) // 512 + 1, bytes(mmap.PAGESIZE)
+    found: dict[int, int] = collections.Counter()
+    if windows:
+        with open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+            for at, start in windows[::step]:
+                data = os.pread(memory.fileno(), min(_HUGE, pieces[at].end - start), start)
+                zeros = sum(data[i : i + len(page)] == page for i in range(0, len(data), len(page)))
+                found[at] += zeros * len(page) * step
+    return found
+
+
+def _of_slabs(slabs: list[tuple[Any, int]]) -> tuple[dict[int, int], list[ClassSlabs], int]:
+    """Of slabs with their resident bytes: those of blocks that are out, by class; a histogram; those of own slabs."""
+    out: dict[int, int] = collections.Counter()
+    rows: dict[int, list[int]] = {}
+    slabs_of = collections.Counter((slab.block_size, slab.heap) for slab, _ in slabs)
+    heaps_of = collections.Counter(size for size, _ in slabs_of)
+    own = 0
+    for slab, resident in slabs:
+        used = min(resident, slab.used_blocks * slab.block_size)
+        band = sum(slab.used_blocks >= share * slab.blocks for share in (0.05, 0.25, 0.5, 1))
+        row = rows.setdefault(slab.block_size, [0] * 9)
+        row[0] += 1
+        row[1 + band] += 1
+        row[6] += slab.used_blocks * (band < 2)
+        trimmed = max(min(slab.free_page_bytes, resident - slab.used_page_bytes), 0)
+        row[7] += resident - used
+        row[8] += trimmed
+        if slab.heap and slabs_of[slab.block_size, slab.heap] == 1 < heaps_of[slab.block_size]:
+            own += resident - used - trimmed
+        out[slab.block_size] += used
+    return out, sorted((ClassSlabs(size, *row) for size, row in rows.items()), key=lambda row: -row.free_bytes), own
+
+
+def _from_counters(stats: Any, ours: int, of: dict[str, int]) -> None:
+    """The parts as the counters bound them, ours being resident: what nobody has touched, in slabs first, is not."""
+    whales = min(stats.whale_bytes, of[_THEIRS + "anonymous mappings"])
+    of[_THEIRS + "anonymous mappings"] -= whales
+    bounds = {
+        "free in slabs": stats.slab_free_bytes + stats.slab_tail_bytes,
+        "live blocks": stats.live_bytes - stats.whale_bytes,
+        "kept whales": stats.kept_whale_bytes,
+        "free": stats.free_dirty_bytes,
+        "cached in stacks": stats.cached_bytes,
+        "in transit": stats.transit_bytes,
+    }
+    missing = sum(bounds.values()) - ours
+    for part, size in bounds.items():
+        of[part] = size - min(size, max(missing, 0))
+        missing -= size - of[part]
+    of["live blocks"] += whales
+    of["changed meanwhile"] -= missing
+
+
+def _advice(why: Why, source: _Source, sites: list[Any], classes: list[Any]) -> list[Advice]:
+    """What can be done about each part, with the bytes to expect, most first."""
+    there = isinstance(source, _Process)
+    options = {option.name: value for option, value in source.options()}
+    held = sorted((row for row in sites if row.live_blocks), key=lambda row: -row.live_bytes)
+    report = f"`python -m hakmem report {why.pid} sites`" if there else "hakmem.report('sites')"
+    ask = "" if options.get("sites") else "start it with `python -m hakmem run --sites`, then "
+    cached: dict[str, int] = collections.Counter()
+    smaller = dict(zip((row.size for row in classes), [0, *(row.size for row in classes)]))
+    for row in classes:
+        cached[row.tier] += row.cached_blocks * row.size
+    trimmed = sum(row.trim_bytes for row in why.slabs)
+    most = sorted(why.slabs, key=lambda row: row.trim_bytes - row.free_bytes)[:3]
+    sparse = []
+    for row in most[: 1 + sum((row.free_bytes - row.trim_bytes) * 10 > most[0].free_bytes for row in most[1:])]:
+        fit = [site for site in held if smaller[row.block_size] < site.live_bytes / site.live_blocks <= row.block_size]
+        names = ", ".join(site.place or str(site.site) for site in fit[:3])
+        few = f"{row.few_blocks:,} blocks in {row.under_5 + row.under_25:,} of " * (row.few_blocks > 0)
+        few += f"{row.slabs:,} slabs"
+        sparse.append(f"{row.block_size:,} B ({few}{f', of {names}' * bool(names)})")
+    exe = ""
+    with contextlib.suppress(OSError):
+        exe = os.path.basename(os.readlink(f"/proc/{why.pid}/exe"))
+    words = {
+        "trim": f"python -m hakmem trim {why.pid}" if there else "hakmem.trim()",
+        "holders": ", ".join(f"{row.place or row.site} {_shown(row.live_bytes, 'bytes')}" for row in held[:3])
+        or f"{ask}{report} names the call sites",
+        "tier": max(cached, key=lambda tier: cached[tier]),
+        "sparse": f"the blocks that stay hold slabs{' of ' * bool(sparse)}{'; '.join(sparse)}: "
+        "a rule lifetime=long for their sites (HAKMEM_SITE_RULES) sets them apart",
+        "kept": f"retain ({_shown(options.get('retain'), 'bytes')}) or purge_ms ({options.get('purge_ms')})",
+        "python": "PYTHONMALLOC=malloc brings Python's objects to hakmem; " * exe.startswith("python"),
+    }
+    causes = [(part.part, part.bytes - trimmed * (part.part == "free in slabs")) for part in why.parts]
+    advice = [Advice(name, size, _PARTS[name][1].format(**words)) for name, size in causes if size > 0]
+    advice += [Advice("free in slabs", trimmed, f"{words['trim']} gives back OS pages without a block")] * (trimmed > 0)
+    return sorted((row for row in advice if row.do), key=lambda row: -row.bytes)
+
+
+def why(pid: Optional[int] = None) -> Why:
+    """Why the resident memory (RSS) of a process is what it is: where each byte is, and what would give most back.
+
+    pid: of another process that lets itself be seen (HAKMEM_STATS_PAGE=1, `python -m hakmem run`); default: this one.
+    RSS is that of /proc/PID/smaps, and /proc/PID/pagemap says what of hakmem's memory is resident. A process that
+    sleeps, and has no thread that answers (stats_page=2), is judged by its last counters; then notes say so.
+
+    HakmemError, in one line, if it cannot be seen, or is not this user's.
+    """
+    source: _Source = _Process(pid) if pid and pid != os.getpid() else _Here()
+    pid, notes, answered = source.pid, [], True
+    segments: list[Any] = []
+    sites: list[Any] = []
+    if "mapping" not in source.layouts:
+        raise HakmemError(f"{source.heading}: it does not say where its memory is")
+    try:
+        try:
+            seen = source.renew() if isinstance(source, _Process) else (source.rows("segment"), source.rows("site"))
+            segments, sites = seen
+        except _Silent as silent:
+            notes.append(f"Counters, as they were published last, bound the parts of what is resident: {silent}.")
+            answered = False
+        areas, mappings = _areas(pid), source.rows("mapping")
+        pieces = _pieces(mappings, areas, segments)
+        try:
+            with open(f"/proc/{pid}/pagemap", "rb", buffering=0) as pagemap:
+                found, rests, in_huge = _resident(areas, pieces, _page_counter(pagemap.fileno()))
+        except OSError as error:
+            notes.append(f"Counters bound the parts of what is resident, as the system does not show it: {error}.")
+            pieces, answered = _pieces(mappings, areas, []), False
+            found, rests, in_huge = _resident(areas, pieces, lambda start, end: (end - start, end - start))
+    except (FileNotFoundError, ProcessLookupError):
+        raise HakmemError(f"process {pid} has just ended") from None
+    of, ours, slabs, huge = dict.fromkeys(_PARTS, 0), 0, [], sum(area.huge for area in areas)
+    ranges = [row for row in mappings if row.holds == "blocks"]
+    for area, rest in zip(areas, rests):
+        if any(row.address <= area.start < row.address + row.total_size for row in ranges):
+            ours += rest
+        elif rest:
+            of[area.part if rest > 0 else "changed meanwhile"] += rest
+    untouched: dict[int, int] = {}
+    try:
+        whole = [at for at in in_huge if pieces[at].segment and pieces[at].end - pieces[at].start == found[at]]
+        untouched = _untouched(pid, pieces, whole)
+    except OSError as error:
+        notes.append(f"{_shown(huge, 'bytes')} are huge pages; what of them was never used is not known: {error}.")
+    for at, (_start, _end, row) in enumerate(pieces):
+        if row is None:
+            of["metadata"] += found[at]
+            continue
+        clean = found[at] - row.dirty_bytes if row.state == "free" else untouched.get(at, 0)
+        never = max(min(clean, found[at], huge), 0)
+        huge -= never
+        of["huge pages"] += never
+        if row.state in ("slab", "orphan"):
+            slabs.append((row, found[at] - never))
+        else:
+            of[{"free": "free", "kept whale": "kept whales"}.get(row.state, "live blocks")] += found[at] - never
+    out, histogram, own = _of_slabs(slabs)
+    stats, classes = source.rows("stats")[0], source.rows("class")
+    if answered:
+        of["changed meanwhile"] += ours
+        of["free in own slabs"] = own
+        of["free in slabs"] = sum(row.free_bytes for row in histogram) - own
+        of["live blocks"] += sum(out.values())
+        for row in classes:
+            every = row.live_blocks + row.cached_blocks + row.transit_blocks or 1
+            for name, blocks in (("cached in stacks", row.cached_blocks), ("in transit", row.transit_blocks)):
+                of[name] += out.get(row.size, 0) * blocks // every
+                of["live blocks"] -= out.get(row.size, 0) * blocks // every
+    else:
+        _from_counters(stats, ours, of)
+    rss = sum(area.rss for area in areas)
+    parts = [RssPart(name, size, size / rss if rss else 0.0, _PARTS[name][0]) for name, size in of.items()]
+    rounding = sum(
+        row.live_blocks * (row.size - less) for less, row in zip([0, *(row.size for row in classes)], classes)
+    )
+    rounding += stats.large_blocks * (64 << 10) + stats.whale_blocks * mmap.PAGESIZE
+    notes.append(f"Of the live blocks, at most {_shown(rounding, 'bytes')} come of rounding up to classes: a bound.")
+    reasons = Why(pid, source.heading, rss, parts, histogram, rounding, [], notes)
+    return reasons._replace(advice=_advice(reasons, source, sites, classes))
+
+
 # ---- the command line --------------------------------------------------------------------------------------
 def _library_for_preload(variant: Optional[str]) -> str:
     if variant is None or variant == _mode.variant:
@@ -2877,7 +3294,9 @@ def _parser() -> argparse.ArgumentParser:
     patient.add_argument("target", nargs="*", help="PID, or -- command ... (it is not started); default: this process")
     bench = commands.add_parser("bench", help="run the benchmark; `bench --help` has its options", add_help=False)
     bench.add_argument("arguments", nargs=argparse.REMAINDER)
-    for table in (shown, view, patient, *_add_watching(commands)):
+    reasons = commands.add_parser("why", help="say why a process has the resident memory that it has")
+    reasons.add_argument("pid", type=int, help="the process")
+    for table in (shown, view, patient, reasons, *_add_watching(commands)):
         table.add_argument("--fmt", default="simple", help="json, or a format of tabulate (simple, github, html, ...)")
     return parser
 
@@ -2897,6 +3316,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
             return _doctor(options.target, options.fmt)
         if options.action == "path":
             print(_mode.path)
+        elif options.action == "why":
+            print(why(options.pid).text(options.fmt))
         elif options.action in _ACTIONS:
             return _ACTIONS[options.action](options)
         else:

@@ -404,7 +404,7 @@ def test_structures_are_those_of_c():
             assert field.help or field.kind == "z" or layout in (hakmem._OPTION, hakmem._OWNER, hakmem._SEGMENT)
         assert len(layout.structure._fields_) == len(layout.fields)
     known = {"stats", "class", "tier", "heap", "lock", "segment", "option", "owner", "shard", "big", "site", "rule"}
-    assert known | {"policy", "decision", "setting"} == set(hakmem._LAYOUTS)
+    assert known | {"policy", "decision", "setting", "mapping"} == set(hakmem._LAYOUTS)
 
 
 # ---- reports

@@ -21,6 +21,7 @@ int hak_free_checked(void *);
 size_t hak_usable_size(const void *), hak_trim(void);
 int hak_stats_snapshot(void *, size_t), hak_class_table(void *, size_t, int), hak_tier_table(void *, size_t, int);
 int hak_heap_table(void *, size_t, int), hak_lock_table(void *, size_t, int), hak_segment_table(void *, size_t, int);
+int hak_mapping_table(void *, size_t, int);
 int hak_owner_of(const void *, void *, size_t), hak_option_set(const char *, int64_t);
 int hak_option_get(const char *, int64_t *);
 void hak_reset_peaks(void);
@@ -128,6 +129,7 @@ static void *look(void *argument)
         CHECK(hak_tier_table(out, size_of("tier"), 20) > 0);
         CHECK(hak_heap_table(out, size_of("heap"), 500) >= 0);
         CHECK(hak_lock_table(out, size_of("lock"), 500) > 0);
+        CHECK(hak_mapping_table(out, size_of("mapping"), 500) > 1);
         CHECK(hak_segment_table(out, size_of("segment"), (int)(sizeof out / size_of("segment"))) >= 0);
         if (i % 8 == 0) hak_reset_peaks();
         for (int s = 0; s < SLOTS; s++) {

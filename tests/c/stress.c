@@ -22,7 +22,7 @@ void hak_free(void *), hak_free_at(void *, uint64_t);
 int hak_free_checked(void *);
 size_t hak_usable_size(const void *), hak_trim(void);
 int hak_tier_table(void *, size_t, int), hak_heap_table(void *, size_t, int), hak_lock_table(void *, size_t, int);
-int hak_shard_table(void *, size_t, int), hak_owner_of(const void *, void *, size_t), hak_option_set(const char *, int64_t);
+int hak_shard_table(void *, size_t, int), hak_mapping_table(void *, size_t, int), hak_owner_of(const void *, void *, size_t), hak_option_set(const char *, int64_t);
 uint64_t hak_stat(const char *);
 void hak_reset_peaks(void);
 
@@ -137,7 +137,7 @@ static void *look(void *argument)
     uint64_t last[sizeof rising / sizeof *rising] = {0};
     size_t stats = record_size("stats"), class = record_size("class"), tier = record_size("tier"), owner = record_size("owner");
     size_t heap = record_size("heap"), lock = record_size("lock"), segment = record_size("segment");
-    size_t shard = record_size("shard");
+    size_t shard = record_size("shard"), mapping = record_size("mapping");
     CHECK(stats <= sizeof out && owner <= sizeof out && class * 500 <= sizeof out);
     for (int i = 0; !atomic_load(&stop); i++) {
         CHECK(hak_stats_snapshot(out, stats) == 0);
@@ -153,6 +153,7 @@ static void *look(void *argument)
         CHECK(hak_heap_table(out, heap, 500) >= 0);
         CHECK(hak_lock_table(out, lock, 500) > 0);
         CHECK(hak_shard_table(out, shard, 64) > 0);
+        CHECK(hak_mapping_table(out, mapping, 500) > 1);
         CHECK(hak_segment_table(out, segment, (int)(sizeof out / segment)) >= 0);
         if (i % 8 == 0) hak_reset_peaks();
         for (int s = 0; s < SLOTS; s++) { /* alive or not: it may be wrong, never a fault */
