@@ -197,7 +197,7 @@ class _Field(NamedTuple):
     name: str
     kind: str
     unit: str
-    view: str  # the views of report() that show it, separated by spaces; none: all that show the record
+    view: str  # the views of report() that show it; none: all that show the record. "rises": it never falls
     help: str
 
 
@@ -1148,7 +1148,7 @@ class _Process:
         return f"hakmem {self.page.version} {self.page.variant}, process {self.pid} ({self.status['Name']}), {seen}"
 
     def rows(self, kind: str) -> list[Any]:
-        if kind in ("segment", "site"):
+        if kind in ("segment", "site") and kind not in self._rows:
             self._rows.update(self._detail())
         return self._rows[kind]
 
@@ -1408,6 +1408,8 @@ def _shown(value: Any, unit: str) -> str:
     """A cell as people read it."""
     if isinstance(value, (bool, _Word)) or not isinstance(value, (int, float)):
         return "-" if value is None else str(value)
+    if unit == "bytes" and value < 0:
+        return f"-{_shown(-value, unit)}"
     if unit != "bytes":
         return f"{value:.1%}" if unit == "ratio" else f"{value:,}" if unit else str(value)
     if value > 1 << 62:
