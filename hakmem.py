@@ -1635,8 +1635,10 @@ def _in_one(heading: str, tables: Sequence[_Table], fmt: str) -> str:
     """Tables below one another; as JSON, by title."""
     if fmt == "json":
         return json.dumps({table.title: table.rows for table in tables}, indent=1)
-    first = f"<p>{html.escape(heading)}</p>" if "html" in fmt else heading
-    return "\n\n".join([first, *[_as_text(table, fmt) for table in tables]])
+    texts = [heading, *[_as_text(table, fmt) for table in tables]]
+    if fmt == "html":  # where tabulate has escaped what it makes
+        texts = [text if text.startswith("<table") else f"<p>{html.escape(text)}</p>" for text in texts]
+    return "\n\n".join(texts)
 
 
 def _memory_of(pid: int) -> tuple[int, int]:
@@ -1662,8 +1664,7 @@ class _Counters:
     def read(self) -> None:
         _stats_snapshot(self.stats, ctypes.sizeof(self.stats))
         _tier_table(self.tiers, ctypes.sizeof(_TIER.structure), len(self.tiers))
-        while _class_table(self.classes, ctypes.sizeof(_CLASS.structure), len(self.classes)) > len(self.classes):
-            self.classes = (_CLASS.structure * _class_table(None, 0, 0))()  # a rule for a site has made new ones
+        _class_table(self.classes, ctypes.sizeof(_CLASS.structure), len(self.classes))
 
 
 _TRACKED = "allocs", "frees", "misses", "alloc_bytes", "freed_bytes", "live_blocks", "live_bytes"
@@ -1751,13 +1752,14 @@ class Track:
             "classes": self._changed(_CLASS, ("tier", "size"), self._before.classes, self._after.classes),
         }
 
-    def _changed(self, layout: _Layout, labels: Sequence[str], before: Any, after: Any) -> list[dict[str, Any]]:
+    @staticmethod
+    def _changed(layout: _Layout, labels: Sequence[str], before: Any, after: Any) -> list[dict[str, Any]]:
         rows = []
-        for old, new in itertools.zip_longest(before, after):
-            now, was = _with_bytes(layout.read(new)._asdict()), _with_bytes(layout.read(old)._asdict()) if old else {}
-            change = {name: now[name] - was.get(name, 0) for name in _TRACKED}
+        for was, now in zip(before, after):
+            old, new = (_with_bytes(layout.read(row)._asdict()) for row in (was, now))
+            change = {name: new[name] - old[name] for name in _TRACKED}
             if any(change.values()):
-                rows.append({**{label: now[label] for label in labels}, **change})
+                rows.append({**{label: new[label] for label in labels}, **change})
         return rows
 
     @property
@@ -1895,7 +1897,7 @@ class Snapshot:
             names = [f"{row['place'] or row['site']} {row['function']}".rstrip() for row in records["site"]]
             found = [(name, row["live_bytes"], row["live_blocks"]) for name, row in zip(names, records["site"])]
         sizes: dict[str, tuple[int, int]] = {}
-        for name, size, count in found:  # classes for sites with a rule have the names of others
+        for name, size, count in found:  # sites may share a name
             before = sizes.get(name, (0, 0))
             sizes[name] = before[0] + operator.index(size), before[1] + operator.index(count)
         return sizes
@@ -2169,7 +2171,7 @@ def _diff_command(options: argparse.Namespace) -> None:
 _EXPORTED: dict[str, tuple[set[str], dict[str, str]]] = {
     "stats": (set(), {}),
     "tier": (set(), {"tier": "name"}),
-    "class": ({"classes", "refills"}, {"tier": "tier", "class": "index", "size": "size"}),
+    "class": ({"classes", "refills"}, {"tier": "tier", "class": "size"}),
     "lock": (set(), {"lock": "name"}),
     "shard": (set(), {"shard": "shard"}),
 }
@@ -2193,13 +2195,15 @@ def _samples(source: _Source) -> Iterator[_Sample]:
     rss = "resident memory of the whole process, whoever allocated it"
     yield _Sample("hakmem_process_resident_memory_bytes", rss, False, process, _memory_of(source.pid)[0])
     for kind, (wanted, named) in _EXPORTED.items():
+        ours = {field.name: field for field in _LAYOUTS[kind].fields}  # one name has one meaning, whoever is of old
         for row in source.rows(kind):
             if kind == "class" and not row.allocs:
                 continue
             own = {**process, **{label: str(getattr(row, field)) for label, field in named.items()}}
-            for field, value in zip(source.layouts[kind].fields, row):
+            for theirs, value in zip(source.layouts[kind].fields, row):
+                field = ours.get(theirs.name, theirs)
                 views = set(field.view.split())
-                if not field.unit or field.name in named.values() or not wanted & views and wanted:
+                if not field.unit or field.name in named.values() or (wanted and not wanted & views):
                     continue
                 name, labels, text = f"hakmem_{kind}_{field.name}" if named else f"hakmem_{field.name}", own, field.help
                 if field.unit == "bytes" and not name.endswith("_bytes"):
