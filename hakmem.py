@@ -984,7 +984,7 @@ class _Page:
             self.memory = mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ)
         try:
             self._begin()
-        except (ValueError, IndexError, struct.error, OverflowError, MemoryError) as error:
+        except (ValueError, IndexError, StopIteration, struct.error, OverflowError, MemoryError) as error:
             self.memory.close()
             raise HakmemError(f"{path} is not of a form that hakmem {__version__} knows: {error}") from None
 
@@ -1716,9 +1716,11 @@ class Track:
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        self._measure()
-        self._running = False
-        _tracks.remove(self)
+        try:
+            self._measure()
+        finally:
+            self._running = False
+            _tracks.remove(self)
 
     def __call__(self, function: _Function) -> _Function:
         @functools.wraps(function)
@@ -1806,11 +1808,11 @@ class Track:
         heading = f"hakmem {__version__}, process {os.getpid()}, all threads, a block of code {state}"
         return _in_one(heading, [_Table("block", rows, {}), *tables], fmt)
 
-    def __str__(self) -> str:
-        return self.report()
+    def __repr__(self) -> str:
+        return self.report() if self._running or self._found else "<hakmem.Track, nothing counted yet>"
 
-    def _repr_html_(self) -> str:
-        return self.report("html")
+    def _repr_html_(self) -> Optional[str]:
+        return self.report("html") if self._running or self._found else None
 
 
 def track(reset_peak: bool = False) -> Track:
@@ -1846,7 +1848,7 @@ class Comparison(list[SnapshotDiff]):
         rows = [{self.by: row.pop("name"), **row} for row in changed]
         return _in_one(self.heading, [_Table("changes", rows, units)], fmt)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self.report()
 
     def _repr_html_(self) -> str:
@@ -2034,10 +2036,9 @@ class Heatmap:
         self._bytes = [0] * len(_MARKS)
         self._whales = [0, 0]
         pieces = sorted(segments)
-        ours = [piece.address for piece in pieces if "whale" not in piece.state] or [0]
-        for piece in pieces:
-            inside = min(ours) // self._span <= piece.address // self._span <= max(ours) // self._span
-            if "whale" in piece.state and not inside:  # a mapping of its own
+        ours = [piece.address // self._span for piece in pieces if "whale" not in piece.state] or [0]
+        for piece in pieces:  # a whale is a mapping of its own if it does not lie among the superslabs
+            if "whale" in piece.state and not ours[0] <= piece.address // self._span <= ours[-1]:
                 self._whales = [self._whales[0] + 1, self._whales[1] + piece.total_size]
                 continue
             mark = _STATES.get(piece.state, 0) + (piece.state == "free" and piece.dirty_bytes > 0)
@@ -2050,23 +2051,24 @@ class Heatmap:
                 self.superslabs.setdefault(base, bytearray(64))[at % self._span // unit] = mark
                 self.used[base] += share
 
-    def _lines(self, across: int, down: int) -> Iterator[tuple[list[int], list[int]]]:
-        """The superslabs of each line, and its signs, in at most so many columns and lines."""
+    def _lines(self, across: int, down: int) -> tuple[int, list[tuple[list[int], list[int]]]]:
+        """How many units make a sign, and each line's superslabs and signs, if it is to be so wide and so high."""
         bases, per = sorted(self.superslabs), 1
         while across * per // 64 * down < len(bases) or across * per < 64:
             per *= 2
-        together = max(-(-len(bases) // down), 1)
-        for first in range(0, len(bases), together):
-            line = bases[first : first + together]
+        together, lines = max(-(-len(bases) // down), 1), []
+        for line in (bases[first : first + together] for first in range(0, len(bases), together)):
             units = b"".join(self.superslabs[base] for base in line)
-            yield line, [_commonest(units[at : at + per]) for at in range(0, len(units), per)]
+            lines.append((line, [_commonest(units[at : at + per]) for at in range(0, len(units), per)]))
+        return per, lines
 
     def _legend(self) -> list[tuple[_Mark, int]]:
         """The marks that there are, with their bytes."""
         return [(mark, size) for mark, size in zip(_MARKS, self._bytes) if size]
 
     def _outside(self) -> str:
-        return f"{self._whales[0]:,} whales, {_shown(self._whales[1], 'bytes')}: mappings of their own, not drawn"
+        count, size = self._whales
+        return f"{count:,} whales, {_shown(size, 'bytes')}: mappings of their own, not drawn" if count else ""
 
     def text(self, width: Optional[int] = None, height: Optional[int] = None, plain: Optional[bool] = None) -> str:
         """The picture in so many columns and lines (and a legend); by default as many as the terminal has.
@@ -2079,28 +2081,25 @@ class Heatmap:
         if plain is None:
             encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
             plain = any("?" in mark.sign.encode(encoding, "replace").decode(encoding) for mark in _MARKS)
-        out = []
-        lines = list(self._lines(max((width or size.columns) - 13, 1), max(height or size.lines - 12, 1)))
+        out = [self.heading]
+        per, lines = self._lines(max((width or size.columns) - 13, 1), max(height or size.lines - 12, 1))
         for line, marks in lines:
+            if len(out) == 1:
+                each, first = f"a sign {_shown(per * self.unit, 'bytes')}", line[0]
+                out += [f"a line is {len(line) * self._span >> 20} MiB, by MiB from {first:#x}, {each}", ""]
             signs = "".join(_MARKS[mark].plain if plain else _MARKS[mark].sign for mark in marks)
             share = sum(self.used[base] for base in line) / (len(line) * self._span)
-            out.append(f"{line[0] - lines[0][0][0] >> 20:>7,} {signs} {share:4.0%}")
-        if lines:
-            units = len(lines[0][0]) * 64 // len(lines[0][1])
-            a_line = f"{len(lines[0][0]) * self._span >> 20} MiB of superslabs"
-            start = f"a line is {a_line}, by MiB from {lines[0][0][0]:#x}, a sign {units * self.unit >> 10} KiB"
-            out = [start, "", *out, ""]
+            out.append(f"{line[0] - first >> 20:>7,} {signs} {share:4.0%}")
+        out.append("")
         for mark, size_of in self._legend():
             out.append(f"{mark.plain if plain else mark.sign} {_shown(size_of, 'bytes'):>9}  {mark.meaning}")
-        return "\n".join([self.heading, *out, self._outside()])
+        return "\n".join([*out, self._outside()]).rstrip()
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self.text()
 
-    __repr__ = __str__
-
     def _repr_png_(self) -> bytes:
-        lines = [marks for _line, marks in self._lines(1024, 256)] or [[0]]
+        lines = [marks for _line, marks in self._lines(1024, 256)[1]] or [[0]]
         across = len(lines[0])
         cell, rows = max(512 // across, 1), []  # a white line between two
         for marks in lines:
@@ -2195,15 +2194,17 @@ def _samples(source: _Source) -> Iterator[_Sample]:
     rss = "resident memory of the whole process, whoever allocated it"
     yield _Sample("hakmem_process_resident_memory_bytes", rss, False, process, _memory_of(source.pid)[0])
     for kind, (wanted, named) in _EXPORTED.items():
-        ours = {field.name: field for field in _LAYOUTS[kind].fields}  # one name has one meaning, whoever is of old
+        ours = {field.name: field for field in _LAYOUTS[kind].fields}  # other versions': what both know, as we know it
         for row in source.rows(kind):
             if kind == "class" and not row.allocs:
                 continue
             own = {**process, **{label: str(getattr(row, field)) for label, field in named.items()}}
             for theirs, value in zip(source.layouts[kind].fields, row):
-                field = ours.get(theirs.name, theirs)
+                field = ours.get(theirs.name)
+                if field is None or not field.unit or field.name in named.values() or not isinstance(value, int):
+                    continue
                 views = set(field.view.split())
-                if not field.unit or field.name in named.values() or (wanted and not wanted & views):
+                if wanted and not wanted & views:
                     continue
                 name, labels, text = f"hakmem_{kind}_{field.name}" if named else f"hakmem_{field.name}", own, field.help
                 if field.unit == "bytes" and not name.endswith("_bytes"):
@@ -2226,7 +2227,7 @@ class _Collector:
         for pid in self.pids():
             try:  # a process that works is never behind by more than some ms; one that sleeps need not be waited for
                 samples = list(_samples(_Here() if pid == os.getpid() else _Process(pid, fresh=0.005)))
-            except (OSError, ValueError, KeyError, AttributeError):
+            except Exception:  # noqa: BLE001 (what one process shows of itself must not cost the others theirs)
                 samples = []
             up = "1 if the figures of the process could be read"
             for sample in [_Sample("hakmem_up", up, False, {"pid": str(pid)}, bool(samples)), *samples]:
@@ -2253,7 +2254,7 @@ def _exporter_command(options: argparse.Namespace) -> None:
     """Serve the figures of all processes that may be seen until a signal says that it is enough."""
     if not 0 <= options.port < 1 << 16:
         raise ValueError(f"--port {options.port}: there are 0 to 65535")
-    client, registry = _need("prometheus_client", "the exporter"), None
+    client = _need("prometheus_client", "the exporter")
     registry = client.CollectorRegistry(auto_describe=False)
     registry.register(_Collector(_shown_pids))
     signals = {signal.SIGTERM, signal.SIGINT}

@@ -126,6 +126,7 @@ def test_counters_that_are_said_to_rise_never_fall(python: Any) -> None:
 def test_other_processes_are_exported_and_those_that_are_gone_are_down() -> None:
     with shown(page=1) as one, shown(page=2) as two, shown(page=0) as hidden:
         two.allocate(5000, 500)
+        hakmem.snapshot(two.pid)  # makes it publish; the collector does not wait so long
         pids = [one.pid, two.pid, hidden.pid, os.getpid(), 2**22]
         _, samples = exported(pids)
         up = {int(dict(labels)["pid"]): n for (name, labels), n in samples.items() if name == "hakmem_up"}
@@ -134,6 +135,7 @@ def test_other_processes_are_exported_and_those_that_are_gone_are_down() -> None
         assert value(samples, "hakmem_age_seconds", pid=two.pid) < 60
         before = value(samples, "hakmem_allocs_total", pid=two.pid)
         two.allocate(100, 300)
+        hakmem.snapshot(two.pid)
         assert value(exported([two.pid])[1], "hakmem_allocs_total", pid=two.pid) >= before + 300
     assert set(exported([one.pid])[1]) == {("hakmem_up", frozenset({("pid", str(one.pid))}))}
 
@@ -144,6 +146,40 @@ def test_the_processes_that_are_found_are_those_that_show_themselves() -> None:
         found = list(hakmem._shown_pids())
     assert found.count(one.pid) == 1
     assert not {hidden.pid, os.getpid()} & set(found)
+
+
+ODD = """
+import os, sys
+sys.path.insert(0, "")
+import hakmem, struct
+file = os.memfd_create("hakmem-stats")
+text = sys.argv[1].encode().decode("unicode_escape").encode()
+places = 1 << 12, 256, len(text), 1024, 64, 2048
+head = hakmem._HEAD.pack(b"hakmem", 1, 2, os.getpid(), 0, *places, int(sys.argv[2]), *[0] * 5)
+os.pwrite(file, head.ljust(256, b"\\0") + text.ljust(3840, b"\\0"), 0)
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "sections"),  # the last one is one of another version, of which nothing is known
+    [
+        ("", 0),
+        (r"hakmem\t1\tx\n", 0),
+        (r"hakmem\t1\tx\nrecord\tstats\t8\t2560\t1\nfield\tbad name\tQ\tblocks\tpools\t0\thelp\n", 1),
+        (r"hakmem\t1\tx\nrecord\tstats\t8\t2560\t1\nfield\todd\tQ\tblocks\tpools\t0\thelp\n", 1),
+    ],
+)
+def test_a_process_that_shows_nonsense_does_not_cost_the_others_their_figures(text: str, sections: int) -> None:
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    odd = subprocess.Popen([sys.executable, "-c", ODD, text, str(sections)], env=environment(), cwd=ROOT, **pipes)
+    with odd, shown() as one:
+        assert odd.stdout.readline() == "ready\n"
+        assert {odd.pid, one.pid} <= set(hakmem._shown_pids())
+        _, samples = exported([odd.pid, one.pid])
+        assert [value(samples, "hakmem_up", pid=pid) for pid in (odd.pid, one.pid)] == [0, 1]
+        odd.kill()
 
 
 def test_a_process_that_ends_during_the_scan_does_no_harm(monkeypatch: Any) -> None:

@@ -81,6 +81,8 @@ def test_blocks_nest_and_one_tracker_counts_one_block_at_a_time() -> None:
 def test_a_tracker_that_has_not_begun_says_so() -> None:
     with pytest.raises(RuntimeError, match="counted nothing yet"):
         hakmem.Track().report()
+    assert repr(hakmem.track()) == "<hakmem.Track, nothing counted yet>"
+    assert hakmem.track()._repr_html_() is None
 
 
 def test_other_threads_are_counted_too() -> None:
@@ -174,6 +176,7 @@ def test_a_tracker_reports_in_any_format_and_escapes_html() -> None:
         block = hakmem.malloc(70_000)
     hakmem.free(block)
     assert "80 KiB" in str(t)
+    assert str(t) == repr(t) == t.report()
     tables = json.loads(t.report("json"))
     assert set(tables) == {"block", "tiers", "classes"}
     assert {row["counter"]: row["value"] for row in tables["block"]}["allocs"] == 1
@@ -289,7 +292,7 @@ def test_the_png_has_the_colour_of_each_unit(tmp_path: Any) -> None:
 
 def test_a_picture_of_nothing_is_one() -> None:
     picture = hakmem.Heatmap("it", UNIT, [])
-    assert picture.text(80, 24) == "it\n0 whales, 0 B: mappings of their own, not drawn"
+    assert picture.text(80, 24) == "it"
     assert png(picture._repr_png_())
 
 

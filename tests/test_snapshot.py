@@ -101,6 +101,7 @@ def test_a_comparison_is_a_table_of_what_changed() -> None:
     assert rows == [{"class": "tiny 112 B", "size": found[0].size, "size_diff": 112_000, "count": found[0].count,
                      "count_diff": 1000}]  # fmt: skip
     assert "109.4 KiB" in str(found)
+    assert str(found) == repr(found) == found.report()
     assert f"process {os.getpid()}" in str(found)
     assert "<table>" in found._repr_html_()
     assert "(changes: none)" in newer.compare_to(newer).report()
