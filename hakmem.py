@@ -1459,6 +1459,30 @@ def _as_text(table: _Table, fmt: str) -> str:
     return str(tabulate.tabulate(cells, headers, tablefmt=fmt, disable_numparse=True, colalign=alignment))
 
 
+class _Text(str):
+    """Tables as text, which Jupyter shows as tables."""
+
+    __slots__ = ("html",)
+    html: Callable[[], str]
+
+    def _repr_html_(self) -> str:
+        return self.html()
+
+
+def _in_one(heading: str, tables: Sequence[_Table], fmt: str) -> str:
+    """Tables below one another; as JSON, by title."""
+    if fmt == "json":
+        return json.dumps({table.title: table.rows for table in tables}, indent=1)
+    texts = [heading]
+    for table in tables:
+        texts += [table.title] * (len(tables) > 1) + [_as_text(table, fmt)]
+    if fmt == "html":  # where tabulate has escaped what it makes
+        texts = [text if text.startswith("<table") else f"<p>{html.escape(text)}</p>" for text in texts]
+    text = _Text("\n\n".join(texts))
+    text.html = functools.partial(_in_one, heading, tables, "html")
+    return text
+
+
 def report(view: str = "summary", fmt: str = "simple", pid: Optional[int] = None) -> str:
     """A view of the allocator as text, in any format of tabulate: "simple", "github", "html", "tsv" and others.
 
@@ -1488,10 +1512,7 @@ def report(view: str = "summary", fmt: str = "simple", pid: Optional[int] = None
     if fmt == "json":
         rows = {table.title: table.rows for table in tables}
         return json.dumps({"mode": source.about, "view": view, "tables": rows}, indent=1)
-    heading = source.heading
-    texts = [(table.title, _as_text(table, fmt)) for table in tables]
-    titled = [f"{title}\n\n{text}" if len(texts) > 1 else text for title, text in texts]
-    return "\n\n".join([heading, *titled])
+    return _in_one(source.heading, tables, fmt)
 
 
 def memory_summary(fmt: str = "simple") -> str:
@@ -1631,16 +1652,6 @@ class RssMonitor:
 
 
 # ---- in the REPL: a block of code, two moments, a picture ----------------------------------------------------
-def _in_one(heading: str, tables: Sequence[_Table], fmt: str) -> str:
-    """Tables below one another; as JSON, by title."""
-    if fmt == "json":
-        return json.dumps({table.title: table.rows for table in tables}, indent=1)
-    texts = [heading, *[_as_text(table, fmt) for table in tables]]
-    if fmt == "html":  # where tabulate has escaped what it makes
-        texts = [text if text.startswith("<table") else f"<p>{html.escape(text)}</p>" for text in texts]
-    return "\n\n".join(texts)
-
-
 def _memory_of(pid: int) -> tuple[int, int]:
     """Resident bytes of a process, and the most that the kernel remembers; 0 where there is no such figure."""
     status = _status(pid)
@@ -2037,9 +2048,9 @@ class Heatmap:
         self._whales = [0, 0]
         pieces = sorted(segments)
         ours = [piece.address // self._span for piece in pieces if "whale" not in piece.state] or [0]
-        for piece in pieces:  # a whale is a mapping of its own if it does not lie among the superslabs
-            if "whale" in piece.state and not ours[0] <= piece.address // self._span <= ours[-1]:
-                self._whales = [self._whales[0] + 1, self._whales[1] + piece.total_size]
+        for piece in pieces:
+            if not ours[0] <= piece.address // self._span <= ours[-1]:
+                self._whales = [self._whales[0] + 1, self._whales[1] + piece.total_size]  # a mapping of its own
                 continue
             mark = _STATES.get(piece.state, 0) + (piece.state == "free" and piece.dirty_bytes > 0)
             if piece.state == "slab":

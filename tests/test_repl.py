@@ -189,6 +189,15 @@ def test_a_tracker_reports_in_any_format_and_escapes_html() -> None:
     assert not re.search("<(script|i|b|none)>", shown_as)
 
 
+def test_a_report_is_text_and_in_jupyter_tables() -> None:
+    shown_as = hakmem.report("pools")
+    assert "<table>" not in shown_as
+    page = shown_as._repr_html_()  # type: ignore[attr-defined]
+    assert page.count("<table>") == len(json.loads(hakmem.report("pools", "json"))["tables"]) == 4
+    assert page.startswith("<p>hakmem ")
+    assert "<p>committed</p>" in page
+
+
 def test_a_negative_size_reads_like_a_size() -> None:
     assert hakmem._shown(-3 * MIB, "bytes") == "-3 MiB"
 
