@@ -1699,7 +1699,7 @@ class Track:
     def __init__(self, reset_peak: bool = False) -> None:
         self._reset_peak, self._running = reset_peak, False
         self._floor = self._peak = self._bound = 0
-        self._found: Optional[dict[str, Any]] = None
+        self._figures: dict[str, Any] = {}
 
     def _see(self, high: int, *, reset: bool = False) -> None:
         """The kernel's mark is of the block if it is above where it stood when the block began, or was reset in it."""
@@ -1741,7 +1741,7 @@ class Track:
                 with call:
                     return function(*arguments, **keywords)
             finally:
-                self._found = call.stats
+                vars(self).update(vars(call))
 
         return cast("_Function", tracked)
 
@@ -1751,8 +1751,7 @@ class Track:
         rss, high = _memory_of(os.getpid())
         self._see(high)
         peak = max(self._peak, self._rss, rss)
-        before, after = (_STATS.read(each.stats)._asdict() for each in (self._before, self._after))
-        self._found = {
+        self._figures = {
             "seconds": round(seconds, 6),
             "minor_faults": faults.ru_minflt - self._faults.ru_minflt,
             "major_faults": faults.ru_majflt - self._faults.ru_majflt,
@@ -1760,9 +1759,6 @@ class Track:
             "rss_after": rss,
             "rss_peak": peak,
             "rss_peak_bound": max(peak, self._bound),
-            **{name: n - before[name] for name, n in after.items() if not name.startswith("peak_")},
-            "tiers": self._changed(_TIER, ("name",), self._before.tiers, self._after.tiers),
-            "classes": self._changed(_CLASS, ("tier", "size"), self._before.classes, self._after.classes),
         }
 
     @staticmethod
@@ -1789,9 +1785,15 @@ class Track:
         """
         if self._running:
             self._measure()
-        if self._found is None:
+        if not self._figures:
             raise RuntimeError("this hakmem.Track has counted nothing yet: with hakmem.track() as t: ...")
-        return self._found
+        before, after = (_STATS.read(each.stats)._asdict() for each in (self._before, self._after))
+        return {
+            **self._figures,
+            **{name: n - before[name] for name, n in after.items() if not name.startswith("peak_")},
+            "tiers": self._changed(_TIER, ("name",), self._before.tiers, self._after.tiers),
+            "classes": self._changed(_CLASS, ("tier", "size"), self._before.classes, self._after.classes),
+        }
 
     def report(self, fmt: str = "simple") -> str:
         """The figures, then those of each tier and class that was used; fmt as for hakmem.report."""
@@ -1820,10 +1822,10 @@ class Track:
         return _in_one(heading, [_Table("block", rows, {}), *tables], fmt)
 
     def __repr__(self) -> str:
-        return self.report() if self._running or self._found else "<hakmem.Track, nothing counted yet>"
+        return self.report() if self._running or self._figures else "<hakmem.Track, nothing counted yet>"
 
     def _repr_html_(self) -> Optional[str]:
-        return self.report("html") if self._running or self._found else None
+        return self.report("html") if self._running or self._figures else None
 
 
 def track(reset_peak: bool = False) -> Track:

@@ -190,6 +190,7 @@ def test_a_tracker_reports_in_any_format_and_escapes_html() -> None:
 
 
 def test_a_report_is_text_and_in_jupyter_tables() -> None:
+    hakmem.free(hakmem.malloc(100))
     shown_as = hakmem.report("pools")
     assert "<table>" not in shown_as
     page = shown_as._repr_html_()  # type: ignore[attr-defined]
