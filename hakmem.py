@@ -1947,21 +1947,19 @@ class Snapshot:
     @staticmethod
     def load(file: Union[str, os.PathLike[str]]) -> Snapshot:
         """A snapshot that dump() has written. HakmemError for anything else, OSError if it cannot be read."""
-        try:
+        what = "no snapshot of hakmem"
+        with contextlib.suppress(ValueError, TypeError, LookupError, AttributeError, RecursionError):
             values = json.loads(Path(file).read_text(encoding="utf-8"))
-            form = values["hakmem_snapshot"]
-            if form != _SNAPSHOT_FORMAT:
-                what = f"a snapshot of format {form!r}; hakmem {__version__} knows format {_SNAPSHOT_FORMAT}"
+            if values["hakmem_snapshot"] == _SNAPSHOT_FORMAT:
+                made = Snapshot(values)
+                for by in ("class", "tier", "pool"):  # what does not add up is none
+                    made._sizes(by)
+                if made.time + made.pid + made.rss > 0:
+                    return made
             else:
-                snapshot = Snapshot(values)
-                for by in ("class", "tier", "pool"):  # what does not add up is no snapshot
-                    snapshot._sizes(by)
-                if all(isinstance(values[name], (int, float)) for name in ("time", "pid", "rss")):
-                    return snapshot
-                what = "no snapshot of hakmem"
-        except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
-            what = "no snapshot of hakmem"
-        raise HakmemError(f"{os.fspath(file)} is {what}") from None
+                form, known = values["hakmem_snapshot"], _SNAPSHOT_FORMAT
+                what = f"a snapshot of format {form!r}; hakmem {__version__} knows format {known}"
+        raise HakmemError(f"{os.fspath(file)} is {what}")
 
     def __repr__(self) -> str:
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.time))
