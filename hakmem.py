@@ -1857,8 +1857,9 @@ class Comparison(list[SnapshotDiff]):
     def report(self, fmt: str = "simple") -> str:
         """The rows in which something changed; fmt as for hakmem.report."""
         units = {"size": "bytes", "size_diff": "bytes", "count": "blocks", "count_diff": "blocks"}
-        changed = [row._asdict() for row in self if row.size_diff or row.count_diff]
-        rows = [{self.by: row.pop("name"), **row} for row in changed]
+        shown = [*units][: 4 if any(row.count or row.count_diff for row in self) else 2]  # pools have no counts
+        changed = [row for row in self if row.size_diff or row.count_diff]
+        rows = [{self.by: row.name, **{name: getattr(row, name) for name in shown}} for row in changed]
         return _in_one(self.heading, [_Table("changes", rows, units)], fmt)
 
     def __repr__(self) -> str:
