@@ -154,47 +154,48 @@
 	  "where nothing but kill is at hand, in a container say")
 
 /* Counters that a heap keeps: name, unit, views, help.  Each is written under the heap's claim or by its owner alone
- * (never by two sides), and read by anybody.  The views are those of hakmem.report() that show it. */
+ * (never by two sides), and read by anybody.  The views are those of hakmem.report() that show it; the word rises
+ * among them is no view, but says that the counter never falls (here and in the tables below). */
 #define HAK_HEAP_COUNTERS(X)                                                                              \
-	X(refills, "refills", "refills", "stacks found empty and filled in one go")                           \
-	X(refill_inbox_blocks, "blocks", "refills", "blocks put into stacks from the inbox")                  \
-	X(refill_bitmap_blocks, "blocks", "refills", "blocks put into stacks from bitmaps of used slabs")     \
-	X(refill_carve_blocks, "blocks", "refills", "blocks put into stacks that were never used before")     \
-	X(flushes, "flushes", "frees", "stacks found full and emptied by half")                               \
-	X(flush_blocks, "blocks", "frees", "blocks moved from stacks to bitmaps")                             \
-	X(remote_frees, "blocks", "frees", "blocks freed by a thread that does not own them")                 \
-	X(batches_posted, "batches", "frees", "batches of remote frees put into an inbox")                    \
-	X(batches_claimed, "batches", "frees", "batches freed under the owner's claim, its inbox being full") \
-	X(batches_rerouted, "batches", "frees", "batches whose owner had died before they arrived")           \
-	X(batches_orphaned, "batches", "frees", "batches of blocks in orphaned slabs")                        \
-	X(batches_drained, "batches", "frees refills", "batches taken out of the inbox")                      \
-	X(inboxes_helped, "inboxes", "frees threads", "inboxes of idle threads emptied by this one")          \
-	X(slabs_adopted, "slabs", "refills threads", "slabs of dead threads taken over")                      \
-	X(slabs_new, "slabs", "refills", "slabs made of free units")                                          \
-	X(slabs_released, "slabs", "frees", "empty slabs given back to the page heap")                        \
-	X(cache_grows, "changes", "refills caches", "stack capacities doubled")                               \
-	X(cache_shrinks, "changes", "refills caches", "stack capacities halved, or taken away when out of use") \
-	X(cache_refusals, "refusals", "refills caches", "capacities not given, or not doubled, for the sake of cache_limit") \
-	X(prewarm_blocks, "blocks", "refills caches", "blocks put into stacks before the thread asked for any") \
-	X(settles, "passes", "frees", "passes over a heap whose live bytes had halved")                       \
-	X(refills_early, "refills", "refills early", "refills over at once: the inbox had filled the stack")  \
-	X(overflows_early, "blocks", "frees early", "blocks for a full stack that turned out to be of another heap by then") \
-	X(frees_null, "calls", "early", "free(NULL): nothing to do")                                          \
-	X(reallocs_kept, "calls", "early", "realloc that left the block where it is: it has the room")        \
-	X(reallocs_grown, "calls", "early", "realloc of a large block in place, or by moving its OS pages")   \
-	X(callocs_clean, "calls", "early", "calloc of memory never used, which needs no wiping")              \
-	X(refusals, "calls", "early summary", "NULL returned: out of memory, or no such size or alignment")  \
-	X(purges_left, "purges", "early", "purges left to a thread that was at it")                           \
-	X(slab_purged_bytes, "bytes", "pools", "OS pages without a used block given back from partly used slabs")
+	X(refills, "refills", "refills rises", "stacks found empty and filled in one go")                    \
+	X(refill_inbox_blocks, "blocks", "refills rises", "blocks put into stacks from the inbox")           \
+	X(refill_bitmap_blocks, "blocks", "refills rises", "blocks put into stacks from bitmaps of used slabs") \
+	X(refill_carve_blocks, "blocks", "refills rises", "blocks put into stacks that were never used before") \
+	X(flushes, "flushes", "frees rises", "stacks found full and emptied by half")                        \
+	X(flush_blocks, "blocks", "frees rises", "blocks moved from stacks to bitmaps")                      \
+	X(remote_frees, "blocks", "frees rises", "blocks freed by a thread that does not own them")          \
+	X(batches_posted, "batches", "frees rises", "batches of remote frees put into an inbox")             \
+	X(batches_claimed, "batches", "frees rises", "batches freed under the owner's claim, its inbox being full") \
+	X(batches_rerouted, "batches", "frees rises", "batches whose owner had died before they arrived")    \
+	X(batches_orphaned, "batches", "frees rises", "batches of blocks in orphaned slabs")                 \
+	X(batches_drained, "batches", "frees refills rises", "batches taken out of the inbox")               \
+	X(inboxes_helped, "inboxes", "frees threads rises", "inboxes of idle threads emptied by this one")   \
+	X(slabs_adopted, "slabs", "refills threads rises", "slabs of dead threads taken over")               \
+	X(slabs_new, "slabs", "refills rises", "slabs made of free units")                                   \
+	X(slabs_released, "slabs", "frees rises", "empty slabs given back to the page heap")                 \
+	X(cache_grows, "changes", "refills caches rises", "stack capacities doubled")                        \
+	X(cache_shrinks, "changes", "refills caches rises", "stack capacities halved, or taken away when out of use") \
+	X(cache_refusals, "refusals", "refills caches rises", "capacities not given, or not doubled, for the sake of cache_limit") \
+	X(prewarm_blocks, "blocks", "refills caches rises", "blocks put into stacks before the thread asked for any") \
+	X(settles, "passes", "frees rises", "passes over a heap whose live bytes had halved")                \
+	X(refills_early, "refills", "refills early rises", "refills over at once: the inbox had filled the stack") \
+	X(overflows_early, "blocks", "frees early rises", "blocks for a full stack that turned out to be of another heap by then") \
+	X(frees_null, "calls", "early rises", "free(NULL): nothing to do")                                   \
+	X(reallocs_kept, "calls", "early rises", "realloc that left the block where it is: it has the room") \
+	X(reallocs_grown, "calls", "early rises", "realloc of a large block in place, or by moving its OS pages") \
+	X(callocs_clean, "calls", "early rises", "calloc of memory never used, which needs no wiping")       \
+	X(refusals, "calls", "early summary rises", "NULL returned: out of memory, or no such size or alignment") \
+	X(purges_left, "purges", "early rises", "purges left to a thread that was at it")                    \
+	X(slab_purged_bytes, "bytes", "pools rises", "OS pages without a used block given back from partly used slabs")
 
 /* The rest of a snapshot: name, unit, views, help.  The rows of the view "committed" add up to committed_bytes. */
 #define HAK_GLOBAL_STATS(X)                                                                                           \
-	X(allocs, "blocks", "summary refills", "blocks handed out, ever")                                                 \
-	X(frees, "blocks", "summary frees", "blocks taken back, ever")                                                    \
-	X(alloc_bytes, "bytes", "refills", "bytes of blocks handed out, ever, rounded up to their class")                 \
-	X(freed_bytes, "bytes", "frees", "bytes of blocks taken back, ever")                                              \
-	X(cache_hits, "blocks", "refills", "blocks handed out from a stack on the fast path")                             \
-	X(cache_misses, "blocks", "refills", "blocks up to 1 MiB handed out on the slow path")                            \
+	X(allocs, "blocks", "summary refills rises", "blocks handed out, ever")                                           \
+	X(frees, "blocks", "summary frees rises", "blocks taken back, ever")                                              \
+	X(alloc_bytes, "bytes", "refills rises", "bytes of blocks handed out, ever, rounded up to their class")           \
+	X(freed_bytes, "bytes", "frees rises", "bytes of blocks taken back, ever")                                        \
+	X(cache_hits, "blocks", "refills rises", "blocks handed out from a stack on the fast path")                       \
+	X(cache_misses, "blocks", "refills rises", "blocks up to 1 MiB handed out on the slow path")                      \
 	X(live_blocks, "blocks", "summary", "blocks that callers hold")                                                   \
 	X(live_bytes, "bytes", "summary pools committed", "bytes of blocks that callers hold, rounded up to their class") \
 	X(cached_bytes, "bytes", "pools committed", "blocks in the threads' stacks")                                      \
@@ -210,7 +211,7 @@
 	X(index_bytes, "bytes", "pools", "of these, those for the registry or the array to scan (use_registry)")          \
 	X(index_segments, "segments", "pools", "slabs, large runs and whales that stand there")                           \
 	X(index_missing, "segments", "pools", "those that do not, as there was no memory: their addresses tell")          \
-	X(index_refusals, "segments", "pools", "how often that was so, ever")                                             \
+	X(index_refusals, "segments", "pools rises", "how often that was so, ever")                                       \
 	X(committed_bytes, "bytes", "summary pools", "address space that may be touched: the parts in the view pools")    \
 	X(peak_used_bytes, "bytes", "summary", "most bytes of live, cached and transit blocks at once, to an eighth at worst") \
 	X(in_use_bytes, "bytes", "summary pools", "units in slabs and runs, and whales in use")                           \
@@ -219,13 +220,13 @@
 	X(large_bytes, "bytes", "pools", "bytes of those runs")                                                           \
 	X(whale_blocks, "blocks", "pools", "blocks in mappings of their own that callers hold")                           \
 	X(whale_bytes, "bytes", "pools", "bytes of those mappings")                                                       \
-	X(whale_hits, "blocks", "refills pools", "whales served from a kept mapping")                                     \
-	X(big_hits, "blocks", "summary bigcache", "blocks above 1 MiB served from BigCache")                              \
-	X(big_misses, "blocks", "summary bigcache", "blocks above 1 MiB for which it had none, while it was on")          \
+	X(whale_hits, "blocks", "refills pools rises", "whales served from a kept mapping")                               \
+	X(big_hits, "blocks", "summary bigcache rises", "blocks above 1 MiB served from BigCache")                        \
+	X(big_misses, "blocks", "summary bigcache rises", "blocks above 1 MiB for which it had none, while it was on")    \
 	X(big_entries, "blocks", "bigcache", "freed blocks in BigCache: kept_whale_bytes are theirs")                     \
-	X(big_evicted_age, "blocks", "bigcache", "of those, given up as they had grown old, and by trim")                 \
-	X(big_evicted_budget, "blocks", "bigcache", "given up as more was kept than the options bigcache and retain allow") \
-	X(big_evicted_need, "blocks", "bigcache", "given up as a block of another size or site needed the memory")        \
+	X(big_evicted_age, "blocks", "bigcache rises", "of those, given up as they had grown old, and by trim")           \
+	X(big_evicted_budget, "blocks", "bigcache rises", "given up as more was kept than the options bigcache and retain allow") \
+	X(big_evicted_need, "blocks", "bigcache rises", "given up as a block of another size or site needed the memory")  \
 	X(big_keys, "keys", "bigcache", "pairs of site and size class that BigCache knows")                               \
 	X(big_buckets, "buckets", "bigcache", "length of its hash table")                                                 \
 	X(address_space_bytes, "bytes", "pools", "address space reserved for superslabs")                                 \
@@ -233,26 +234,26 @@
 	X(slabs, "slabs", "pools", "slabs that heaps own")                                                                \
 	X(orphan_slabs, "slabs", "pools threads", "slabs of dead threads that nobody has taken over")                     \
 	X(heaps, "heaps", "threads", "heaps of running threads, the shared one included")                                 \
-	X(heaps_made, "heaps", "threads", "heap structs ever made")                                                       \
-	X(threads_exited, "threads", "summary threads", "threads that have handed their heap back")                       \
-	X(shared_locks, "acquisitions", "summary locks", "acquisitions of locks that threads share (claims apart)")       \
-	X(shared_locks_contended, "acquisitions", "summary locks", "of these, those that had to wait")                    \
-	X(claims, "acquisitions", "locks", "acquisitions of heaps' claims")                                               \
-	X(claims_contended, "acquisitions", "locks", "of these, those that had to wait")                                  \
-	X(purges, "runs", "pools", "runs of free units given back to the system")                                         \
-	X(purged_bytes, "bytes", "pools", "dirty bytes of those runs")                                                    \
+	X(heaps_made, "heaps", "threads rises", "heap structs ever made")                                                 \
+	X(threads_exited, "threads", "summary threads rises", "threads that have handed their heap back")                 \
+	X(shared_locks, "acquisitions", "summary locks rises", "acquisitions of locks that threads share (claims apart)") \
+	X(shared_locks_contended, "acquisitions", "summary locks rises", "of these, those that had to wait")              \
+	X(claims, "acquisitions", "locks rises", "acquisitions of heaps' claims")                                         \
+	X(claims_contended, "acquisitions", "locks rises", "of these, those that had to wait")                            \
+	X(purges, "runs", "pools rises", "runs of free units given back to the system")                                   \
+	X(purged_bytes, "bytes", "pools rises", "dirty bytes of those runs")                                              \
 	X(shards, "shards", "shards", "parts of the page heap with a lock each")                                          \
-	X(shard_growths, "growths", "shards", "times that their number doubled")                                          \
-	X(superslabs_moved, "superslabs", "shards", "free superslabs that another shard took")                            \
-	X(runs_borrowed, "runs", "shards", "free runs that a thread took from another shard, where they lie")                \
+	X(shard_growths, "growths", "shards rises", "times that their number doubled")                                    \
+	X(superslabs_moved, "superslabs", "shards rises", "free superslabs that another shard took")                      \
+	X(runs_borrowed, "runs", "shards rises", "free runs that a thread took from another shard, where they lie")          \
 	X(sites, "sites", "sites", "sites that have a row of their own")                                                  \
-	X(site_blocks_untracked, "blocks", "sites", "blocks of sites that their live blocks do not count: no memory for the note")\
-	X(ace_events, "events", "ace", "events of refills that ACE has read")                                             \
-	X(ace_drops, "events", "ace", "events that found a ring full")                                                    \
-	X(ace_windows, "windows", "ace", "windows that ACE has judged")                                                   \
-	X(ace_windows_ignored, "windows", "ace", "windows with too many drops to judge by")                               \
-	X(ace_changes, "changes", "ace", "targets that ACE has changed, or in shadow would have")                         \
-	X(ace_undone, "changes", "ace", "of these, those undone because their own measure was no better for it")
+	X(site_blocks_untracked, "blocks", "sites rises", "blocks of sites that their live blocks do not count: no memory for the note")\
+	X(ace_events, "events", "ace rises", "events of refills that ACE has read")                                       \
+	X(ace_drops, "events", "ace rises", "events that found a ring full")                                              \
+	X(ace_windows, "windows", "ace rises", "windows that ACE has judged")                                             \
+	X(ace_windows_ignored, "windows", "ace rises", "windows with too many drops to judge by")                         \
+	X(ace_changes, "changes", "ace rises", "targets that ACE has changed, or in shadow would have")                   \
+	X(ace_undone, "changes", "ace rises", "of these, those undone because their own measure was no better for it")
 
 /* Errors that the checked calls return, new ones at the end; the same words stand in the message before an abort. */
 #define HAK_ERRORS(X)                                                                   \
@@ -7532,7 +7533,7 @@ static HAK_COLD void hak_ace_set_option(int64_t *place, int64_t value)
 
 /* Records: for each field kind, name, unit, views, help.  Python reads the layouts from hak_about().  Kinds: Q uint64,
  * q int64, I uint32, z const char *.  Views: those of hakmem.report() that show the field; none named: all that show
- * the record. */
+ * the record.  The word rises among them: it never falls. */
 #define HAK_KIND_Q uint64_t
 #define HAK_KIND_q int64_t
 #define HAK_KIND_I uint32_t
@@ -7551,16 +7552,16 @@ static HAK_COLD void hak_ace_set_option(int64_t *place, int64_t value)
 	X(Q, capacity_most, "blocks", "caches", "the largest of them")                                        \
 	X(Q, capacity_bytes, "bytes", "caches", "bytes that they may hold together")                          \
 	X(Q, mark_most, "blocks", "caches", "highest level that one of them reached in its last period")      \
-	X(Q, grows, "changes", "caches", "capacities doubled, ever")                                          \
-	X(Q, shrinks, "changes", "caches", "capacities halved or taken away, ever")                           \
-	X(Q, allocs, "blocks", "classes refills caches", "blocks handed out, ever")                           \
-	X(Q, frees, "blocks", "classes frees", "blocks taken back, ever")                                     \
-	X(Q, misses, "blocks", "refills caches", "of the blocks handed out, those from the slow path")        \
-	X(Q, filled_blocks, "blocks", "refills", "blocks that slow paths put into stacks")                    \
-	X(Q, stack_frees, "blocks", "frees", "blocks freed into the thread's own stack (tls_sll)")            \
-	X(Q, slab_frees, "blocks", "frees", "blocks freed into a slab past the stacks (ss_local)")            \
-	X(Q, remote_frees, "blocks", "frees", "blocks put into batches for their owner (ss_remote)")          \
-	X(Q, flushed_blocks, "blocks", "frees", "blocks that slow paths took out of stacks")                  \
+	X(Q, grows, "changes", "caches rises", "capacities doubled, ever")                                    \
+	X(Q, shrinks, "changes", "caches rises", "capacities halved or taken away, ever")                     \
+	X(Q, allocs, "blocks", "classes refills caches rises", "blocks handed out, ever")                     \
+	X(Q, frees, "blocks", "classes frees rises", "blocks taken back, ever")                               \
+	X(Q, misses, "blocks", "refills caches rises", "of the blocks handed out, those from the slow path")  \
+	X(Q, filled_blocks, "blocks", "refills rises", "blocks that slow paths put into stacks")              \
+	X(Q, stack_frees, "blocks", "frees rises", "blocks freed into the thread's own stack (tls_sll)")      \
+	X(Q, slab_frees, "blocks", "frees rises", "blocks freed into a slab past the stacks (ss_local)")      \
+	X(Q, remote_frees, "blocks", "frees rises", "blocks put into batches for their owner (ss_remote)")    \
+	X(Q, flushed_blocks, "blocks", "frees rises", "blocks that slow paths took out of stacks")            \
 	X(Q, live_blocks, "blocks", "classes", "blocks that callers hold")                                    \
 	X(Q, cached_blocks, "blocks", "classes caches", "blocks in stacks")                                   \
 	X(Q, transit_blocks, "blocks", "frees", "blocks in outgoing batches and inboxes")                     \
@@ -7575,36 +7576,36 @@ static HAK_COLD void hak_ace_set_option(int64_t *place, int64_t value)
 	X(Q, max_size, "bytes", "summary", "largest request")                                            \
 	X(Q, classes, "classes", "summary", "classes in it; 0: blocks are cut to measure")               \
 	X(Q, enabled, "", "summary", "1: threads cache its blocks")                                      \
-	X(Q, allocs, "blocks", "summary", "blocks handed out, ever")                                     \
-	X(Q, frees, "blocks", "summary", "blocks taken back, ever")                                      \
-	X(Q, misses, "blocks", "refills", "of the blocks handed out, those from the slow path")          \
+	X(Q, allocs, "blocks", "summary rises", "blocks handed out, ever")                               \
+	X(Q, frees, "blocks", "summary rises", "blocks taken back, ever")                                \
+	X(Q, misses, "blocks", "refills rises", "of the blocks handed out, those from the slow path")    \
 	X(Q, live_blocks, "blocks", "summary", "blocks that callers hold")                               \
 	X(Q, live_bytes, "bytes", "summary pools", "their bytes, rounded up to their class")             \
 	X(Q, cached_bytes, "bytes", "summary pools", "blocks in stacks")                                 \
 	X(Q, transit_bytes, "bytes", "pools", "blocks in outgoing batches and inboxes")                  \
 	X(Q, peak_used_bytes, "bytes", "pools", "most bytes of live, cached and transit blocks at once") \
-	X(Q, alloc_bytes, "bytes", "pools", "bytes of blocks handed out, ever")                          \
-	X(Q, freed_bytes, "bytes", "pools", "bytes of blocks taken back, ever")
+	X(Q, alloc_bytes, "bytes", "pools rises", "bytes of blocks handed out, ever")                    \
+	X(Q, freed_bytes, "bytes", "pools rises", "bytes of blocks taken back, ever")
 
 #define HAK_HEAP_FIELDS(X)                                                                         \
 	X(I, heap, "", "", "number of the heap")                                                       \
 	X(I, thread, "", "", "its thread's id for the system; 0: it is shared by threads without one") \
-	X(Q, allocs, "blocks", "", "blocks handed out, ever, also to threads before this one")         \
-	X(Q, misses, "blocks", "", "of these, those from the slow path")                               \
+	X(Q, allocs, "blocks", "threads rises", "blocks handed out, ever, also to threads before this one") \
+	X(Q, misses, "blocks", "threads rises", "of these, those from the slow path")                  \
 	X(Q, used_bytes, "bytes", "", "blocks out of its slabs: live, cached and in transit")          \
 	X(Q, cached_bytes, "bytes", "", "blocks in its stacks")                                        \
 	X(Q, inbox_bytes, "bytes", "", "blocks that other threads have sent back to it")               \
 	X(Q, slabs, "slabs", "", "slabs that it owns")                                                 \
 	X(Q, slab_bytes, "bytes", "", "size of these")                                                 \
-	X(Q, remote_frees, "blocks", "", "blocks of other heaps that it has freed")                    \
-	X(Q, refills, "refills", "", "stacks found empty and filled in one go")                        \
-	X(Q, flushes, "flushes", "", "stacks found full and emptied by half")                          \
-	X(Q, claims, "acquisitions", "", "acquisitions of its claim")
+	X(Q, remote_frees, "blocks", "threads rises", "blocks of other heaps that it has freed")       \
+	X(Q, refills, "refills", "threads rises", "stacks found empty and filled in one go")           \
+	X(Q, flushes, "flushes", "threads rises", "stacks found full and emptied by half")             \
+	X(Q, claims, "acquisitions", "threads rises", "acquisitions of its claim")
 
 #define HAK_LOCK_FIELDS(X)                                                  \
 	X(z, name, "", "", "the lock")                                          \
-	X(Q, taken, "acquisitions", "", "acquisitions")                         \
-	X(Q, contended, "acquisitions", "", "of these, those that had to wait") \
+	X(Q, taken, "acquisitions", "locks rises", "acquisitions")              \
+	X(Q, contended, "acquisitions", "locks rises", "of these, those that had to wait") \
 	X(z, guards, "", "", "what it guards")
 
 #define HAK_SHARD_FIELDS(X)                                                                          \
@@ -7616,21 +7617,21 @@ static HAK_COLD void hak_ace_set_option(int64_t *place, int64_t value)
 	X(Q, free_runs, "runs", "", "runs of free units")                                                \
 	X(Q, orphan_slabs, "slabs", "", "slabs of dead threads that nobody has taken over")              \
 	X(Q, large_blocks, "blocks", "", "large blocks in it: those of callers, and those in BigCache")  \
-	X(Q, taken, "acquisitions", "", "acquisitions of its lock")                                      \
-	X(Q, contended, "acquisitions", "", "of these, those that had to wait")                          \
-	X(Q, moved_in, "superslabs", "", "superslabs that it took from other shards, ever")              \
-	X(Q, lent, "runs", "", "runs that threads of other shards took from it, where they lie, ever")
+	X(Q, taken, "acquisitions", "shards rises", "acquisitions of its lock")                          \
+	X(Q, contended, "acquisitions", "shards rises", "of these, those that had to wait")              \
+	X(Q, moved_in, "superslabs", "shards rises", "superslabs that it took from other shards, ever")  \
+	X(Q, lent, "runs", "shards rises", "runs that threads of other shards took from it, where they lie, ever")
 
 #define HAK_SEGMENT_FIELDS(X)                                                                                 \
 	X(Q, address, "address", "", "where it begins")                                                           \
 	X(Q, total_size, "bytes", "", "its size")                                                                 \
-	X(z, state, "", "", "slab, orphan (slab without a thread), run (a large block), whale, kept whale (either, freed), free") \
+	X(z, state, "", "", "slab, orphan (without a thread), run (large block), whale, kept whale (either, freed), free, at hand (of a heap)") \
 	X(z, tier, "", "", "tier of its blocks; free: none")                                                      \
-	X(Q, block_size, "bytes", "", "size of a block; 0: free")                                                 \
+	X(Q, block_size, "bytes", "", "size of a block; 0: free, at hand")                                         \
 	X(Q, blocks, "blocks", "", "blocks that it has room for")                                                 \
 	X(Q, used_blocks, "blocks", "", "of these, those out of it: live, cached and in transit")                 \
 	X(I, heap, "", "", "the heap that owns it; 0: none")                                                      \
-	X(Q, dirty_bytes, "bytes", "", "free: bytes with memory behind them; others: total_size")                 \
+	X(Q, dirty_bytes, "bytes", "", "free, at hand: bytes with memory behind them; others: total_size")        \
 	X(Q, used_page_bytes, "bytes", "", "slab: its OS pages that hold a used block, or a part of one")         \
 	X(Q, free_page_bytes, "bytes", "", "slab: its OS pages that held blocks, and hold none now: trim gives them back")
 
@@ -7645,8 +7646,8 @@ static HAK_COLD void hak_ace_set_option(int64_t *place, int64_t value)
 	X(Q, size, "bytes", "", "the shortest block of that class")                                        \
 	X(Q, entries, "blocks", "", "freed blocks that it has kept")                                       \
 	X(Q, bytes, "bytes", "", "their bytes")                                                            \
-	X(Q, hits, "blocks", "", "its blocks handed out again")                                            \
-	X(Q, misses, "blocks", "", "requests for its size that BigCache had no block for")
+	X(Q, hits, "blocks", "bigcache rises", "its blocks handed out again")                              \
+	X(Q, misses, "blocks", "bigcache rises", "requests for its size that BigCache had no block for")
 
 #define HAK_OWNER_FIELDS(X)                                     \
 	X(Q, base, "address", "", "start of the block")             \
@@ -7660,8 +7661,8 @@ static HAK_COLD void hak_ace_set_option(int64_t *place, int64_t value)
 	X(Q, site, "", "", "the number that its caller gives, or the address that malloc returns to")                  \
 	X(z, place, "", "", "code: its module and offset, as rules have it; others: all for which there is no row")    \
 	X(z, function, "", "", "code: the function, if its module exports it")                                         \
-	X(Q, allocs, "blocks", "", "blocks handed out, by realloc too, ever; without capture: since it has a rule")    \
-	X(Q, bytes, "bytes", "", "bytes that were asked for in these")                                                 \
+	X(Q, allocs, "blocks", "sites rises", "blocks handed out, by realloc too, ever; without capture: since it has a rule") \
+	X(Q, bytes, "bytes", "sites rises", "bytes that were asked for in these")                                      \
 	X(Q, live_blocks, "blocks", "", "of these, those that are not freed yet; 0 without capture")                   \
 	X(Q, live_bytes, "bytes", "", "bytes that were asked for in those")                                            \
 	X(z, lifetime, "", "", "by a rule: the lifetime group of its blocks, short or long")                           \
@@ -8059,7 +8060,8 @@ static HAK_COLD void hak_segment_add_runs_locked(hak_segments_t *t, const hak_ra
 		}
 		len = word == HAK_RUN_AT_HAND ? 1 : s->len; /* a heap may be making a slab of it */
 		hak_segment_t row = {.address = (uint64_t)(uintptr_t)s->base, .total_size = (uint64_t)len << HAK_UNIT_SHIFT,
-			.state = "free", .tier = "", .dirty_bytes = (uint64_t)hak_dirty_count(u, len) << HAK_UNIT_SHIFT};
+			.state = word == HAK_RUN_AT_HAND ? "at hand" : "free", .tier = "",
+			.dirty_bytes = (uint64_t)hak_dirty_count(u, len) << HAK_UNIT_SHIFT};
 		if (word == HAK_RUN_HEAD || word == HAK_RUN_KEPT) {
 			/* Without a key it is in the hands of a thread that frees it, and counts as live until it is kept.  In a
 			 * child of fork that thread may be gone. */

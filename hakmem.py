@@ -20,6 +20,7 @@ read at import: nothing here lists them a second time. `python -m hakmem config`
 from __future__ import annotations
 
 import argparse
+import base64
 import collections
 import contextlib
 import copy
@@ -29,8 +30,10 @@ import datetime
 import difflib
 import fcntl
 import functools
+import html
 import importlib
 import importlib.util
+import io
 import itertools
 import json
 import keyword
@@ -39,6 +42,7 @@ import operator
 import os
 import pwd
 import re
+import resource
 import select
 import shlex
 import shutil
@@ -53,17 +57,19 @@ import time
 import tty
 import types
 import weakref
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, NamedTuple, NoReturn, Optional, Union, cast
+from typing import Any, Callable, NamedTuple, NoReturn, Optional, TypeVar, Union, cast
 
 __all__ = [
-    "Advice", "Buffer", "ClassSlabs", "Config", "Finding", "HakmemError", "MemoryPool", "Mode", "Option",
-    "RssMonitor", "RssPart", "RssSample", "UnknownOptionError", "Why", "ace_log", "aligned_alloc", "alloc_at",
-    "big_table", "calloc", "class_table", "config", "default_memory_pool", "doctor", "free", "free_at", "heap_table",
-    "lock_table", "main", "malloc", "memory_snapshot", "memory_stats", "memory_stats_as_nested_dict",
-    "memory_summary", "mode", "owner_of", "realloc", "report", "reset_peak_memory_stats", "shard_table", "site_rule",
-    "site_rules", "site_table", "tier_table", "total_allocated_bytes", "trim", "usable_size", "why",
+    "Advice", "Buffer", "ClassSlabs", "Comparison", "Config", "Finding", "HakmemError", "Heatmap", "MemoryPool",
+    "Mode", "Option", "RssMonitor", "RssPart", "RssSample", "Snapshot", "SnapshotDiff", "Track", "UnknownOptionError",
+    "Why", "ace_log", "aligned_alloc", "alloc_at", "big_table", "calloc", "class_table", "config",
+    "default_memory_pool", "doctor", "free", "free_at", "heap_table", "heatmap", "lock_table", "main", "malloc",
+    "memory_snapshot", "memory_stats", "memory_stats_as_nested_dict", "memory_summary", "mode", "owner_of",
+    "prometheus_collector", "realloc", "report", "reset_peak_memory_stats", "shard_table", "site_rule", "site_rules",
+    "site_table", "snapshot", "tier_table", "total_allocated_bytes", "track", "trim", "usable_size", "why",
 ]  # fmt: skip
 __version__ = "0.1.0"
 
@@ -206,7 +212,7 @@ class _Field(NamedTuple):
     name: str
     kind: str
     unit: str
-    view: str  # the views of report() that show it, separated by spaces; none: all that show the record
+    view: str  # the views of report() that show it; none: all that show the record. "rises": it never falls
     help: str
 
 
@@ -1262,7 +1268,7 @@ class _Process:
         return f"hakmem {self.page.version} {self.page.variant}, process {self.pid} ({self.status['Name']}), {seen}"
 
     def rows(self, kind: str) -> list[Any]:
-        if kind in ("segment", "site"):
+        if kind in ("segment", "site") and kind not in self._rows:
             self._rows.update(self._detail())
         return self._rows[kind]
 
@@ -1379,9 +1385,14 @@ def _pids() -> list[int]:
 def _shown_pids() -> Iterator[int]:
     """The processes that let themselves be seen, of those that this user may look into."""
     for pid in _pids():
-        with contextlib.suppress(OSError):
-            if _shown_files(pid, "stats"):
-                yield pid
+        with contextlib.suppress(OSError, ValueError, struct.error):  # another's, has just ended, or is unlike ours
+            inside = int(_status(pid).get("NSpid", str(pid)).split()[-1])
+            for path in _shown_files(pid, "stats"):
+                with _opened(path, "rb") as file:
+                    own = _Head(*_HEAD.unpack(file.read(_HEAD.size))).pid == inside  # not what it has of its parent
+                if own:
+                    yield pid
+                    break
 
 
 _Source = Union[_Here, _Process]
@@ -1588,6 +1599,8 @@ def _shown(value: Any, unit: str) -> str:
     """A cell as people read it."""
     if isinstance(value, (bool, _Word)) or not isinstance(value, (int, float)):
         return "-" if value is None else str(value)
+    if unit == "bytes" and value < 0:
+        return f"-{_shown(-value, unit)}"
     if unit != "bytes":
         return f"{value:.1%}" if unit == "ratio" else f"{value:,}" if unit else str(value)
     if value > 1 << 62:
@@ -1613,6 +1626,30 @@ def _as_text(table: _Table, fmt: str) -> str:
     headers = [column.replace("_", " ") for column in rows[0]]
     alignment = ["right" if column in numeric else "left" for column in rows[0]]
     return str(tabulate.tabulate(cells, headers, tablefmt=fmt, disable_numparse=True, colalign=alignment))
+
+
+class _Text(str):
+    """Tables as text, which Jupyter shows as tables."""
+
+    __slots__ = ("html",)
+    html: Callable[[], str]
+
+    def _repr_html_(self) -> str:
+        return self.html()
+
+
+def _in_one(heading: str, tables: Sequence[_Table], fmt: str) -> str:
+    """Tables below one another; as JSON, by title."""
+    if fmt == "json":
+        return json.dumps({table.title: table.rows for table in tables}, indent=1)
+    texts = [heading]
+    for table in tables:
+        texts += [table.title] * (len(tables) > 1) + [_as_text(table, fmt)]
+    if fmt == "html":  # where tabulate has escaped what it makes
+        texts = [text if text.startswith("<table") else f"<p>{html.escape(text)}</p>" for text in texts]
+    text = _Text("\n\n".join(texts))
+    text.html = functools.partial(_in_one, heading, tables, "html")
+    return text
 
 
 def report(view: str = "summary", fmt: str = "simple", pid: Optional[int] = None) -> str:
@@ -1645,10 +1682,7 @@ def report(view: str = "summary", fmt: str = "simple", pid: Optional[int] = None
     if fmt == "json":
         rows = {table.title: table.rows for table in tables}
         return json.dumps({"mode": source.about, "view": view, "tables": rows}, indent=1)
-    heading = source.heading
-    texts = [(table.title, _as_text(table, fmt)) for table in tables]
-    titled = [f"{title}\n\n{text}" if len(texts) > 1 else text for title, text in texts]
-    return "\n\n".join([heading, *titled])
+    return _in_one(source.heading, tables, fmt)
 
 
 def memory_summary(fmt: str = "simple") -> str:
@@ -1774,6 +1808,13 @@ class RssMonitor:
             figure.savefig(file)
             pyplot.close(figure)
         return axes
+
+    def _repr_png_(self) -> Optional[bytes]:
+        if not self.samples or importlib.util.find_spec("matplotlib") is None:
+            return None  # Jupyter shows repr() then
+        image = io.BytesIO()
+        self.plot(cast("Any", image))
+        return image.getvalue()
 
     def __repr__(self) -> str:
         state = "running" if self._is_running() else "stopped"
@@ -2346,6 +2387,8 @@ def _doctor(words: Sequence[str], fmt: str) -> int:
     print(_as_text(_Table("findings", rows, {}), fmt))
     sys.stdout.flush()
     return int(any(finding.level == "problem" for finding in findings))
+
+
 # ---- watching: ps, top, watch, trim, set -------------------------------------------------------------------
 def _ps(arguments: argparse.Namespace) -> int:
     """Every process on hakmem that this user may look into, and a count of the others."""
@@ -2761,6 +2804,8 @@ def _add_watching(commands: Any) -> list[argparse.ArgumentParser]:
     for command in (trim_it, set_it):
         begin = "seconds in which it must begin, or nothing will be done; default: 2"
         command.add_argument("--timeout", type=_seconds, default=2.0, metavar="S", help=begin)
+    for name, do in _ACTIONS.items():
+        commands.choices[name].set_defaults(do=do)
     return [ps]
 
 
@@ -3138,14 +3183,16 @@ def why(pid: Optional[int] = None) -> Why:
         if row is None:
             of["metadata"] += found[at]
             continue
-        clean = found[at] - row.dirty_bytes if row.state == "free" else untouched.get(at, 0)
+        clean = found[at] - row.dirty_bytes if row.state in ("free", "at hand") else untouched.get(at, 0)
         never = max(min(clean, found[at], huge), 0)
         huge -= never
         of["huge pages"] += never
         if row.state in ("slab", "orphan"):
             slabs.append((row, found[at] - never))
         else:
-            of[{"free": "free", "kept whale": "kept whales"}.get(row.state, "live blocks")] += found[at] - never
+            of[{"free": "free", "at hand": "free", "kept whale": "kept whales"}.get(row.state, "live blocks")] += (
+                found[at] - never
+            )
     out, histogram, own = _of_slabs(slabs)
     stats, classes = source.rows("stats")[0], source.rows("class")
     if answered:
@@ -3169,6 +3216,638 @@ def why(pid: Optional[int] = None) -> Why:
     notes.append(f"Of the live blocks, at most {_shown(rounding, 'bytes')} come of rounding up to classes: a bound.")
     reasons = Why(pid, source.heading, rss, parts, histogram, rounding, [], notes)
     return reasons._replace(advice=_advice(reasons, source, sites, classes))
+
+
+# ---- in the REPL: a block of code, two moments, a picture ----------------------------------------------------
+def _memory_of(pid: int) -> tuple[int, int]:
+    """Resident bytes of a process, and the most that the kernel remembers; 0 where there is no such figure."""
+    status = _status(pid)
+    return int(status.get("VmRSS", "0").split()[0]) << 10, int(status.get("VmHWM", "0").split()[0]) << 10
+
+
+def _with_bytes(row: dict[str, Any]) -> dict[str, Any]:
+    """A tier, which knows its bytes, or a class, with its bytes."""
+    blocks = {"alloc_bytes": "allocs", "freed_bytes": "frees", "live_bytes": "live_blocks"}
+    return {**{of: row[count] * row.get("size", 1) for of, count in blocks.items()}, **row}
+
+
+class _Counters:
+    """The counters of this process, read into memory that was there before, so that they do not count themselves."""
+
+    def __init__(self) -> None:
+        self.stats = _STATS.structure()
+        self.tiers = (_TIER.structure * _tier_table(None, 0, 0))()
+        self.classes = (_CLASS.structure * _class_table(None, 0, 0))()
+
+    def read(self) -> None:
+        _stats_snapshot(self.stats, ctypes.sizeof(self.stats))
+        _tier_table(self.tiers, ctypes.sizeof(_TIER.structure), len(self.tiers))
+        _class_table(self.classes, ctypes.sizeof(_CLASS.structure), len(self.classes))
+
+
+_TRACKED = "allocs", "frees", "misses", "alloc_bytes", "freed_bytes", "live_blocks", "live_bytes"
+_tracks: list[Track] = []  # those that count now
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class Track:
+    """What a block of code allocates, and what it does to the process's memory; hakmem.track() makes one.
+
+        with hakmem.track() as t:
+            work()
+        print(t)              # or t.report(fmt), t.stats["allocs"]
+
+    It counts the whole process: what other threads do meanwhile, too. Blocks may be nested, each with a Track of its
+    own. Before the end of the block it tells what has been until now. As a decorator, @t, it tells of the call that
+    ended last. Where hakmem serves the whole process (`run`), blocks that Python itself takes are among the figures;
+    else they are those of this module's callers alone.
+    """
+
+    def __init__(self, reset_peak: bool = False) -> None:
+        self._reset_peak, self._running = reset_peak, False
+        self._floor = self._peak = self._bound = 0
+        self._figures: dict[str, Any] = {}
+
+    def _see(self, high: int, *, reset: bool = False) -> None:
+        """The kernel's mark is of the block if it is above where it stood when the block began, or was reset in it."""
+        if high > self._floor:
+            self._peak = max(self._peak, high)
+        else:
+            self._bound = max(self._bound, self._floor)
+        self._floor *= not reset
+
+    def __enter__(self) -> Track:
+        if self._running:
+            raise RuntimeError("this hakmem.Track is counting; nested blocks need one each")
+        self._rss, self._floor = _memory_of(os.getpid())
+        self._peak = self._bound = 0
+        if self._reset_peak:
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+            for other in _tracks:
+                other._see(self._floor, reset=True)  # noqa: SLF001
+            self._floor = 0
+        _tracks.append(self)
+        self._running = True
+        self._before, self._after = _Counters(), _Counters()
+        self._faults, self._began = resource.getrusage(resource.RUSAGE_SELF), time.monotonic()
+        self._before.read()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        try:
+            self._measure()
+        finally:
+            self._running = False
+            _tracks.remove(self)
+
+    def __call__(self, function: _Function) -> _Function:
+        @functools.wraps(function)
+        def tracked(*arguments: Any, **keywords: Any) -> Any:
+            call = Track(self._reset_peak)
+            try:
+                with call:
+                    return function(*arguments, **keywords)
+            finally:
+                vars(self).update(vars(call))
+
+        return cast("_Function", tracked)
+
+    def _measure(self) -> None:
+        self._after.read()
+        seconds, faults = time.monotonic() - self._began, resource.getrusage(resource.RUSAGE_SELF)
+        rss, high = _memory_of(os.getpid())
+        self._see(high)
+        peak = max(self._peak, self._rss, rss)
+        self._figures = {
+            "seconds": round(seconds, 6),
+            "minor_faults": faults.ru_minflt - self._faults.ru_minflt,
+            "major_faults": faults.ru_majflt - self._faults.ru_majflt,
+            "rss_before": self._rss,
+            "rss_after": rss,
+            "rss_peak": peak,
+            "rss_peak_bound": max(peak, self._bound),
+        }
+
+    @staticmethod
+    def _changed(layout: _Layout, labels: Sequence[str], before: Any, after: Any) -> list[dict[str, Any]]:
+        rows = []
+        for was, now in zip(before, after):
+            old, new = (_with_bytes(layout.read(row)._asdict()) for row in (was, now))
+            change = {name: new[name] - old[name] for name in _TRACKED}
+            if any(change.values()):
+                rows.append({**{label: new[label] for label in labels}, **change})
+        return rows
+
+    @property
+    def stats(self) -> dict[str, Any]:
+        """The figures of the block; RuntimeError before it has begun.
+
+        seconds. minor_faults, major_faults: pages that the kernel had to supply, without and with reading a file.
+        rss_before, rss_after, rss_peak: resident bytes of the process; the peak cannot have been above rss_peak_bound,
+        which is the same unless the process had been that large before (the kernel's mark, VmHWM, tells no more; it is
+        exact to some hundred KiB). Each counter of memory_stats() but the peaks, as the change in the block: allocs,
+        frees, alloc_bytes, live_blocks, ... tiers, classes: lists of those of which something changed, as dicts: blocks
+        and bytes (rounded up to the class) handed out and taken back, misses of the thread caches, and the net change
+        of what callers hold.
+        """
+        if self._running:
+            self._measure()
+        if not self._figures:
+            raise RuntimeError("this hakmem.Track has counted nothing yet: with hakmem.track() as t: ...")
+        before, after = (_STATS.read(each.stats)._asdict() for each in (self._before, self._after))
+        return {
+            **self._figures,
+            **{name: n - before[name] for name, n in after.items() if not name.startswith("peak_")},
+            "tiers": self._changed(_TIER, ("name",), self._before.tiers, self._after.tiers),
+            "classes": self._changed(_CLASS, ("tier", "size"), self._before.classes, self._after.classes),
+        }
+
+    def report(self, fmt: str = "simple") -> str:
+        """The figures, then those of each tier and class that was used; fmt as for hakmem.report."""
+        stats = self.stats
+        bound = _shown(stats["rss_peak_bound"], "bytes")
+        known = stats["rss_peak"] == stats["rss_peak_bound"]
+        meanings = {
+            "seconds": ("s", "time that passed"),
+            "allocs": ("blocks", "handed out"),
+            "frees": ("blocks", "taken back"),
+            "alloc_bytes": ("bytes", "of those handed out, rounded up to their class"),
+            "freed_bytes": ("bytes", "of those taken back"),
+            "live_blocks": ("blocks", "more that callers hold than before"),
+            "live_bytes": ("bytes", "of these"),
+            "minor_faults": ("faults", "pages that the process touched and the kernel had to supply"),
+            "major_faults": ("faults", "of these, those read from a file or from swap"),
+            "rss_before": ("bytes", "resident memory of the process at the start"),
+            "rss_after": ("bytes", "and at the end"),
+            "rss_peak": ("bytes", "the most in between" if known else f"at least; {bound} at most, as before"),
+        }
+        rows = [{"counter": name, "value": stats[name], "unit": u, "meaning": m} for name, (u, m) in meanings.items()]
+        units = {name: "bytes" if name.endswith("bytes") else "blocks" for name in _TRACKED}
+        tables = [_Table(kind, stats[kind], {**units, "size": "bytes"}) for kind in ("tiers", "classes")]
+        state = "until now" if self._running else "in all"
+        heading = f"hakmem {__version__}, process {os.getpid()}, all threads, a block of code {state}"
+        return _in_one(heading, [_Table("block", rows, {}), *tables], fmt)
+
+    def __repr__(self) -> str:
+        return self.report() if self._running or self._figures else "<hakmem.Track, nothing counted yet>"
+
+    def _repr_html_(self) -> Optional[str]:
+        return self.report("html") if self._running or self._figures else None
+
+
+def track(reset_peak: bool = False) -> Track:
+    """What a block of code allocates: with hakmem.track() as t: ...; print(t).
+
+    reset_peak=True has the kernel begin its mark of the most resident memory (VmHWM, and getrusage's ru_maxrss) anew,
+    for whoever reads it, so that the block's own peak is known in any case; OSError where that is forbidden.
+    """
+    return Track(reset_peak)
+
+
+class SnapshotDiff(NamedTuple):
+    """A row of Snapshot.compare_to(), as tracemalloc's StatisticDiff: sizes in bytes, counts of blocks."""
+
+    name: str
+    size: int
+    size_diff: int
+    count: int  # type: ignore[assignment]
+    count_diff: int
+
+
+class Comparison(list[SnapshotDiff]):
+    """What Snapshot.compare_to() finds: a list of SnapshotDiff, what grew most first, that prints as a table."""
+
+    def __init__(self, heading: str, by: str, rows: Iterable[SnapshotDiff]) -> None:
+        super().__init__(rows)
+        self.heading, self.by = heading, by
+
+    def report(self, fmt: str = "simple") -> str:
+        """The rows in which something changed; fmt as for hakmem.report."""
+        units = {"size": "bytes", "size_diff": "bytes", "count": "blocks", "count_diff": "blocks"}
+        shown = [*units][: 4 if any(row.count or row.count_diff for row in self) else 2]  # pools have no counts
+        changed = [row for row in self if row.size_diff or row.count_diff]
+        rows = [{self.by: row.name, **{name: getattr(row, name) for name in shown}} for row in changed]
+        return _in_one(self.heading, [_Table("changes", rows, units)], fmt)
+
+    def __repr__(self) -> str:
+        return self.report()
+
+    def _repr_html_(self) -> str:
+        return self.report("html")
+
+
+class Snapshot:
+    """All records of a process at one time; hakmem.snapshot() takes one.
+
+    time (seconds since 1970), pid, command, version and variant (of its hakmem), rss (resident bytes), options,
+    pools (where each committed byte is), and records: rows as dicts by kind: "stats", "class", "tier", "heap", "lock",
+    ..., "site", and "pieces": slabs, runs, whales and free stretches added up by state, tier and block size. "site" and
+    "pieces" (and "segment", each of these by itself, if that was asked for) are missing where the process was asleep.
+    """
+
+    time: float
+    pid: int
+    command: str
+    version: str
+    variant: str
+    rss: int
+    options: dict[str, Any]
+    pools: dict[str, int]
+    records: dict[str, list[dict[str, Any]]]
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        vars(self).update({name: values[name] for name in Snapshot.__annotations__})
+
+    def _sizes(self, by: str) -> dict[str, tuple[int, int]]:
+        """Bytes and blocks by name."""
+        records = self.records
+        if by == "pool":
+            found = [(name, size, 0) for name, size in self.pools.items()]
+        elif by == "tier":
+            found = [(row["name"], row["live_bytes"], row["live_blocks"]) for row in records["tier"]]
+        elif by == "class":
+            rows = map(_with_bytes, records["class"])
+            named = [{"name": f"{row['tier']} {_shown(row['size'], 'bytes')}", **row} for row in rows]
+            named += [row for row in records["tier"] if not row["classes"]]  # whales
+            found = [(row["name"], row["live_bytes"], row["live_blocks"]) for row in named]
+        elif by != "site":
+            raise ValueError(f"by={by!r}: there are class, tier, pool and site")
+        elif not self.options.get("sites"):
+            raise HakmemError(f"process {self.pid} did not capture sites: start it with HAKMEM_SITES=1")
+        elif "site" not in records:
+            raise HakmemError(f"the snapshot of process {self.pid} has no sites: it was asleep (stats_page=2 wakes it)")
+        else:
+            names = [f"{row['place'] or row['site']} {row['function']}".rstrip() for row in records["site"]]
+            found = [(name, row["live_bytes"], row["live_blocks"]) for name, row in zip(names, records["site"])]
+        sizes: dict[str, tuple[int, int]] = {}
+        for name, size, count in found:  # sites may share a name
+            before = sizes.get(name, (0, 0))
+            sizes[name] = before[0] + operator.index(size), before[1] + operator.index(count)
+        return sizes
+
+    def compare_to(self, older: Snapshot, by: str = "class") -> Comparison:
+        """What has changed since an older snapshot, in the manner of tracemalloc, but what grew most comes first.
+
+        by: "class" or "tier" (live blocks, and their bytes rounded up to the class), "pool" (where each committed byte
+        is; without counts) or "site" (live blocks by call site, and the bytes that were asked for). Print it, or take
+        its rows: name, size, size_diff in bytes, count, count_diff in blocks.
+
+        HakmemError if sites were not captured in both, ValueError for another word.
+        """
+        now, then, none = self._sizes(by), older._sizes(by), (0, 0)
+        rows = []
+        for name in {**now, **then}:
+            (size, count), (old_size, old_count) = now.get(name, none), then.get(name, none)
+            rows.append(SnapshotDiff(name, size, size - old_size, count, count - old_count))
+        rows.sort(key=lambda row: (-row.size_diff, -row.count_diff, -row.size, row.name))
+        first, last = _shown(older.rss, "bytes"), _shown(self.rss, "bytes")
+        ids = f"{older.pid} and {self.pid}" if older.pid != self.pid else f"{self.pid} ({self.command})"
+        heading = f"hakmem, process {ids}, {self.time - older.time:.1f} s between: RSS from {first} to {last}, by {by}"
+        return Comparison(heading, by, rows)
+
+    def _dumped(self) -> str:
+        return json.dumps({"hakmem_snapshot": _SNAPSHOT_FORMAT, **vars(self)}, indent=1)
+
+    def dump(self, file: Union[str, os.PathLike[str]]) -> None:
+        """Write it to a file of that name, as JSON."""
+        Path(file).write_text(self._dumped() + "\n", encoding="utf-8")
+
+    @staticmethod
+    def load(file: Union[str, os.PathLike[str]]) -> Snapshot:
+        """A snapshot that dump() has written. HakmemError for anything else, OSError if it cannot be read."""
+        what = "no snapshot of hakmem"
+        with contextlib.suppress(ValueError, TypeError, LookupError, AttributeError, RecursionError):
+            values = json.loads(Path(file).read_text(encoding="utf-8"))
+            if values["hakmem_snapshot"] == _SNAPSHOT_FORMAT:
+                made = Snapshot(values)
+                for by in ("class", "tier", "pool"):  # what does not add up is none
+                    made._sizes(by)
+                if made.time + made.pid + made.rss > 0:
+                    return made
+            else:
+                form, known = values["hakmem_snapshot"], _SNAPSHOT_FORMAT
+                what = f"a snapshot of format {form!r}; hakmem {__version__} knows format {known}"
+        raise HakmemError(f"{os.fspath(file)} is {what}")
+
+    def __repr__(self) -> str:
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self.time))
+        return f"<hakmem.Snapshot of process {self.pid} ({self.command}) at {when}, RSS {_shown(self.rss, 'bytes')}>"
+
+
+_SNAPSHOT_FORMAT = 1
+
+
+def _segments_of(segments: Iterable[Any]) -> list[dict[str, Any]]:
+    """Segments added up by state, tier and block size."""
+    kinds: dict[Any, dict[str, Any]] = {}
+    for one in sorted(segments, key=lambda one: (one.state, one.block_size)):
+        key = {name: getattr(one, name) for name in ("state", "tier", "block_size")}
+        kind = kinds.setdefault(tuple(key.values()), {**key, "segments": 0})
+        kind["segments"] += 1
+        for name in ("total_size", "blocks", "used_blocks", "dirty_bytes"):
+            kind[name] = kind.get(name, 0) + getattr(one, name)
+    return list(kinds.values())
+
+
+def snapshot(pid: Optional[int] = None, segments: bool = False) -> Snapshot:
+    """All records of this process, or of another that lets itself be seen, to be kept and compared.
+
+    segments=True keeps each slab, run, whale and free stretch, with its address, instead of sums only. A process that
+    is asleep, and has no thread for it (HAKMEM_STATS_PAGE=2), tells neither these nor its sites, after five seconds.
+    HakmemError as for hakmem.report.
+    """
+    source: _Source = _Process(pid) if pid else _Here()
+    about, status = source.about, _status(source.pid)
+    at = time.time() - about.get("age", 0)
+    kinds = [kind for kind in _Here.tables if kind in source.layouts and kind not in ("segment", "site")]
+    records = {kind: [row._asdict() for row in source.rows(kind)] for kind in kinds}
+    with contextlib.suppress(_Silent):
+        pieces = source.rows("segment")
+        records["pieces"] = _segments_of(pieces)
+        records["site"] = [row._asdict() for row in source.rows("site")]
+        if segments:
+            records["segment"] = [row._asdict() for row in pieces]
+    terms = [field.name for field in source.layouts["stats"].fields if "committed" in field.view.split()]
+    pools = {name: records["stats"][0][name] for name in terms}
+    values = {"time": at, "pid": source.pid, "command": status["Name"], "rss": _memory_of(source.pid)[0]}
+    options = {option.name: str(value) if option.words else value for option, value in source.options()}
+    version = about.get("version", __version__)
+    values.update(version=version, variant=about["variant"], options=options, pools=pools, records=records)
+    return Snapshot(values)
+
+
+class _Mark(NamedTuple):
+    """What stands for a unit of 64 KiB in a picture."""
+
+    sign: str
+    plain: str  # where the encoding does not have it
+    color: tuple[int, int, int]
+    meaning: str
+
+
+_SIGNS = [
+    _Mark(" ", " ", (255, 255, 255), "not hakmem's, or changing hands while it was looked at"),
+    _Mark("·", ".", (236, 239, 241), "free, no memory behind it: never used, or given back"),
+    _Mark("-", "-", (176, 190, 197), "free, was used, and is not or not all given back yet"),
+    _Mark("h", "h", (128, 222, 234), "free, at hand of a thread"),
+    _Mark("#", "#", (57, 73, 171), "block above 1 MiB"),
+    _Mark("k", "k", (206, 147, 216), "freed block above 1 MiB, kept for the next"),
+    _Mark("o", "o", (255, 112, 67), "slab of a thread that has ended"),
+    *[
+        _Mark(sign, str(n + 1), (255 - 28 * n, 236 - 9 * n, 130 - 8 * n), f"slab, up to {n + 1}/8 of its blocks used")
+        for n, sign in enumerate("▁▂▃▄▅▆▇█")
+    ],
+]
+_STATES = {"free": 1, "at hand": 3, "run": 4, "whale": 4, "kept whale": 5, "orphan": 6, "slab": 7}
+
+
+class Heatmap:
+    """A picture of the superslabs of a process, a sign for each unit of 64 KiB; hakmem.heatmap() makes one.
+
+    print() it; text() for another size; to_png() for a file. superslabs: a dict from the address of each (4 MiB) to
+    its units, 64 small numbers that say which of the marks they are.
+    """
+
+    def __init__(self, heading: str, unit: int, segments: Iterable[Any]) -> None:
+        self.heading, self.unit, self._span = heading, unit, unit * 64  # a superslab: 64 units, by its definition
+        self.superslabs: dict[int, bytearray] = {}
+        self.used: collections.Counter[int] = collections.Counter()  # bytes of blocks, by superslab
+        self._bytes = [0] * len(_SIGNS)
+        self._whales = [0, 0]
+        pieces = sorted(segments)
+        ours = [piece.address // self._span for piece in pieces if "whale" not in piece.state] or [0]
+        for piece in pieces:
+            if not ours[0] <= piece.address // self._span <= ours[-1]:
+                self._whales = [self._whales[0] + 1, self._whales[1] + piece.total_size]  # a mapping of its own
+                continue
+            mark = _STATES.get(piece.state, 0) + (piece.state == "free" and piece.dirty_bytes > 0)
+            if piece.state == "slab":
+                mark += max(8 * piece.used_blocks - 1, 0) // max(piece.blocks, 1)
+            self._bytes[mark] += piece.total_size
+            share = piece.used_blocks * piece.block_size // max(piece.total_size // unit, 1)
+            for at in range(piece.address, piece.address + piece.total_size, unit):
+                base = at - at % self._span
+                self.superslabs.setdefault(base, bytearray(64))[at % self._span // unit] = mark
+                self.used[base] += share
+
+    def _lines(self, across: int, down: int) -> tuple[int, list[tuple[list[int], list[int]]]]:
+        """How many units make a sign, and each line's superslabs and signs, if it is to be so wide and so high."""
+        bases, per = sorted(self.superslabs), 1
+        while across * per // 64 * down < len(bases) or across * per < 64:
+            per *= 2
+        together, lines = max(-(-len(bases) // down), 1), []
+        for line in (bases[first : first + together] for first in range(0, len(bases), together)):
+            units = b"".join(self.superslabs[base] for base in line)
+            lines.append((line, [_commonest(units[at : at + per]) for at in range(0, len(units), per)]))
+        return per, lines
+
+    def _legend(self) -> list[tuple[_Mark, int]]:
+        """The marks that there are, with their bytes."""
+        return [(mark, size) for mark, size in zip(_SIGNS, self._bytes) if size]
+
+    def _outside(self) -> str:
+        count, size = self._whales
+        return f"{count:,} whales, {_shown(size, 'bytes')}: mappings of their own, not drawn" if count else ""
+
+    def text(self, width: Optional[int] = None, height: Optional[int] = None, plain: Optional[bool] = None) -> str:
+        """The picture in so many columns and lines (and a legend); by default as many as the terminal has.
+
+        A line is a superslab, at so many MiB from the first, with the share that blocks have of it, live, cached or in
+        transit; of a large process it is several, and a sign may stand for several units: for what most of them are.
+        plain: only signs of ASCII; by default where the output's encoding has no others.
+        """
+        size = shutil.get_terminal_size()
+        if plain is None:
+            encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+            plain = any("?" in mark.sign.encode(encoding, "replace").decode(encoding) for mark in _SIGNS)
+        out = [self.heading]
+        per, lines = self._lines(max((width or size.columns) - 13, 1), max(height or size.lines - 12, 1))
+        for line, marks in lines:
+            if len(out) == 1:
+                each, first = f"a sign {_shown(per * self.unit, 'bytes')}", line[0]
+                out += [f"a line is {len(line) * self._span >> 20} MiB, by MiB from {first:#x}, {each}", ""]
+            signs = "".join(_SIGNS[mark].plain if plain else _SIGNS[mark].sign for mark in marks)
+            share = sum(self.used[base] for base in line) / (len(line) * self._span)
+            out.append(f"{line[0] - first >> 20:>7,} {signs} {share:4.0%}")
+        out.append("")
+        for mark, size_of in self._legend():
+            out.append(f"{mark.plain if plain else mark.sign} {_shown(size_of, 'bytes'):>9}  {mark.meaning}")
+        return "\n".join([*out, self._outside()]).rstrip()
+
+    def __repr__(self) -> str:
+        return self.text()
+
+    def _repr_png_(self) -> bytes:
+        lines = [marks for _line, marks in self._lines(1024, 256)[1]] or [[0]]
+        across = len(lines[0])
+        cell, rows = max(512 // across, 1), []  # a white line between two
+        for marks in lines:
+            padded = marks + [0] * (across - len(marks))
+            row = b"".join(bytes([mark] * (cell - 1 or 1) + [0] * (cell > 1)) for mark in padded)
+            rows += [b"\0" + row] * (cell - 1 or 1) + [bytes(len(row) + 1)] * (cell > 1)
+        parts = {
+            b"IHDR": struct.pack(">IIBBBBB", len(rows[0]) - 1, len(rows), 8, 3, 0, 0, 0),  # 8 bits, of a palette
+            b"PLTE": bytes(itertools.chain.from_iterable(mark.color for mark in _SIGNS)),
+            b"IDAT": zlib.compress(b"".join(rows)),
+            b"IEND": b"",
+        }
+        chunks = [
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+            for name, data in parts.items()
+        ]
+        return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+    def to_png(self, file: Union[str, os.PathLike[str]]) -> None:
+        """Write the picture to a PNG file of that name: 8 by 8 pixels for each unit, less where there are many."""
+        Path(file).write_bytes(self._repr_png_())
+
+    def _repr_html_(self) -> str:
+        image = base64.b64encode(self._repr_png_()).decode()
+        rows = [
+            f'<tr><td style="background:rgb{mark.color}">&emsp;</td><td>{_shown(size, "bytes")}</td>'
+            f'<td style="text-align:left">{html.escape(mark.meaning)}</td></tr>'
+            for mark, size in self._legend()
+        ]
+        picture = f'<p>{html.escape(self.heading)}</p><img src="data:image/png;base64,{image}">'
+        return f"{picture}<table>{''.join(rows)}</table><p>{html.escape(self._outside())}</p>"
+
+
+def _commonest(units: bytes) -> int:
+    """The mark for several units: what most of them are; for slabs as full as these are on average."""
+    kind = collections.Counter(min(unit, _STATES["slab"]) for unit in units).most_common(1)[0][0]
+    slabs = [unit for unit in units if unit >= _STATES["slab"]]
+    return kind if kind < _STATES["slab"] else round(sum(slabs) / len(slabs))
+
+
+def heatmap(pid: Optional[int] = None) -> Heatmap:
+    """A picture of this process's memory, or another's that lets itself be seen: what fills each superslab, how far.
+
+    HakmemError as for hakmem.report, and for a process that is asleep and has no thread for it (HAKMEM_STATS_PAGE=2).
+    """
+    source: _Source = _Process(pid) if pid else _Here()
+    try:
+        return Heatmap(source.heading, min(row.slab_bytes for row in source.rows("class")), source.rows("segment"))
+    except _Silent as silent:
+        raise HakmemError(f"process {pid}: {silent}") from None
+
+
+def _snapshot_command(options: argparse.Namespace) -> None:
+    taken = snapshot(options.pid, options.segments)
+    if options.output:
+        taken.dump(options.output)
+    else:
+        print(taken._dumped())  # noqa: SLF001
+
+
+def _diff_command(options: argparse.Namespace) -> None:
+    older, newer = Snapshot.load(options.older), Snapshot.load(options.newer)
+    print(newer.compare_to(older, options.by).report(options.fmt))
+
+
+# ---- Prometheus --------------------------------------------------------------------------------------------
+# what is exported of each kind of record: the views that tell which fields (none: all), and those that are labels
+_EXPORTED: dict[str, tuple[set[str], dict[str, str]]] = {
+    "stats": (set(), {}),
+    "tier": (set(), {"tier": "name"}),
+    "class": ({"classes", "refills"}, {"tier": "tier", "class": "size"}),
+    "lock": (set(), {"lock": "name"}),
+    "shard": (set(), {"shard": "shard"}),
+}
+
+
+class _Sample(NamedTuple):
+    name: str
+    help: str
+    rises: bool
+    labels: dict[str, str]
+    value: float
+
+
+def _samples(source: _Source) -> Iterator[_Sample]:
+    """The figures of a process, under the names that Prometheus wants."""
+    about, status = source.about, _status(source.pid)
+    process = {"pid": str(source.pid), "command": status["Name"]}
+    known = {**process, "version": about.get("version", __version__), "variant": about["variant"]}
+    yield _Sample("hakmem_info", "always 1: the version of hakmem", False, known, 1)
+    yield _Sample("hakmem_age_seconds", "time since the figures were true", False, process, about.get("age", 0))
+    rss = "resident memory of the whole process, whoever allocated it"
+    yield _Sample("hakmem_process_resident_memory_bytes", rss, False, process, _memory_of(source.pid)[0])
+    for kind, (wanted, named) in _EXPORTED.items():
+        ours = {field.name: field for field in _LAYOUTS[kind].fields}  # other versions': what both know, as we know it
+        for row in source.rows(kind):
+            if kind == "class" and not row.allocs:
+                continue
+            own = {**process, **{label: str(getattr(row, field)) for label, field in named.items()}}
+            for theirs, value in zip(source.layouts[kind].fields, row):
+                field = ours.get(theirs.name)
+                if field is None or not field.unit or field.name in named.values() or not isinstance(value, int):
+                    continue
+                views = set(field.view.split())
+                if wanted and not wanted & views:
+                    continue
+                name, labels, text = f"hakmem_{kind}_{field.name}" if named else f"hakmem_{field.name}", own, field.help
+                if field.unit == "bytes" and not name.endswith("_bytes"):
+                    name += "_bytes"
+                if "committed" in views:
+                    labels = {**own, "part": field.name.removesuffix("_bytes")}
+                    name, text = "hakmem_part_bytes", "what committed bytes are: all parts are hakmem_committed_bytes"
+                yield _Sample(name, text, "rises" in views, labels, value)
+
+
+class _Collector:
+    """What prometheus_client registers: figures of processes, read anew at each scrape."""
+
+    def __init__(self, pids: Callable[[], Iterable[int]]) -> None:
+        self.pids, self.metrics = pids, _need("prometheus_client.core", "the export to Prometheus")
+
+    def collect(self) -> Iterator[Any]:
+        """The families of metrics; a process that cannot be read, or ends meanwhile, has none but hakmem_up 0."""
+        families: dict[str, Any] = {}
+        for pid in self.pids():
+            try:  # a process that works is never behind by more than some ms; one that sleeps need not be waited for
+                samples = list(_samples(_Here() if pid == os.getpid() else _Process(pid, fresh=0.005)))
+            except Exception:  # noqa: BLE001 (what one process shows of itself must not cost the others theirs)
+                samples = []
+            up = "1 if the figures of the process could be read"
+            for sample in [_Sample("hakmem_up", up, False, {"pid": str(pid)}, bool(samples)), *samples]:
+                if sample.name not in families:
+                    make = self.metrics.CounterMetricFamily if sample.rises else self.metrics.GaugeMetricFamily
+                    families[sample.name] = make(sample.name, sample.help, labels=list(sample.labels))
+                families[sample.name].add_metric(list(sample.labels.values()), sample.value)
+        yield from families.values()
+
+
+def prometheus_collector(pids: Optional[Iterable[int]] = None) -> Any:
+    """A collector for the package prometheus_client: REGISTRY.register(hakmem.prometheus_collector()).
+
+    It exports, at each scrape, this process, or those of pids, which let themselves be seen (HAKMEM_STATS_PAGE=1):
+    every counter as hakmem_<name>, with _total if it never falls, its unit, and the labels pid, command, and tier,
+    class, lock, shard or part; sizes in bytes. hakmem_up is 0 for a process that cannot be read. ImportError without
+    the package.
+    """
+    chosen = None if pids is None else list(map(operator.index, pids))
+    return _Collector(lambda: [os.getpid()] if chosen is None else chosen)
+
+
+def _exporter_command(options: argparse.Namespace) -> None:
+    """Serve the figures of all processes that may be seen until a signal says that it is enough."""
+    if not 0 <= options.port < 1 << 16:
+        raise ValueError(f"--port {options.port}: there are 0 to 65535")
+    client = _need("prometheus_client", "the exporter")
+    registry = client.CollectorRegistry(auto_describe=False)
+    registry.register(_Collector(_shown_pids))
+    signals = {signal.SIGTERM, signal.SIGINT}
+    masked = signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # before there are other threads that could take them
+    try:
+        server, thread = client.start_http_server(options.port, options.host, registry)
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        print(f"hakmem exporter at http://{host}:{server.server_port}/metrics", flush=True)
+        signal.sigwait(signals)
+        server.shutdown()
+        server.server_close()
+        thread.join()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, masked)
 
 
 # ---- the command line --------------------------------------------------------------------------------------
@@ -3285,18 +3964,37 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("-o", dest="option", action="append", default=[], metavar="OPTION=VALUE", help="set an option")
     run.add_argument("--pythonmalloc", action="store_true", help="set PYTHONMALLOC=malloc: objects of Python as well")
     run.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    commands.add_parser("path", help="print the library's path")
+    run.set_defaults(do=_run)
+    commands.add_parser("path", help="print the library's path").set_defaults(do=lambda _: print(_mode.path))
     shown = commands.add_parser("config", help="print the options and their values")
+    shown.set_defaults(do=lambda options: print(report("config", options.fmt)))
     view = commands.add_parser("report", help="print a report on a process")
     view.add_argument("pid", nargs="?", type=int, help="the process; default: the one that prints")
     view.add_argument("view", nargs="?", default="summary", choices=list(_VIEWS), help="default: summary")
+    view.set_defaults(do=lambda options: print(report(options.view, options.fmt, options.pid)))
     patient = commands.add_parser("doctor", help="what is wrong with this machine, a process or a command")
     patient.add_argument("target", nargs="*", help="PID, or -- command ... (it is not started); default: this process")
+    patient.set_defaults(do=lambda options: _doctor(options.target, options.fmt))
     bench = commands.add_parser("bench", help="run the benchmark; `bench --help` has its options", add_help=False)
     bench.add_argument("arguments", nargs=argparse.REMAINDER)
     reasons = commands.add_parser("why", help="say why a process has the resident memory that it has")
+    reasons.set_defaults(do=lambda options: print(why(options.pid).text(options.fmt)))
     reasons.add_argument("pid", type=int, help="the process")
-    for table in (shown, view, patient, reasons, *_add_watching(commands)):
+    take = commands.add_parser("snapshot", help="write all records of a process as JSON, for diff")
+    take.set_defaults(do=_snapshot_command)
+    take.add_argument("pid", type=int)
+    take.add_argument("-o", "--output", metavar="FILE", help="default: print it")
+    take.add_argument("--segments", action="store_true", help="each slab, run, whale and free stretch by itself")
+    diff = commands.add_parser("diff", help="print what changed between two snapshots")
+    diff.set_defaults(do=_diff_command)
+    diff.add_argument("older")
+    diff.add_argument("newer")
+    diff.add_argument("--by", default="class", choices=["class", "tier", "pool", "site"], help="default: class")
+    export = commands.add_parser("exporter", help="serve the figures of all processes on hakmem to Prometheus")
+    export.set_defaults(do=_exporter_command)
+    export.add_argument("--port", type=int, default=9464, help="default: 9464; 0: any")
+    export.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, only this machine")
+    for table in (shown, view, patient, reasons, diff, *_add_watching(commands)):
         table.add_argument("--fmt", default="simple", help="json, or a format of tabulate (simple, github, html, ...)")
     return parser
 
@@ -3308,20 +4006,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         given.insert(1, "0")  # the view of this process: pid 0 stands for it
     options = _parser().parse_args(given[:1] if given[:1] == ["bench"] else given)
     try:
-        if options.action == "run":
-            _run(options)
         if options.action == "bench":  # its options are its own
             _bench(given[1:])
-        if options.action == "doctor":
-            return _doctor(options.target, options.fmt)
-        if options.action == "path":
-            print(_mode.path)
-        elif options.action == "why":
-            print(why(options.pid).text(options.fmt))
-        elif options.action in _ACTIONS:
-            return _ACTIONS[options.action](options)
-        else:
-            print(report(getattr(options, "view", "config"), options.fmt, getattr(options, "pid", None)))
+        status = options.do(options) or 0
         sys.stdout.flush()
     except (ValueError, RuntimeError, OSError, ImportError) as error:
         if not isinstance(error, BrokenPipeError):  # then the reader has seen enough
@@ -3332,7 +4019,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         return 1 if options.action != "run" else 127 if isinstance(error, FileNotFoundError) else 125
     except KeyboardInterrupt:
         return 130
-    return 0
+    return int(status)
 
 
 if __name__ == "__main__":

@@ -128,7 +128,7 @@ def test_the_wheel_is_for_every_python_of_this_kind_of_machine(wheel: Path) -> N
     assert f"Tag: {TAG}" in said
     assert "Root-Is-Purelib: false" in said
     assert "Requires-Python: >=3.9" in about
-    assert {line.split()[-1] for line in about if line.startswith("Provides-Extra")} == {"plot", "test"}
+    assert {line.split()[-1] for line in about if line.startswith("Provides-Extra")} == {"plot", "prometheus", "test"}
 
 
 def test_the_wheel_has_the_library_and_the_sources_under_names_of_its_own(wheel: Path, root: Path) -> None:
