@@ -219,7 +219,7 @@ def test_a_monitor_is_a_picture_in_jupyter_if_there_is_matplotlib(monkeypatch: A
 
 def segment(address: int, size: int, state: str, used: int = 0, blocks: int = 0, dirty: int = 0) -> Any:
     block_size = size // blocks if blocks else 0
-    return hakmem._SEGMENT.record(address, size, state, "", block_size, blocks, used, 0, dirty)
+    return hakmem._SEGMENT.record(address, size, state, "", block_size, blocks, used, 0, dirty, 0, 0)
 
 
 BASE = 0x7F0000000000

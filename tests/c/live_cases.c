@@ -63,7 +63,7 @@ static void description(void)
     const char *text = (const char *)l.head + l.head->text;
     snprintf(line, sizeof line, "hakmem\t%s\t%s\n", about()->version, about()->variant);
     CHECK(strncmp(text, line, strlen(line)) == 0, "%.60s", text);
-    CHECK(l.sections == 12);
+    CHECK(l.sections == 13);
     for (size_t i = 0; i < l.sections; i++) {
         const struct hak_record *r = record(l.name[i]);
         CHECK(l.row_size[i] == r->size);
