@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import ctypes
 import fcntl
 import io
 import itertools
@@ -657,6 +658,23 @@ def test_what_a_reader_leaves_that_is_killed_is_withdrawn_by_the_next_or_comes_t
 def commands(path):
     with open(path, "rb") as file:
         return hakmem._COMMAND.unpack(file.read(hakmem._COMMAND.size))[5:8]
+
+
+@pytest.mark.parametrize(
+    ("asked", "taken", "is_withdrawn", "after"),
+    [
+        (7, 6, True, 7 | 1 << 63),  # nobody has taken it
+        (7, 6 | 1 << 63, True, 7 | 1 << 63),  # nor the one before, which was withdrawn
+        (7, 7, False, 7),  # the process has
+        (7, 7 | 1 << 63, True, 7 | 1 << 63),  # it was withdrawn before
+    ],
+)
+def test_only_what_nobody_has_taken_is_withdrawn(asked, taken, is_withdrawn, after):
+    memory = bytearray(4096)
+    hakmem._COMMAND.pack_into(memory, 0, b"hakmem", 2, 0, 1, 0, asked, taken, asked - 1, 0, 5, 0, 0, 0, b"")
+    word = (ctypes.c_char * len(memory)).from_buffer(memory)
+    assert hakmem._command_withdraw(ctypes.addressof(word)) is is_withdrawn
+    assert hakmem._COMMAND.unpack_from(memory)[5:7] == (asked, after)
 
 
 def test_a_command_is_obeyed_or_withdrawn_and_never_both():
