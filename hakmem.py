@@ -602,11 +602,11 @@ class Option:
     def __init__(self, declared: Iterable[Any]) -> None:
         self.name, self.env, self.type, self.unit, self.when, self.help, self.use, *bounds = declared
         self.words = tuple(self.unit.split("|")) if self.type == "mode" else ()
-        self.default, self.min, self.max = map(self._typed, bounds)
+        self.default, self.min, self.max = map(self.typed, bounds)
         if self.type == "text":  # whose bounds are those of its length
             self.default = ""
 
-    def _typed(self, number: int) -> Any:
+    def typed(self, number: int) -> Any:
         """A value as C has it, as a value of Python."""
         return bool(number) if self.type == "bool" else _Word(number, self.words) if self.words else number
 
@@ -621,7 +621,7 @@ class Option:
             return _option_text(self.name.encode()).decode(errors="replace")
         result = ctypes.c_int64()
         _option_get(self.name.encode(), result)
-        return self._typed(result.value)
+        return self.typed(result.value)
 
     @value.setter
     def value(self, value: Union[int, str]) -> None:
@@ -1367,10 +1367,8 @@ class _Process:
         ours = [field.name for field in _OPTION.fields]
         options = [Option(getattr(row, name, "") for name in ours) for row in self._rows["option"]]
         settings = {row.name: row for row in self._rows["setting"]}
-        return [
-            (option, settings[option.name].text if option.type == "text" else option._typed(settings[option.name].value))
-            for option in options
-        ]
+        values = ((option, settings[option.name]) for option in options)
+        return [(option, now.text if option.type == "text" else option.typed(now.value)) for option, now in values]
 
     def thread_names(self) -> dict[int, str]:
         """None of its own: the system's will do."""

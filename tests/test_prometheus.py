@@ -149,14 +149,15 @@ def test_the_processes_that_are_found_are_those_that_show_themselves() -> None:
 
 
 ODD = """
-import os, sys
+import fcntl, os, sys
 sys.path.insert(0, "")
 import hakmem, struct
-file = os.memfd_create("hakmem-stats")
+file = os.memfd_create("hakmem-stats", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
 text = sys.argv[1].encode().decode("unicode_escape").encode()
 places = 1 << 12, 256, len(text), 1024, 64, 2048
 head = hakmem._HEAD.pack(b"hakmem", 1, 2, os.getpid(), 0, *places, int(sys.argv[2]), *[0] * 5)
 os.pwrite(file, head.ljust(256, b"\\0") + text.ljust(3840, b"\\0"), 0)
+fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
 print("ready", flush=True)
 sys.stdin.read()
 """

@@ -55,6 +55,11 @@ def test_every_public_name_has_a_test_and_a_docstring(name):
             assert any(re.search(rf"\.{method}\b", text) for text in tests), method
 
 
+def test_a_value_as_c_has_it_becomes_one_of_python():
+    options = hakmem.config.options
+    assert (options["ace"].typed(2), options["enable_tls"].typed(1), options["purge_ms"].typed(7)) == ("on", True, 7)
+
+
 def test_public_names_are_all_that_the_module_defines():
     defined = {
         name

@@ -24,7 +24,6 @@ from pathlib import Path
 
 import pytest
 from _helpers import ROOT, environment, library
-from interleavings import Refuted, Step, System, explore, must
 
 import hakmem
 
@@ -676,89 +675,6 @@ def test_only_what_nobody_has_taken_is_withdrawn(asked, taken, is_withdrawn, aft
     word = (ctypes.c_char * len(memory)).from_buffer(memory)
     assert hakmem._command_withdraw(ctypes.addressof(word)) is is_withdrawn
     assert hakmem._COMMAND.unpack_from(memory)[5:7] == (asked, after)
-
-
-class Commands(System):
-    """A reader sends two commands, and gives each up or is killed at any moment; the process looks three times."""
-
-    def __init__(self, without=""):
-        super().__init__(without)
-        self.c = self.record("c", asked=0, taken=(0, False), done=0, value=0, obeyed=(), promised=(), withdrawn=())
-        self.threads["reader"] = self.ask()
-        self.threads["process"] = self.hak_live_obey_locked()
-
-    def hak_command_withdraw(self):
-        yield "asked = hak_load(&c->asked), taken = hak_load(&c->taken)"
-        asked, taken = self.c.asked, self.c.taken
-        if taken[0] == asked - 1:
-            yield "hak_cas(&c->taken, &taken, asked | HAK_WITHDRAWN)"
-            if self.c.taken == taken or not self.has("the reader's compare-and-swap"):
-                self.c.taken = (asked, True)
-                return True
-            taken = self.c.taken
-        return taken == (asked, True)
-
-    def ask(self):
-        for number in (1, 2):
-            if self.has("the look whether the last one is over"):
-                over = yield from self.hak_command_withdraw()
-                if not over and self.c.asked:
-                    yield Step("wait for done", lambda: self.c.done == self.c.asked)
-            yield "write"
-            self.c.value = number
-            yield "hak_store_release(&c->asked, ..."
-            self.c.asked = number
-            killed = yield Step("killed?", None, lambda: (False, True))
-            if not killed:
-                gone = yield from self.hak_command_withdraw()
-                if gone:
-                    self.c.withdrawn = (*self.c.withdrawn, number)
-                else:
-                    yield Step("wait for done", lambda: self.c.done == self.c.asked)
-                    self.c.promised = (*self.c.promised, number)
-
-    def hak_live_obey_locked(self):
-        for _turn in range(3):
-            yield "asked = hak_load_acquire(&c->asked)"
-            asked = self.c.asked
-            yield "taken = hak_load(&c->taken)"
-            taken = self.c.taken
-            if taken[0] != asked - 1 and self.has("the look at the number before"):
-                continue
-            yield "hak_cas(&c->taken, &taken, asked)"
-            if self.c.taken != taken and self.has("the process's compare-and-swap"):
-                continue
-            self.c.taken = (asked, False)
-            yield "hak_load(&c->value)"
-            must(self.c.value == asked, f"command {asked} is obeyed as {self.c.value}")
-            self.c.obeyed = (*self.c.obeyed, asked)
-            yield "hak_store_release(&hak_live.command->done, asked)"
-            self.c.done = asked
-
-    def invariant(self):
-        must(len(set(self.c.obeyed)) == len(self.c.obeyed), "a command is obeyed twice")
-        must(not {*self.c.obeyed} & {*self.c.withdrawn}, "a command is obeyed and withdrawn")
-        must({*self.c.promised} <= {*self.c.obeyed}, "a command is said to be done and is not")
-
-
-COMMAND_PARTS = {
-    "the reader's compare-and-swap": "== asked - 1 && hak_cas(&c->taken, &taken, asked | HAK_WITHDRAWN))",
-    "the process's compare-and-swap": "!hak_cas(&c->taken, &taken, asked))",
-    "the look at the number before": "if ((taken & ~HAK_WITHDRAWN) != asked - 1 ||",
-    "the look whether the last one is over": "is_done() or _command_withdraw(at)",
-}
-
-
-def test_every_interleaving_of_a_reader_and_the_process():
-    assert explore(Commands).states > 200
-
-
-@pytest.mark.parametrize("part", COMMAND_PARTS)
-def test_no_part_of_the_protocol_of_commands_can_be_left_out(part):
-    code = (ROOT / "_hakmem_backend.c").read_text() + (ROOT / "hakmem.py").read_text()
-    assert code.count(COMMAND_PARTS[part]) == 1
-    with pytest.raises(Refuted):
-        explore(lambda: Commands(part))
 
 
 def test_a_command_is_obeyed_or_withdrawn_and_never_both():

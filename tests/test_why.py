@@ -293,7 +293,7 @@ def test_who_cannot_be_asked_is_told_in_one_line(run) -> None:
         hakmem.why(4194305)
     done = run(sys.executable, "-m", "hakmem", "why", 1, check=False)
     assert done.returncode == 1
-    assert re.fullmatch(r"hakmem: why: .*process 1\\b.*\n", done.stderr)
+    assert re.fullmatch(r"hakmem: why: .*process 1\b.*\n", done.stderr)
 
 
 def test_other_mappings_are_told_apart_by_their_path_and_neighbour() -> None:
