@@ -2423,7 +2423,7 @@ def _ps(arguments: argparse.Namespace) -> int:
     units = dict.fromkeys(("rss", "live", "cached", "free"), "bytes")
     print(_as_text(_Table("processes on hakmem", rows, units), arguments.fmt))
     if denied:
-        print(f"\n{denied:,} processes could not be looked into: only their users and root may")
+        print(f"\nnot looked into, as only their users and root may: {denied:,}")
     return 0
 
 
