@@ -212,6 +212,7 @@
 	X(index_segments, "segments", "pools", "slabs, large runs and whales that stand there")                           \
 	X(index_missing, "segments", "pools", "those that do not, as there was no memory: their addresses tell")          \
 	X(index_refusals, "segments", "pools rises", "how often that was so, ever")                                       \
+	X(read_us, "us", "pools", "time that it took to read all this: what moved meanwhile, between heaps and callers, is off") \
 	X(committed_bytes, "bytes", "summary pools", "address space that may be touched: the parts in the view pools")    \
 	X(peak_used_bytes, "bytes", "summary", "most bytes of live, cached and transit blocks at once, to an eighth at worst") \
 	X(in_use_bytes, "bytes", "summary pools", "units in slabs and runs, and whales in use")                           \
@@ -346,6 +347,8 @@ enum {
 	HAK_REGRET_MS = 100,              /* memory that is wanted again so soon should not have been purged */
 	HAK_PURGE_SUPERS = 16,            /* superslabs given back in one call at most */
 	HAK_TICK = 64,                    /* slow paths between two looks at the clock */
+	HAK_STATS_US = 300,               /* time in which statistics are to be read, or it is tried again ... */
+	HAK_STATS_TRIES = 10,             /* ... so often */
 	HAK_WATCH_TICK = 16,              /* ... where no heap counts them, if anybody watches */
 	HAK_STALE_MS = 100,               /* remote frees that have been on their way for so long are helped along */
 	HAK_SETTLE_LEAST = 1 << 20,       /* a heap whose live bytes never rose above this is not looked through */
@@ -612,6 +615,8 @@ static inline void hak_lock_uncounted(hak_lock_t *l) /* for statistics, which wo
 	if (HAK_LOCKING && hak_unlikely(!hak_lock_grab(l)))
 		hak_lock_wait(l);
 }
+
+static inline bool hak_lock_try_uncounted(hak_lock_t *l) { return !HAK_LOCKING || hak_lock_grab(l); }
 
 static inline void hak_lock(hak_lock_t *l)
 {
@@ -7838,14 +7843,16 @@ HAK_EXPORT const char *hak_error_text(int code)
 
 /* Sums over all heaps and the orphans, one row for each class, and the counters of heaps into *sum.  What is received
  * is read before what is sent, so that a block in transit is never counted as less than none; live blocks are the
- * rest.  Exact when no thread allocates; while some do, blocks that moved between two reads are off.  Returns the units
- * that heaps have at hand. */
-static HAK_COLD uint64_t hak_stats_collect(hak_class_row_t row[HAK_CLASSES], hak_heap_counters_t *sum)
+ * rest.  Exact when no thread allocates; while some do, blocks that moved between the first heap's reading and the last
+ * are off: that must not take long, so that a thread which holds a claim and does not run is only waited for by the
+ * `patient`.  False: there was one.  *units: those that heaps have at hand. */
+static HAK_COLD bool hak_stats_collect(hak_class_row_t row[HAK_CLASSES], hak_heap_counters_t *sum, uint64_t *units,
+                                       bool patient)
 {
-	uint64_t units = 0;
 	uint32_t end, shards;
 	uint64_t received[HAK_CLASSES] = {0};
 
+	*units = 0;
 	hak_boot_init();
 	end = HAK_OWNER_FIRST + hak_load_acquire(&hak_heaps.made);
 	memset(sum, 0, sizeof *sum);
@@ -7872,8 +7879,12 @@ static HAK_COLD uint64_t hak_stats_collect(hak_class_row_t row[HAK_CLASSES], hak
 		hak_heap_t *h = hak_heap_by_id(id);
 		if (!h)
 			continue;
-		hak_lock_uncounted(&h->claim); /* its slow paths stand still; its fast path goes on */
-		units += h->units;
+		if (!hak_lock_try_uncounted(&h->claim)) {
+			if (!patient)
+				return false;
+			hak_lock_uncounted(&h->claim);
+		}
+		*units += h->units; /* its slow paths stand still; its fast path goes on */
 		for (int t = 0; t < HAK_TIER_whale; t++)
 			hak_gauge_tell_locked(h, t);
 		for (uint32_t i = 0; i < hak_load_acquire(&hak_class_end); i++) {
@@ -7927,7 +7938,31 @@ static HAK_COLD uint64_t hak_stats_collect(hak_class_row_t row[HAK_CLASSES], hak
 		row[c].live_blocks = row[c].used_blocks > out ? row[c].used_blocks - out : 0;
 		row[c].free_blocks = row[c].slabs * hak_class[c].blocks - row[c].used_blocks;
 	}
-	return units;
+	return true;
+}
+
+/* How statistics are read: once, if nothing has to be waited for; in what time it takes; or at the best of a few times,
+ * between which this thread may sleep, as its caller has asked for them. */
+typedef enum { HAK_STATS_ONCE, HAK_STATS_PATIENT, HAK_STATS_WELL } hak_stats_how_t;
+
+/* The same, with the time that it took in us.  False: it would have taken long. */
+static HAK_COLD bool hak_stats_collect_so(hak_class_row_t row[HAK_CLASSES], hak_heap_counters_t *sum, uint64_t *units,
+                                          hak_stats_how_t how, uint64_t *took)
+{
+	const struct timespec pause = {.tv_nsec = 500000};
+	int saved = errno, tries = how == HAK_STATS_WELL ? HAK_STATS_TRIES : how == HAK_STATS_ONCE;
+
+	for (bool patient = tries == 0;; patient = --tries == 0) {
+		uint64_t begin = hak_os_ns(CLOCK_MONOTONIC);
+		bool done = hak_stats_collect(row, sum, units, patient);
+		*took = (hak_os_ns(CLOCK_MONOTONIC) - begin) / 1000;
+		if (patient || (done && *took <= HAK_STATS_US))
+			return true;
+		if (how == HAK_STATS_ONCE)
+			return false;
+		nanosleep(&pause, NULL);
+		errno = saved;
+	}
 }
 
 /* A row for each shared lock, the shared heap's claim among them, and one for all the other claims. */
@@ -8196,8 +8231,9 @@ HAK_EXPORT HAK_COLD void hak_reset_peaks(void)
 {
 	hak_class_row_t row[HAK_CLASSES];
 	hak_heap_counters_t counters;
+	uint64_t units;
 
-	hak_stats_collect(row, &counters); /* the heaps tell the gauges */
+	hak_stats_collect(row, &counters, &units, true); /* the heaps tell the gauges */
 	for (int t = 0; t < HAK_TIER_COUNT; t++)
 		hak_store(&hak_gauge.peak[t], hak_load(&hak_gauge.used[t]));
 	hak_store(&hak_gauge.peak_all, hak_gauge_sum());
@@ -8234,11 +8270,12 @@ HAK_EXPORT HAK_COLD int hak_class_table(hak_class_row_t *rows, size_t row_size, 
 {
 	hak_class_row_t row[HAK_CLASSES];
 	hak_heap_counters_t counters;
+	uint64_t units, took;
 
 	if (most > 0) {
 		if (row_size != sizeof *rows)
 			return -HAK_ERR_SIZE;
-		hak_stats_collect(row, &counters);
+		hak_stats_collect_so(row, &counters, &units, HAK_STATS_WELL, &took);
 		memcpy(rows, row, (size_t)hak_min32((uint32_t)most, HAK_CLASSES) * sizeof *rows);
 	}
 	return HAK_CLASSES;
@@ -8316,14 +8353,16 @@ HAK_EXPORT HAK_COLD int hak_ace_log(hak_decision_t *rows, size_t row_size, int m
 }
 
 /* A snapshot, and the rows of the classes that it is made from. */
-static HAK_COLD void hak_stats_fill(hak_stats_t *s, hak_class_row_t row[HAK_CLASSES])
+/* The whole.  False: it would have taken long, and is not there. */
+static HAK_COLD bool hak_stats_fill(hak_stats_t *s, hak_class_row_t row[HAK_CLASSES], hak_stats_how_t how)
 {
 	hak_heap_counters_t sum;
 	hak_lock_row_t lock[HAK_LOCK_ROWS];
 	uint64_t at_hand;
 
 	memset(s, 0, sizeof *s);
-	at_hand = hak_stats_collect(row, &sum);
+	if (!hak_stats_collect_so(row, &sum, &at_hand, how, &s->read_us))
+		return false;
 	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
 		const hak_class_row_t *r = &row[c];
 		s->allocs += r->allocs;
@@ -8403,6 +8442,7 @@ static HAK_COLD void hak_stats_fill(hak_stats_t *s, hak_class_row_t row[HAK_CLAS
 	}
 	s->claims = lock[HAK_LOCK_ROWS - 1].taken;
 	s->claims_contended = lock[HAK_LOCK_ROWS - 1].contended;
+	return true;
 }
 
 HAK_EXPORT HAK_COLD int hak_stats_snapshot(hak_stats_t *s, size_t size)
@@ -8410,7 +8450,7 @@ HAK_EXPORT HAK_COLD int hak_stats_snapshot(hak_stats_t *s, size_t size)
 	hak_class_row_t row[HAK_CLASSES];
 	if (size != sizeof *s)
 		return HAK_ERR_SIZE;
-	hak_stats_fill(s, row);
+	hak_stats_fill(s, row, HAK_STATS_WELL);
 	return HAK_ERR_OK;
 }
 
@@ -8475,7 +8515,7 @@ HAK_EXPORT HAK_COLD int hak_tier_table(hak_tier_row_t *rows, size_t row_size, in
 		return HAK_TIER_COUNT;
 	if (row_size != sizeof *rows || most < HAK_TIER_COUNT)
 		return -HAK_ERR_SIZE;
-	hak_stats_fill(&s, row);
+	hak_stats_fill(&s, row, HAK_STATS_WELL);
 	hak_tier_fill(rows, &s, row);
 	return HAK_TIER_COUNT;
 }
@@ -8777,7 +8817,7 @@ static HAK_COLD void hak_report_write_locked(const char *when)
 	hak_tier_row_t *tier = hak_report.tier;
 	uint64_t up = hak_os_now() - hak_boot.start;
 
-	hak_stats_fill(&hak_report.stats, class);
+	hak_stats_fill(&hak_report.stats, class, HAK_STATS_PATIENT);
 	hak_tier_fill(tier, &hak_report.stats, class);
 	hak_report_line_locked("hakmem " HAK_VERSION " " HAK_VARIANT ", process %d, %s, %llu.%03llu s after its first call\n\n",
 	                (int)getpid(), when, (unsigned long long)(up / 1000), (unsigned long long)(up % 1000));
@@ -8894,6 +8934,7 @@ enum {
 	HAK_LIVE_SHARE = 100,          /* ... at least, and so many times the processor time that the last one took ... */
 	HAK_LIVE_WAIT = 10,            /* ... or so many times what it took from begin to end, where locks are waited for, ... */
 	HAK_LIVE_WAIT_MS = 1000,       /* ... but not longer on that account */
+	HAK_LIVE_LATE_MS = 100,        /* after so long also figures are shown that have to be waited for */
 	HAK_LIVE_TEXTS = 128 << 10,    /* bytes for texts: ours, 64 rules and the longest site_rules; touched where used */
 	HAK_LIVE_KNOWN = 1 << 10,      /* texts whose place is remembered, ... */
 	HAK_LIVE_LOOKED = 8,           /* ... so far from where their address says */
@@ -8961,6 +9002,7 @@ static struct { /* lock: live */
 	int pid;                                      /* whose files these are, where hak_fork_page does not say it */
 	uint32_t thread;                              /* 1: there is one that obeys at once */
 	uint64_t detail_ms;                           /* when the details came */
+	uint64_t shown_ms;                            /* when the page was last written */
 	uint32_t report;                              /* anybody, atomic: the signal has come */
 } hak_live;
 
@@ -9145,7 +9187,8 @@ static HAK_COLD uint64_t hak_live_settle_locked(hak_live_file_t *f, size_t i, in
 	return sum;
 }
 
-static HAK_COLD void hak_live_publish_locked(hak_live_file_t *f, size_t count)
+/* False: it would have taken long, and is not shown. */
+static HAK_COLD bool hak_live_publish_locked(hak_live_file_t *f, size_t count, hak_stats_how_t how)
 {
 	hak_live_head_t *head = f->head;
 	uint64_t sum = 0, begin = hak_os_ns(CLOCK_THREAD_CPUTIME_ID), seq = head->seq;
@@ -9157,7 +9200,8 @@ static HAK_COLD void hak_live_publish_locked(hak_live_file_t *f, size_t count)
 		} else if (i == 0) {
 			hak_class_row_t *class = (hak_class_row_t *)(void *)(rows + f->row[1]);
 			hak_stats_t *s = (hak_stats_t *)(void *)(rows + f->row[0]);
-			hak_stats_fill(s, class);
+			if (!hak_stats_fill(s, class, how))
+				return false;
 			hak_tier_fill((hak_tier_row_t *)(void *)(rows + f->row[2]), s, class);
 			sum += hak_live_settle_locked(f, 0, 1) + hak_live_settle_locked(f, 1, HAK_CLASSES)
 			     + hak_live_settle_locked(f, 2, HAK_TIER_COUNT);
@@ -9172,6 +9216,7 @@ static HAK_COLD void hak_live_publish_locked(hak_live_file_t *f, size_t count)
 	head->at_ns = hak_os_ns(CLOCK_MONOTONIC);
 	head->cost_ns = hak_os_ns(CLOCK_THREAD_CPUTIME_ID) - begin;
 	hak_store_release(&head->seq, seq + 2);
+	return true;
 }
 
 /* Memory piece by piece, and call sites.  Returns the bytes of the file; 0: it cannot be had. */
@@ -9188,7 +9233,7 @@ static HAK_COLD uint64_t hak_live_detail_locked(void)
 	words += (size_t)most[HAK_DETAIL_COUNT - 1] * HAK_SITE_TEXT;
 	if (!hak_live_make_locked(&hak_live.detail, "hakmem-detail", hak_detail_sections, HAK_DETAIL_COUNT, most, words))
 		return 0;
-	hak_live_publish_locked(&hak_live.detail, HAK_DETAIL_COUNT);
+	hak_live_publish_locked(&hak_live.detail, HAK_DETAIL_COUNT, HAK_STATS_PATIENT);
 	hak_live.detail_ms = hak_os_now();
 	return hak_live.detail.file.len;
 }
@@ -9316,11 +9361,14 @@ static HAK_COLD void hak_live_act_locked(void)
 	}
 	if (hak_live.page.head) {
 		asked = hak_live_obey_locked();
-		if (asked || hak_os_now() >= hak_load(&hak_watch.next))
-			hak_live_publish_locked(&hak_live.page, HAK_LIVE_COUNT);
+		bool due = hak_os_now() >= hak_load(&hak_watch.next), late = begin - hak_live.shown_ms > HAK_LIVE_LATE_MS;
+		bool shown = (asked || due) && hak_live_publish_locked(&hak_live.page, HAK_LIVE_COUNT,
+		                                                       asked || late ? HAK_STATS_PATIENT : HAK_STATS_ONCE);
 		if (asked)
 			hak_store_release(&hak_live.command->done, asked);
 		now = hak_os_now();
+		if (shown)
+			hak_live.shown_ms = now;
 		hak_store(&hak_watch.next, now + hak_live_rest(hak_live.page.head->cost_ns, now - begin));
 		if (hak_live.detail.head && now - hak_live.detail_ms > HAK_DETAIL_MS)
 			hak_live_drop_locked(&hak_live.detail);

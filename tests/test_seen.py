@@ -23,7 +23,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from _helpers import ROOT, environment, library
+from _helpers import ROOT, environment, library, program
 
 import hakmem
 
@@ -128,6 +128,36 @@ def test_the_command_line_shows_a_view_of_a_process(busy):
     values = {row["counter"]: row["value"] for row in rows}
     assert values["live_bytes"] > 10 << 20
     assert values["process_rss"] > values["live_bytes"]
+
+
+# ---- while threads run
+
+
+@pytest.mark.parametrize("threads", [4, 16])
+def test_the_laws_hold_while_threads_run(threads):
+    """What the counters say never falls does not; nothing is less than none; what is off is what moved meanwhile."""
+    command = [program("live_busy.c"), str(threads), "without trim and fork"]
+    settings = environment({"HAKMEM_STATS_PAGE": "1", "LD_PRELOAD": str(library())})
+    with subprocess.Popen(command, env=settings, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as busy:
+        process = hakmem._Process(int(busy.stdout.readline()), fresh=0)
+        fields = process.layouts["stats"].fields
+        rises = [field.name for field in fields if "rises" in field.view.split()]
+        terms = [field.name for field in fields if "committed" in field.view.split()]
+        assert len(rises) > 40
+        assert len(terms) > 8
+        seen, until = [], time.monotonic() + 1.5
+        while time.monotonic() < until or (len(seen) < 3 and time.monotonic() < until + 60):
+            head, rows = process.page.read(timeout=20)
+            if not seen or head.published != seen[-1][0]:
+                seen.append((head.published, rows["stats"][0]))
+        busy.stdin.close()
+    for (_, before), (_, now) in zip(seen, seen[1:]):
+        assert [name for name in rises if getattr(now, name) < getattr(before, name)] == []
+        assert max(getattr(now, name) for name in terms) < 1 << 50
+        off = abs(now.committed_bytes - sum(getattr(now, name) for name in terms))
+        assert off <= now.alloc_bytes + now.freed_bytes - before.alloc_bytes - before.freed_bytes
+        if now.read_us <= 300:  # nothing had to be waited for: what moved in that time fits into a few slabs
+            assert off <= 4 << 20, now
 
 
 # ---- pages of other versions, and damaged ones
