@@ -178,7 +178,7 @@ class Commands(System):
             if early:
                 yield "hak_store_release(&hak_live.command->done, asked);"
                 c.done = asked
-            yield "hak_live_publish_locked(&hak_live.page, HAK_LIVE_COUNT);"
+            yield "hak_live_publish_locked(&hak_live.page, HAK_LIVE_COUNT,"
             seen.over = (*seen.over, seen.obeyed[-1])
             if not early:
                 yield "hak_store_release(&hak_live.command->done, asked);"
