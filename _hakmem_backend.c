@@ -7616,7 +7616,7 @@ static HAK_COLD void hak_ace_set_option(int64_t *place, int64_t value)
 #define HAK_SHARD_FIELDS(X)                                                                          \
 	X(I, shard, "", "", "number of the shard")                                                       \
 	X(Q, superslabs, "superslabs", "", "superslabs that belong to it")                               \
-	X(Q, used_bytes, "bytes", "", "units in slabs, large blocks and BigCache")                       \
+	X(Q, used_bytes, "bytes", "", "units in slabs, large blocks and BigCache, and free ones at hand of heaps")                       \
 	X(Q, dirty_bytes, "bytes", "", "free units whose memory has been used and not given back")       \
 	X(Q, clean_bytes, "bytes", "", "free units without memory behind them")                          \
 	X(Q, free_runs, "runs", "", "runs of free units")                                                \
@@ -9361,15 +9361,15 @@ static HAK_COLD void hak_live_act_locked(void)
 	}
 	if (hak_live.page.head) {
 		asked = hak_live_obey_locked();
-		bool due = hak_os_now() >= hak_load(&hak_watch.next), late = begin - hak_live.shown_ms > HAK_LIVE_LATE_MS;
+		bool due = hak_os_now() >= hak_load(&hak_watch.next), waits = asked || begin - hak_live.shown_ms > HAK_LIVE_LATE_MS;
 		bool shown = (asked || due) && hak_live_publish_locked(&hak_live.page, HAK_LIVE_COUNT,
-		                                                       asked || late ? HAK_STATS_PATIENT : HAK_STATS_ONCE);
+		                                                       waits ? HAK_STATS_PATIENT : HAK_STATS_ONCE);
 		if (asked)
 			hak_store_release(&hak_live.command->done, asked);
 		now = hak_os_now();
 		if (shown)
 			hak_live.shown_ms = now;
-		hak_store(&hak_watch.next, now + hak_live_rest(hak_live.page.head->cost_ns, now - begin));
+		hak_store(&hak_watch.next, now + hak_live_rest(hak_live.page.head->cost_ns, waits ? now - begin : 0));
 		if (hak_live.detail.head && now - hak_live.detail_ms > HAK_DETAIL_MS)
 			hak_live_drop_locked(&hak_live.detail);
 	} else if (hak_option.stats_page) {
