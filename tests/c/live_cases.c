@@ -270,6 +270,64 @@ static void no_memory_for_details(void) /* debug library: each mapping that they
     CHECK(refused == 2, "%d", refused); /* the file's, and that in which its rows are made */
 }
 
+static int files_mapped(void) /* of hakmem's */
+{
+    int n = 0;
+    char line[512];
+    FILE *maps = fopen("/proc/self/maps", "r");
+    CHECK(maps);
+    while (fgets(line, sizeof line, maps)) n += strstr(line, "/memfd:hakmem") != NULL;
+    fclose(maps);
+    return n;
+}
+
+static void no_memory_for_the_page(void) /* debug library: each mapping that a child's files need is refused in turn */
+{
+    enum { MMAP = 1 };
+    uint64_t (*refuse)(uint32_t, uint64_t, uint64_t);
+    *(void **)&refuse = hak("hak_debug_fail");
+    int without = 0;
+    CHECK(files() == 2 && files_mapped() == 2);
+    for (uint64_t nth = 1; nth <= 5; nth++) {
+        slow_path();
+        pid_t pid = fork();
+        if (pid == 0) {
+            CHECK(files() == 0 && files_mapped() == 0);
+            refuse(MMAP, nth, 1);
+            for (int i = 0; i < 20; i++) slow_path(); /* BigCache has what they want */
+            refuse(0, 0, 0);
+            CHECK(files() == files_mapped() && (files() == 0 || files() == 2), "%d %d", files(), files_mapped());
+            _exit(files() ? 0 : 7);
+        }
+        int how = wait_for(pid);
+        CHECK(how == 0 || how == 7 << 8, "%d", how);
+        without += how != 0;
+    }
+    CHECK(without == 3, "%d", without); /* the command page's, the page's, and that in which its rows are made */
+}
+
+static void texts_of_rules_that_come_and_go(void)
+{
+    struct live_command *c = live_command(getpid());
+    int (*rule)(const char *);
+    struct live l;
+    char where[240], text[260];
+    *(void **)&rule = hak("hak_site_rule");
+    CHECK(live_open(&l, getpid(), "hakmem-stats"));
+    for (int i = 0; i < 1000; i++) { /* more than there is room for at once */
+        snprintf(where, sizeof where, "%0*d_function", 200, i);
+        where[0] = 'x';
+        snprintf(text, sizeof text, "%s:nocache", where);
+        CHECK(rule(text) == 0);
+        obey(c, DO_PUBLISH, "", 0);
+        live_whole(&l);
+        CHECK(strcmp(live_text(&l, "rule", 0, "where"), where) == 0, "rule %d: %s", i, live_text(&l, "rule", 0, "where"));
+        CHECK(strcmp(live_text(&l, "lock", 0, "name"), "") != 0, "rule %d", i);
+        snprintf(text, sizeof text, "%s:none", where);
+        CHECK(rule(text) == 0);
+    }
+}
+
 static void obeys_in_the_next_slow_path(void)
 {
     struct live_command *c = live_command(getpid());
@@ -674,7 +732,8 @@ static void loaded_late(void)
 }
 
 static const struct test_case CASES[] = {
-    CASE(description), CASE(rows), CASE(long_texts), CASE(more_heaps_than_rows), CASE(commands), CASE(no_memory_for_details), CASE(obeys_in_the_next_slow_path), CASE(answers_while_it_sleeps),
+    CASE(description), CASE(rows), CASE(long_texts), CASE(more_heaps_than_rows), CASE(commands), CASE(no_memory_for_details), CASE(no_memory_for_the_page),
+    CASE(texts_of_rules_that_come_and_go), CASE(obeys_in_the_next_slow_path), CASE(answers_while_it_sleeps),
     CASE(a_childs_page_is_its_own), CASE(a_child_without_forks_handlers), CASE(a_child_in_its_parents_memory),
     CASE(has_none), CASE(gone_after_exec), CASE(without_the_system_call), CASE(a_daemon), CASE(rubbish),
     CASE(small_stacks), CASE(errno_stays), CASE(report_on_a_signal), CASE(report_with_an_own_handler),
