@@ -6147,7 +6147,7 @@ static HAK_NOINLINE void *hak_heap_refill(hak_heap_t *h, uint32_t c)
 		hak_count(&h->count.refills_early, 1u);
 		hak_store(&h->v[c], h->v[c] + 0xFFFF);
 		hak_count(&b->misses, 1u);
-		hak_count(&b->filled, -1ull);
+		hak_count(&b->flushed, 1u); /* it was put there, by the inbox or a thread before this one, and is taken out */
 	} else {
 		n = hak_min32(hak_target_batch(k->base), hak_max32(capacity / 2, 1));
 		got = hak_heap_take_locked(h, c, block, capacity ? n + 1 : 1);
@@ -8060,7 +8060,7 @@ static HAK_COLD void hak_segment_add_slabs(hak_segments_t *t, const hak_slab_t *
 			.state = heap ? "slab" : "orphan", .tier = hak_tier[k->tier].name, .block_size = k->size, .blocks = k->blocks,
 			.used_blocks = s->used, .heap = heap, .dirty_bytes = size,
 			.used_page_bytes = hak_round_up((size_t)s->carved * k->size, hak_boot.os_page) - unused,
-			.free_page_bytes = s->purged ? 0 : unused});
+			.free_page_bytes = s->purged || hak_page_is_forbidden() ? 0 : unused});
 	}
 }
 
@@ -8988,6 +8988,7 @@ typedef struct hak_live_file { /* lock: live.  Of what stands in the file, nothi
 	uint64_t row[HAK_LIVE_PARTS];                 /* offsets of the first rows */
 	uint32_t most[HAK_LIVE_PARTS];
 	uint64_t words_used;
+	uint64_t words_least;                         /* of these, those of the first publication since texts began anew */
 	const char *known[HAK_LIVE_KNOWN];            /* texts that stand there, by hash of their address */
 	uint32_t place[HAK_LIVE_KNOWN];
 } hak_live_file_t;
@@ -9148,11 +9149,11 @@ static HAK_COLD void hak_live_drop_locked(hak_live_file_t *f)
 /* The place of a text of ours among those of the file; 0 where there is no room. */
 static HAK_COLD uint64_t hak_live_word_locked(hak_live_file_t *f, const char *text)
 {
-	size_t at = (size_t)(((uintptr_t)text >> 3) * 0x9E3779B97F4A7C15u >> 54) % HAK_LIVE_KNOWN, len;
+	size_t at = (size_t)(((uintptr_t)text >> 3) * 0x9E3779B97F4A7C15u >> 54) % HAK_LIVE_KNOWN, looked = 0, len;
 
 	if (!text || !*text)
 		return 0;
-	for (size_t i = 0; i < HAK_LIVE_LOOKED && f->known[at]; i++, at = (at + 1) % HAK_LIVE_KNOWN)
+	for (; looked < HAK_LIVE_LOOKED && f->known[at]; looked++, at = (at + 1) % HAK_LIVE_KNOWN)
 		if (f->known[at] == text)
 			return f->place[at];
 	len = strlen(text) + 1;
@@ -9160,11 +9161,22 @@ static HAK_COLD uint64_t hak_live_word_locked(hak_live_file_t *f, const char *te
 		return 0;
 	memcpy((char *)f->head + f->words + f->words_used, text, len);
 	f->words_used += len;
-	if (!f->known[at]) {
+	if (looked < HAK_LIVE_LOOKED) {
 		f->known[at] = text;
 		f->place[at] = (uint32_t)(f->words_used - len);
 	}
 	return f->words_used - len;
+}
+
+/* Texts begin anew, and until those that follow are published nobody reads.  Texts that found no place among the known
+ * stand there once more with each publication, and those of rules that were taken back stay: this is for when half of
+ * the room is full of such. */
+static HAK_COLD void hak_live_forget_texts_locked(hak_live_file_t *f)
+{
+	(void)hak_exchange(&f->head->seq, f->head->seq | 1);
+	memset(f->known, 0, sizeof f->known);
+	f->words_used = 1;
+	f->words_least = 0;
 }
 
 /* Rows of a section stand there, n of them there are: texts become offsets.  Returns the sum of its words. */
@@ -9194,6 +9206,8 @@ static HAK_COLD bool hak_live_publish_locked(hak_live_file_t *f, size_t count, h
 	uint64_t sum = 0, begin = hak_os_ns(CLOCK_THREAD_CPUTIME_ID), seq = head->seq;
 	char *rows = f->own;
 
+	if (f->words_least && f->words_used - f->words_least > (f->words_len - f->words_least) / 2)
+		hak_live_forget_texts_locked(f);
 	for (size_t i = 0; i < count; i++)
 		if (f->section[i].fill) {
 			sum += hak_live_settle_locked(f, i, f->section[i].fill(rows + f->row[i], (int)f->most[i]));
@@ -9206,6 +9220,8 @@ static HAK_COLD bool hak_live_publish_locked(hak_live_file_t *f, size_t count, h
 			sum += hak_live_settle_locked(f, 0, 1) + hak_live_settle_locked(f, 1, HAK_CLASSES)
 			     + hak_live_settle_locked(f, 2, HAK_TIER_COUNT);
 		}
+	if (!f->words_least)
+		f->words_least = f->words_used;
 	/* All that had to be waited for is there.  A reader finds the file being written for no longer than this takes. */
 	(void)hak_exchange(&head->seq, seq + 1);
 	memcpy((char *)head + f->counts, rows + f->counts, count * 2 * sizeof(uint64_t));
@@ -9257,15 +9273,22 @@ static HAK_COLD void hak_live_open_locked(void)
 	if (hak_fork_page && hak_load(hak_fork_page) == 0)
 		hak_live.thread = 0; /* a child without fork's handlers has none of its parent's threads */
 	hak_live.pid = getpid();
-	if (!hak_os_share(&hak_live.command_file, "hakmem-command", hak_boot.os_page, false))
-		return; /* no memory, no descriptor, or no system call: nobody sees us */
+	if (!hak_os_share(&hak_live.command_file, "hakmem-command", hak_boot.os_page, false)) {
+		hak_live.pid = 0; /* no memory, no descriptor, or no system call: nobody sees us yet */
+		return;
+	}
 	hak_live.command = hak_live.command_file.at;
 	hak_live.command->format = HAK_COMMAND_FORMAT;
 	hak_live.command->pid = (uint32_t)hak_live.pid;
 	memcpy(hak_live.command->magic, "hakmem", sizeof "hakmem");
 	hak_hg_relaxed(hak_live.command->look);
-	if (!hak_live_make_locked(&hak_live.page, "hakmem-stats", hak_live_sections, HAK_LIVE_COUNT, NULL, HAK_LIVE_TEXTS))
+	if (!hak_live_make_locked(&hak_live.page, "hakmem-stats", hak_live_sections, HAK_LIVE_COUNT, NULL, HAK_LIVE_TEXTS)) {
+		hak_os_close(&hak_live.command_file); /* nobody has looked at it yet, and the next attempt makes another */
+		hak_os_unmap(hak_live.command, hak_live.command_file.len);
+		hak_live.command = NULL;
+		hak_live.pid = 0;
 		return;
+	}
 	if (hak_fork_page)
 		hak_store(&hak_fork_page[1], 1u);
 	hak_store(&hak_watch.look, &hak_live.command->look);

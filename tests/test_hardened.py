@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Optional
 
 import pytest
-from _helpers import Argument, build, case_names, program, succeed
+from _helpers import ROOT, Argument, build, case_names, program, succeed
 from test_programs import perl, python, sqlite3
 
 LEVELS = ["1", "2"]
@@ -102,3 +102,20 @@ def test_in_the_default_library_a_freed_block_is_the_next_one() -> None:
     same, own, _other = reuse("")
     assert same == 1000
     assert own == list(range(23, -1, -1))
+
+
+PROMISES = """
+import ctypes, hakmem
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, (ctypes.c_void_p,)
+blocks = [libc.malloc(30000) for _ in range(400)]
+for i, block in enumerate(blocks):
+    if i % 8: libc.free(block)
+print(sum(slab.free_page_bytes for slab in hakmem._Here().rows("segment") if slab.state == "slab" and slab.block_size > 30000))
+"""
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_no_pages_are_promised_that_are_kept_to_be_checked(level: str) -> None:
+    said = under(level, [sys.executable, "-c", PROMISES], env={"PYTHONPATH": str(ROOT)})
+    assert (int(said) > 0) == (level == "1"), said

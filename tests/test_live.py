@@ -116,6 +116,19 @@ def test_a_library_that_is_loaded_late_has_a_page() -> None:
     succeed([program("live_cases.c"), "loaded_late"], env={**PAGE, "LATE": str(library())}, preload=False)
 
 
+def test_what_rises_never_falls() -> None:
+    succeed([program("live_cases.c"), "what_rises_never_falls"], env=PAGE)
+
+
+def test_texts_of_rules_that_come_and_go() -> None:
+    succeed([program("live_cases.c"), "texts_of_rules_that_come_and_go"], env={**PAGE, "HAKMEM_SITES": "1"})
+
+
+def test_a_page_for_which_there_is_no_memory_leaves_nothing_behind() -> None:
+    env = {**PAGE, "LD_PRELOAD": str(build.build("debug", quiet=True))}
+    succeed([program("live_cases.c"), "no_memory_for_the_page"], env=env, preload=False)
+
+
 def test_details_for_which_there_is_no_memory() -> None:
     env = {**PAGE, "LD_PRELOAD": str(build.build("debug", quiet=True))}
     succeed([program("live_cases.c"), "no_memory_for_details"], env=env, preload=False)

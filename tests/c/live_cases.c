@@ -270,6 +270,152 @@ static void no_memory_for_details(void) /* debug library: each mapping that they
     CHECK(refused == 2, "%d", refused); /* the file's, and that in which its rows are made */
 }
 
+static int files_mapped(void) /* of hakmem's */
+{
+    int n = 0;
+    char line[512];
+    FILE *maps = fopen("/proc/self/maps", "r");
+    CHECK(maps);
+    while (fgets(line, sizeof line, maps)) n += strstr(line, "/memfd:hakmem") != NULL;
+    fclose(maps);
+    return n;
+}
+
+static void no_memory_for_the_page(void) /* debug library: each mapping that a child's files need is refused in turn */
+{
+    enum { MMAP = 1 };
+    uint64_t (*refuse)(uint32_t, uint64_t, uint64_t);
+    *(void **)&refuse = hak("hak_debug_fail");
+    int without = 0;
+    CHECK(files() == 2 && files_mapped() == 2);
+    for (uint64_t nth = 1; nth <= 5; nth++) {
+        slow_path();
+        pid_t pid = fork();
+        if (pid == 0) {
+            CHECK(files() == 0 && files_mapped() == 0);
+            refuse(MMAP, nth, 1);
+            for (int i = 0; i < 20; i++) slow_path(); /* BigCache has what they want */
+            refuse(0, 0, 0);
+            CHECK(files() == files_mapped() && (files() == 0 || files() == 2), "%d %d", files(), files_mapped());
+            _exit(files() ? 0 : 7);
+        }
+        int how = wait_for(pid);
+        CHECK(how == 0 || how == 7 << 8, "%d", how);
+        without += how != 0;
+    }
+    CHECK(without == 3, "%d", without); /* the command page's, the page's, and that in which its rows are made */
+}
+
+static void texts_of_rules_that_come_and_go(void)
+{
+    struct live_command *c = live_command(getpid());
+    int (*rule)(const char *);
+    struct live l;
+    char where[240], text[260];
+    *(void **)&rule = hak("hak_site_rule");
+    CHECK(live_open(&l, getpid(), "hakmem-stats"));
+    for (int i = 0; i < 1000; i++) { /* more than there is room for at once */
+        snprintf(where, sizeof where, "%0*d_function", 200, i);
+        where[0] = 'x';
+        snprintf(text, sizeof text, "%s:nocache", where);
+        CHECK(rule(text) == 0);
+        obey(c, DO_PUBLISH, "", 0);
+        live_whole(&l);
+        CHECK(strcmp(live_text(&l, "rule", 0, "where"), where) == 0, "rule %d: %s", i, live_text(&l, "rule", 0, "where"));
+        CHECK(strcmp(live_text(&l, "lock", 0, "name"), "") != 0, "rule %d", i);
+        snprintf(text, sizeof text, "%s:none", where);
+        CHECK(rule(text) == 0);
+    }
+}
+
+static atomic_int lanes_stop;
+static _Atomic(void *) handed_on[512];
+
+static void *short_life(void *argument) /* leaves blocks in its stacks, and others' in its batches */
+{
+    uint64_t seed = (uintptr_t)argument;
+    for (int i = 0; i < 400; i++) {
+        void *p = malloc(random_between(&seed, 1, i % 16 ? 800 : 100 * KIB));
+        CHECK(p);
+        free(atomic_exchange(&handed_on[next_random(&seed) % COUNT_OF(handed_on)], p));
+    }
+    return NULL;
+}
+
+static void *lane(void *argument) /* threads end and begin, and have the heaps of those before them */
+{
+    for (uintptr_t i = (uintptr_t)argument << 32; !atomic_load(&lanes_stop); i++) {
+        pthread_t thread;
+        CHECK(pthread_create(&thread, NULL, short_life, (void *)i) == 0);
+        pthread_join(thread, NULL);
+        if (i % 64 == 0) malloc_trim(0);
+    }
+    return NULL;
+}
+
+static void what_rises_never_falls(void)
+{
+    enum { MOST = 32768, FIELDS = 512 };
+    static struct { size_t section, offset; char name[80]; } rises[FIELDS];
+    static uint64_t last[MOST];
+    struct live_command *c = live_command(getpid());
+    struct live l;
+    pthread_t thread[2];
+    char line[1024], section[64] = "", name[64];
+    size_t count = 0, n;
+    CHECK(live_open(&l, getpid(), "hakmem-stats"));
+    const char *at = (const char *)l.head + l.head->text, *end = at + l.head->text_len;
+    for (; at < end; at += n + 1) {
+        n = strcspn(at, "\n");
+        CHECK(n < sizeof line);
+        memcpy(line, at, n);
+        line[n] = 0;
+        sscanf(line, "record\t%63[a-z]", section);
+        char kind, *views = line; /* field, name, kind, unit, views */
+        if (sscanf(line, "field\t%63[a-z_0-9]\t%c", name, &kind) != 2) continue;
+        for (int i = 0; i < 4; i++) views = strchr(views, '\t') + 1;
+        *strchr(views, '\t') = 0;
+        /* rows of these stay at their place; those of heaps and of BigCache's keys come and go */
+        if (!strstr(views, "rises") || !strstr("stats class tier lock shard", section)) continue;
+        CHECK(kind == 'Q' && count < FIELDS);
+        rises[count].section = live_section(&l, section);
+        rises[count].offset = live_offset(&l, section, name, &kind);
+        snprintf(rises[count++].name, sizeof rises->name, "%.30s.%.40s", section, name);
+    }
+    CHECK(count > 60, "%zu", count);
+    for (uintptr_t i = 0; i < 2; i++) CHECK(pthread_create(&thread[i], NULL, lane, (void *)(i + 1)) == 0);
+    for (int reading = 0; reading < 5000; reading++) {
+        uint64_t number = live_ask(c, DO_PUBLISH, "", 0);
+        for (int i = 0; i < 1000000 && !live_is_done(c, number); i++) {
+            slow_path();
+            if (i % 100 == 99) sleep_ms(1); /* who obeys it may have to wait for a processor */
+        }
+        CHECK(live_is_done(c, number));
+        /* The others publish, too: what is read is of one moment if none has done so meanwhile. */
+        static uint64_t now[MOST];
+        uint64_t seq = __atomic_load_n(&l.head->seq, __ATOMIC_ACQUIRE);
+        size_t k = 0;
+        for (size_t f = 0; f < count; f++)
+            for (size_t r = 0; r < l.most[rises[f].section]; r++, k++) {
+                const char *row = (const char *)l.head + l.row[rises[f].section] + r * l.row_size[rises[f].section];
+                CHECK(k < MOST);
+                now[k] = __atomic_load_n((const uint64_t *)(const void *)(row + rises[f].offset), __ATOMIC_RELAXED);
+            }
+        __atomic_thread_fence(__ATOMIC_ACQUIRE);
+        if (seq % 2 || __atomic_load_n(&l.head->seq, __ATOMIC_RELAXED) != seq) continue;
+        k = 0;
+        for (size_t f = 0; f < count; f++)
+            for (size_t r = 0; r < l.most[rises[f].section]; r++, k++) {
+                CHECK(now[k] >= last[k], "%s of row %zu: %llu, then %llu", rises[f].name, r, (unsigned long long)last[k],
+                      (unsigned long long)now[k]);
+                last[k] = now[k];
+            }
+    }
+    atomic_store(&lanes_stop, 1);
+    for (int i = 0; i < 2; i++) pthread_join(thread[i], NULL);
+    CHECK(last[0] > 0);
+}
+
 static void obeys_in_the_next_slow_path(void)
 {
     struct live_command *c = live_command(getpid());
@@ -674,7 +820,8 @@ static void loaded_late(void)
 }
 
 static const struct test_case CASES[] = {
-    CASE(description), CASE(rows), CASE(long_texts), CASE(more_heaps_than_rows), CASE(commands), CASE(no_memory_for_details), CASE(obeys_in_the_next_slow_path), CASE(answers_while_it_sleeps),
+    CASE(description), CASE(rows), CASE(long_texts), CASE(more_heaps_than_rows), CASE(commands), CASE(no_memory_for_details), CASE(no_memory_for_the_page),
+    CASE(texts_of_rules_that_come_and_go), CASE(what_rises_never_falls), CASE(obeys_in_the_next_slow_path), CASE(answers_while_it_sleeps),
     CASE(a_childs_page_is_its_own), CASE(a_child_without_forks_handlers), CASE(a_child_in_its_parents_memory),
     CASE(has_none), CASE(gone_after_exec), CASE(without_the_system_call), CASE(a_daemon), CASE(rubbish),
     CASE(small_stacks), CASE(errno_stays), CASE(report_on_a_signal), CASE(report_with_an_own_handler),
