@@ -25,6 +25,13 @@ def tree(tmp_path, root):
     return tmp_path
 
 
+@pytest.fixture
+def small_tree(tree):
+    """The same with a source that is compiled at once, for what has nothing to do with what stands in it."""
+    (tree / "_hakmem_backend.c").write_text("const char *hak_malloc(void) { return HAK_VARIANT; }\n", encoding="utf-8")
+    return tree
+
+
 def script(tree, run, *arguments, **keywords):
     return run(sys.executable, tree / "build.py", *arguments, **keywords)
 
@@ -41,25 +48,25 @@ def test_print_path_builds_nothing(tree, run):
     assert not list(tree.glob("*.so"))
 
 
-def test_prints_the_compiler_line_once_and_then_does_nothing(tree, run):
-    first = script(tree, run)
+def test_prints_the_compiler_line_once_and_then_does_nothing(small_tree, run):
+    first = script(small_tree, run)
     assert "-DHAK_VARIANT" in first.stdout
-    assert str(tree / "_hakmem_backend.so") in first.stdout
-    before = (tree / "_hakmem_backend.so").stat()
-    assert script(tree, run).stdout == ""
-    assert (tree / "_hakmem_backend.so").stat() == before
+    assert str(small_tree / "_hakmem_backend.so") in first.stdout
+    before = (small_tree / "_hakmem_backend.so").stat()
+    assert script(small_tree, run).stdout == ""
+    assert (small_tree / "_hakmem_backend.so").stat() == before
 
 
-def test_compiles_again_when_the_source_or_the_flags_change_or_when_forced(tree, run):
-    script(tree, run)
-    with open(tree / "_hakmem_backend.c", "a", encoding="utf-8") as source:
+def test_compiles_again_when_the_source_or_the_flags_change_or_when_forced(small_tree, run):
+    script(small_tree, run)
+    with open(small_tree / "_hakmem_backend.c", "a", encoding="utf-8") as source:
         source.write("\n/* changed */\n")
-    assert script(tree, run).stdout
-    text = (tree / "build.py").read_text(encoding="utf-8")
-    (tree / "build.py").write_text(text.replace('"-O2",', '"-O2 -g0",'), encoding="utf-8")
-    assert script(tree, run).stdout
-    assert not script(tree, run).stdout
-    assert script(tree, run, "--force").stdout
+    assert script(small_tree, run).stdout
+    text = (small_tree / "build.py").read_text(encoding="utf-8")
+    (small_tree / "build.py").write_text(text.replace('"-O2",', '"-O2 -g0",'), encoding="utf-8")
+    assert script(small_tree, run).stdout
+    assert not script(small_tree, run).stdout
+    assert script(small_tree, run, "--force").stdout
 
 
 @pytest.mark.parametrize("variant", build.VARIANTS)
@@ -86,27 +93,27 @@ def test_without_a_compiler_it_says_how_to_get_one(tree, run):
     assert "Traceback" not in done.stderr
 
 
-def test_without_a_compiler_a_current_library_is_left_alone(tree, run):
-    script(tree, run)
-    assert script(tree, run, PATH="/nonexistent", CC=None).stdout == ""
+def test_without_a_compiler_a_current_library_is_left_alone(small_tree, run):
+    script(small_tree, run)
+    assert script(small_tree, run, PATH="/nonexistent", CC=None).stdout == ""
 
 
-def test_cc_decides_and_may_carry_arguments(tree, run):
-    assert script(tree, run, CC="gcc -pipe").stdout.startswith("gcc -pipe ")
-    done = script(tree, run, "--force", check=False, CC="no-such-compiler")
+def test_cc_decides_and_may_carry_arguments(small_tree, run):
+    assert script(small_tree, run, CC="gcc -pipe").stdout.startswith("gcc -pipe ")
+    done = script(small_tree, run, "--force", check=False, CC="no-such-compiler")
     assert done.returncode == 1
     assert "CC=no-such-compiler" in done.stderr
 
 
-def test_an_error_of_the_compiler_is_shown_and_leaves_the_library_as_it_was(tree, run):
-    script(tree, run)
-    before = (tree / "_hakmem_backend.so").read_bytes()
-    (tree / "_hakmem_backend.c").write_text("int broken(void) { return }\n", encoding="utf-8")
-    done = script(tree, run, check=False)
+def test_an_error_of_the_compiler_is_shown_and_leaves_the_library_as_it_was(small_tree, run):
+    script(small_tree, run)
+    before = (small_tree / "_hakmem_backend.so").read_bytes()
+    (small_tree / "_hakmem_backend.c").write_text("int broken(void) { return }\n", encoding="utf-8")
+    done = script(small_tree, run, check=False)
     assert done.returncode == 1
     assert "broken" in done.stderr
-    assert (tree / "_hakmem_backend.so").read_bytes() == before
-    assert not list(tree.glob(".*.new"))
+    assert (small_tree / "_hakmem_backend.so").read_bytes() == before
+    assert not list(small_tree.glob(".*.new"))
 
 
 def test_an_unknown_variant_is_refused_with_the_known_ones():

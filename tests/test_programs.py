@@ -114,7 +114,7 @@ def words(count: int) -> bytes:
 
 def c_compiler(run: Run, here: Path) -> str:
     source = ROOT / "_hakmem_backend.c"
-    run([*cc(), "-O2", "-std=gnu11", "-c", source, "-o", "out.o"])
+    run([*cc(), "-O0", "-std=gnu11", "-c", source, "-o", "out.o"])
     run([*cc(), "-O1", "-g", "-std=gnu11", "-S", source, "-o", "out.s"])
     return digest(here / "out.o") + digest(here / "out.s")
 
