@@ -4004,7 +4004,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         sys.stdout.flush()
     except (ValueError, RuntimeError, OSError, ImportError) as error:
         if not isinstance(error, BrokenPipeError):  # then the reader has seen enough
-            said = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else error
+            said: object = error
+            if isinstance(error, OSError) and error.strerror:  # what it is, without its number
+                said = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
             print(f"hakmem: {options.action}: {said}", file=sys.stderr)
         if isinstance(error, OSError) and options.action != "run":  # what could not be written is not tried again
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
