@@ -19,18 +19,12 @@ read at import: nothing here lists them a second time. `python -m hakmem config`
 
 from __future__ import annotations
 
-import argparse
-import base64
 import collections
 import contextlib
 import copy
-import csv
 import ctypes
-import datetime
-import difflib
 import fcntl
 import functools
-import html
 import importlib
 import importlib.util
 import io
@@ -45,11 +39,9 @@ import re
 import resource
 import select
 import shlex
-import shutil
 import signal
 import stat
 import struct
-import subprocess
 import sys
 import termios
 import threading
@@ -60,7 +52,10 @@ import weakref
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, NamedTuple, NoReturn, Optional, TypeVar, Union, cast
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, NoReturn, Optional, TypeVar, Union, cast
+
+if TYPE_CHECKING:
+    import argparse
 
 __all__ = [
     "Advice", "Buffer", "ClassSlabs", "Comparison", "Config", "Finding", "HakmemError", "Heatmap", "MemoryPool",
@@ -216,18 +211,6 @@ class _Field(NamedTuple):
     help: str
 
 
-class _Layout(NamedTuple):
-    """One kind of record: its ctypes structure, its fields, and the named tuple that users get."""
-
-    structure: Any
-    fields: tuple[_Field, ...]
-    record: Callable[..., Any]
-
-    def read(self, raw: ctypes.Structure) -> Any:
-        values = (getattr(raw, field.name) for field in self.fields)
-        return self.record(*[value.decode() if isinstance(value, bytes) else value for value in values])
-
-
 def _record(name: str, fields: Iterable[_Field]) -> Any:
     """The named tuple of a record."""
     make: Any = collections.namedtuple
@@ -238,6 +221,21 @@ def _record(name: str, fields: Iterable[_Field]) -> Any:
     return record
 
 
+class _Layout:
+    """One kind of record: its ctypes structure, its fields, and the named tuple that users get."""
+
+    def __init__(self, name: str, structure: Any, fields: tuple[_Field, ...]) -> None:
+        self.name, self.structure, self.fields = name, structure, fields
+
+    @functools.cached_property
+    def record(self) -> Any:
+        return _record(self.name, self.fields)
+
+    def read(self, raw: ctypes.Structure) -> Any:
+        values = (getattr(raw, field.name) for field in self.fields)
+        return self.record(*[value.decode() if isinstance(value, bytes) else value for value in values])
+
+
 def _layout(described: Any) -> _Layout:
     name = described.name.decode()
     raw_fields = (_RawField * described.nfields).from_address(described.fields)
@@ -246,7 +244,7 @@ def _layout(described: Any) -> _Layout:
     made = [(getattr(structure, field.name).offset, getattr(structure, field.name).size) for field in fields]
     if made != [(raw.offset, raw.size) for raw in raw_fields] or ctypes.sizeof(structure) != described.size:
         raise ImportError(f"{_mode.path}: the layout of its record {name!r} is not what it says")
-    return _Layout(structure, fields, _record(name, fields))
+    return _Layout(name, structure, fields)
 
 
 _LAYOUTS = {raw.name.decode(): _layout(raw) for raw in (_RawRecord * _about.nrecords).from_address(_about.records)}
@@ -660,6 +658,13 @@ class Option:
         return f"<hakmem option {self.name} = {value}, {self.env}: {self.help}>"
 
 
+def _nearest(name: str, names: Iterable[str]) -> str:
+    """The name that was meant, perhaps."""
+    import difflib
+
+    return (difflib.get_close_matches(name, names, 1, 0) or ["none"])[0]
+
+
 class Config(Mapping[str, Any]):
     """The options of the allocator, by attribute or item: config.purge_ms = 500, config["purge_ms"]."""
 
@@ -675,8 +680,7 @@ class Config(Mapping[str, Any]):
         """The option of this name."""
         if name in self.options:
             return self.options[name]
-        near = difflib.get_close_matches(str(name), self.options, 1, 0)
-        raise UnknownOptionError(f"there is no option {name!r}; the nearest is {near[0]!r}")
+        raise UnknownOptionError(f"there is no option {name!r}; the nearest is {_nearest(str(name), self.options)!r}")
 
     def __getitem__(self, name: str) -> Any:
         return self.option(name).value
@@ -976,26 +980,11 @@ _COMMAND = struct.Struct("=8s4I4Q2IqQ64s")
 _DO = {"publish": 1, "detail": 2, "release": 3, "trim": 4, "set": 5}
 
 
-class _Head(NamedTuple):
-    """How each file begins that a process shows itself with: C's hak_live_head_t."""
-
-    magic: bytes
-    format: int
-    abi: int
-    pid: int
-    thread: int
-    size: int
-    text: int
-    text_len: int
-    words: int
-    words_len: int
-    counts: int
-    sections: int
-    seq: int
-    published: int
-    at_ns: int
-    cost_ns: int
-    sum: int
+# how each file begins that a process shows itself with: C's hak_live_head_t
+_Head = collections.namedtuple(
+    "_Head",
+    "magic format abi pid thread size text text_len words words_len counts sections seq published at_ns cost_ns sum",
+)
 
 
 class _Section(NamedTuple):
@@ -1011,6 +1000,7 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
+@functools.lru_cache(maxsize=8)
 def _described_by(text: bytes) -> tuple[str, str, dict[str, _Section]]:
     """Version, variant and sections of a description; fields of a kind that only later versions know are left out."""
     lines = [line.split("\t") for line in text.decode().splitlines()]
@@ -1036,7 +1026,6 @@ def _described_by(text: bytes) -> tuple[str, str, dict[str, _Section]]:
 
 
 _WIDTHS = {"Q": 8, "q": 8, "I": 4, "z": 8}
-_described_by_cached = functools.lru_cache(maxsize=8)(_described_by)
 
 
 def _opened(path: str, mode: str) -> Any:
@@ -1070,7 +1059,7 @@ class _Page:
             raise ValueError(f"it begins with {head.magic!r}, {head.format}")
         if head.size > len(self.memory):
             raise ValueError("it is cut off")
-        self.version, self.variant, layouts = _described_by_cached(self._bytes(head.text, head.text_len))
+        self.version, self.variant, layouts = _described_by(self._bytes(head.text, head.text_len))
         self.layouts = dict(layouts)
         if len(layouts) != head.sections:
             raise ValueError(f"{len(layouts)} of {head.sections} sections are described")
@@ -1141,14 +1130,55 @@ class _Page:
         return read
 
 
+def _text_of(path: Path) -> str:
+    """A file of the system's; "" if it is not there."""
+    with contextlib.suppress(OSError):
+        return path.read_text(encoding="utf-8", errors="surrogateescape")
+    return ""
+
+
+def _pairs(text: str, between: str = ":") -> dict[str, str]:
+    """Lines such as `VmSize: 12 kB`."""
+    return {name.strip(): value.strip() for name, _, value in (line.partition(between) for line in text.splitlines())}
+
+
+def _kib(text: str) -> int:
+    """The bytes of "12 kB"."""
+    return int(text.partition(" ")[0] or 0) << 10
+
+
 def _status(pid: int) -> dict[str, str]:
     """/proc/PID/status; HakmemError if there is no such process."""
-    try:
-        with open(f"/proc/{operator.index(pid)}/status", encoding="utf-8", errors="replace") as file:
-            parts = [line.partition(":") for line in file]
-            return {name: _printable(value.strip().replace("\t", " ")) for name, _, value in parts}
-    except (FileNotFoundError, ProcessLookupError):
-        raise _Ended(f"there is no process {pid}") from None
+    text = _text_of(Path(f"/proc/{operator.index(pid)}/status"))
+    if not text:
+        raise _Ended(f"there is no process {pid}")
+    return {name: _printable(value.replace("\t", " ")) for name, value in _pairs(text).items()}
+
+
+def _living(pid: int, status: Mapping[str, str]) -> str:
+    """A process as messages call it; HakmemError for what has ended, or belongs to the kernel."""
+    if status["State"][0] in "ZX":
+        raise _Ended(f"process {pid} has ended, and its parent has not taken notice yet (a zombie)")
+    name = f"process {pid} ({status['Name']})"
+    if "VmSize" not in status:
+        raise HakmemError(f"{name} is part of the kernel")
+    return name
+
+
+def _inside(pid: int, status: Mapping[str, str]) -> int:
+    """The number of a process in its own container."""
+    return int(status.get("NSpid", str(pid)).split()[-1])
+
+
+def _denied(pid: int, status: Mapping[str, str]) -> _Denied:
+    """Why this user may not look into a process."""
+    uid = int(status["Uid"].split()[1])
+    if os.geteuid() == 0:
+        return _Denied(f"not even this root may look into process {pid}: the container or the kernel forbids it")
+    if uid == os.geteuid():
+        why = "it has changed its user, forbidden it (prctl), or closed the file in which it shows itself"
+        return _Denied(f"only root may look into process {pid}: {why}")
+    return _Denied(f"process {pid} is {_user(uid)}'s: only that user and root may look into it")
 
 
 @functools.lru_cache(maxsize=256)
@@ -1160,16 +1190,16 @@ def _user(uid: int) -> str:
         return str(uid)
 
 
-def _shown_files(pid: int, name: str) -> list[str]:
+def _shown_files(pid: int, name: str, root: Union[str, Path] = "/") -> list[str]:
     """Where a process's files of that name can be opened, in which it shows itself."""
-    found, link = [], f"/memfd:hakmem-{name} (deleted)"
-    for place in os.listdir(f"/proc/{pid}/fd"):
+    found, link, proc = [], f"/memfd:hakmem-{name} (deleted)", os.path.join(root, "proc", str(pid))
+    for place in os.listdir(f"{proc}/fd"):
         with contextlib.suppress(FileNotFoundError):
-            if os.readlink(f"/proc/{pid}/fd/{place}") == link:
-                found.append(f"/proc/{pid}/fd/{place}")
+            if os.readlink(f"{proc}/fd/{place}") == link:
+                found.append(f"{proc}/fd/{place}")
     if not found:  # it may have closed its descriptors; whoever may do anything finds what it maps
-        with open(f"/proc/{pid}/maps", encoding="utf-8", errors="replace") as maps:
-            found = [f"/proc/{pid}/map_files/{line.split()[0]}" for line in maps if link in line]
+        with open(f"{proc}/maps", encoding="utf-8", errors="replace") as maps:
+            found = [f"{proc}/map_files/{line.split()[0]}" for line in maps if link in line]
     return found
 
 
@@ -1189,6 +1219,7 @@ class _Process:
     page: _Page
     head: _Head
     _rows: dict[str, list[Any]]
+    _asked_at = ""
 
     def __init__(self, pid: int, fresh: float = 0.05) -> None:
         self.pid = pid
@@ -1209,28 +1240,18 @@ class _Process:
                     self.ask("publish", timeout=fresh)
             self.head, self._rows = self.page.read(1.0 if fresh else 0.1)
         except PermissionError:
-            uid = int(_status(self.pid)["Uid"].split()[1])
-            if uid == os.geteuid():
-                why = "it has changed its user, or closed the file in which it shows itself"
-                raise _Denied(f"only root may look into process {self.pid}: {why}") from None
-            raise _Denied(f"process {self.pid} is {_user(uid)}'s: only that user and root may look into it") from None
+            raise _denied(self.pid, _status(self.pid)) from None
         except (FileNotFoundError, ProcessLookupError):
             raise _Ended(f"process {self.pid} has just ended") from None
         except _Silent as silent:
             raise _Unread(f"process {self.pid} ({self.status['Name']}): {silent}") from None
 
     def _open(self) -> _Page:
-        if self.status["State"][0] in "ZX":
-            raise _Ended(f"process {self.pid} has ended, and its parent has not taken notice yet")
-        name = f"process {self.pid} ({self.status['Name']})"
-        if "VmSize" not in self.status:
-            raise HakmemError(f"{name} is part of the kernel")
-        inside = int(self.status.get("NSpid", str(self.pid)).split()[-1])  # its number in its own container
-        pages = []
+        name, pages = _living(self.pid, self.status), []
         for path in _shown_files(self.pid, "stats"):
             with contextlib.suppress(FileNotFoundError):
                 page = _Page(path)
-                if page.first.pid == inside:  # not what a child has of its parent, or a reader of others
+                if page.first.pid == _inside(self.pid, self.status):  # not of its parent's, or of others that it reads
                     pages.append(page)
         if pages:
             return max(pages, key=lambda page: page.head().at_ns)
@@ -1246,7 +1267,7 @@ class _Process:
     @property
     def rss(self) -> int:
         """Resident bytes, as of the last reading."""
-        return int(self.status.get("VmRSS", "0").split()[0]) << 10
+        return _kib(self.status.get("VmRSS", ""))
 
     @property
     def layouts(self) -> Mapping[str, Any]:
@@ -1255,7 +1276,7 @@ class _Process:
     @property
     def age(self) -> float:
         """How old the state is, in seconds."""
-        return max(time.monotonic_ns() - self.head.at_ns, 0) / 1e9
+        return max(time.monotonic_ns() - int(self.head.at_ns), 0) / 1e9
 
     @property
     def about(self) -> dict[str, Any]:
@@ -1302,6 +1323,7 @@ class _Process:
                     raise HakmemError(f"{path} is not of a form that hakmem {__version__} knows")
                 if pid != self.head.pid:  # it asks another process itself, or has just been forked
                     continue
+                self._asked_at = path
                 self._until(deadline, lambda: self._locks(file), "others are asking it")
                 word = (ctypes.c_char * len(memory)).from_buffer(memory)
                 try:
@@ -1341,6 +1363,10 @@ class _Process:
         return int(result)
 
     def _files(self, name: str) -> list[str]:
+        """Where such a file can be; that of commands is first looked for where it was, for a server has many files."""
+        with contextlib.suppress(OSError):
+            if name == "command" and os.readlink(self._asked_at) == "/memfd:hakmem-command (deleted)":
+                return [self._asked_at]
         try:
             return _shown_files(self.pid, name)
         except (FileNotFoundError, ProcessLookupError):
@@ -1384,7 +1410,7 @@ def _shown_pids() -> Iterator[int]:
     """The processes that let themselves be seen, of those that this user may look into."""
     for pid in _pids():
         with contextlib.suppress(OSError, ValueError, struct.error):  # another's, has just ended, or is unlike ours
-            inside = int(_status(pid).get("NSpid", str(pid)).split()[-1])
+            inside = _inside(pid, _status(pid))
             for path in _shown_files(pid, "stats"):
                 with _opened(path, "rb") as file:
                     own = _Head(*_HEAD.unpack(file.read(_HEAD.size))).pid == inside  # not what it has of its parent
@@ -1394,6 +1420,11 @@ def _shown_pids() -> Iterator[int]:
 
 
 _Source = Union[_Here, _Process]
+
+
+def _source(pid: Optional[int], fresh: float = 0.05) -> _Source:
+    """The process of a number, as it shows itself; where there is none the one that asks."""
+    return _Process(pid, fresh) if pid else _Here()
 
 
 def _duration(seconds: float) -> str:
@@ -1423,6 +1454,12 @@ def _rss(pid: Optional[int] = None) -> int:
         raise _Ended(f"process {pid} has just ended") from None
 
 
+def _with_bytes(row: dict[str, Any]) -> dict[str, Any]:
+    """A class, of which only blocks are counted, with its bytes; what knows its bytes as it is."""
+    counts = {"alloc": "allocs", "freed": "frees", "live": "live_blocks", "cached": "cached_blocks"}
+    return {**{f"{of}_bytes": row.get(n, 0) * row["size"] for of, n in counts.items() if "size" in row}, **row}
+
+
 class _Table(NamedTuple):
     """Rows of plain values; units by column, else each row's own "unit" applies to its numbers."""
 
@@ -1431,27 +1468,19 @@ class _Table(NamedTuple):
     units: dict[str, str]
 
 
-def _shows(field: _Field, view: str) -> bool:
-    return not field.view or view in field.view.split()
-
-
-def _record_table(title: str, layout: _Layout, records: list[Any], view: str) -> _Table:
-    """The fields of the records that a view shows, with the hit rate beside the allocations it is of."""
-    shown = [field for field in layout.fields if _shows(field, view)]
-    units = {field.name: field.unit for field in shown}
+def _of(source: _Source, kind: str, title: str, view: str) -> _Table:
+    """The fields of a kind's records that a view shows, with the hit rate beside the allocations it is of."""
+    fields = source.layouts[kind].fields
+    shown = [field for field in fields if not field.view or view in field.view.split()]
     rows = []
-    for record in records:
-        values = dict(zip((field.name for field in layout.fields), record))
+    for record in source.rows(kind):
+        values = dict(zip((field.name for field in fields), record))
         row = {field.name: values[field.name] for field in shown}
         if "allocs" in row and "misses" in values:
             cached = row["allocs"] and values.get("classes", 1)  # a tier without classes has no caches
             row["hit_rate"] = 1 - values["misses"] / row["allocs"] if cached else None
         rows.append(row)
-    return _Table(title, rows, {**units, "hit_rate": "ratio"})
-
-
-def _of(source: _Source, kind: str, title: str, view: str) -> _Table:
-    return _record_table(title, source.layouts[kind], source.rows(kind), view)
+    return _Table(title, rows, {**{field.name: field.unit for field in shown}, "hit_rate": "ratio"})
 
 
 def _counters(source: _Source, view: str) -> _Table:
@@ -1463,10 +1492,6 @@ def _counters(source: _Source, view: str) -> _Table:
         if view in field.view.split()
     ]
     return _Table("counters", rows, {})
-
-
-def _tiers(source: _Source, view: str) -> _Table:
-    return _of(source, "tier", "tiers", view)
 
 
 def _classes(source: _Source, view: str) -> _Table:
@@ -1491,7 +1516,7 @@ def _summary(source: _Source) -> list[_Table]:
     meaning = "resident memory of the whole process, whoever allocated it"
     rss = {"counter": "process_rss", "value": _rss(source.pid), "unit": "bytes", "meaning": meaning}
     counters.rows.append(rss)
-    return [_tiers(source, "summary"), counters]
+    return [_of(source, "tier", "tiers", "summary"), counters]
 
 
 def _pools(source: _Source) -> list[_Table]:
@@ -1508,7 +1533,7 @@ def _pools(source: _Source) -> list[_Table]:
         else:
             others.append(row)
     units = {"bytes": "bytes", "share": "ratio"}
-    tables = [_tiers(source, "pools"), _classes(source, "pools"), counters._replace(rows=others)]
+    tables = [_of(source, "tier", "tiers", "pools"), _classes(source, "pools"), counters._replace(rows=others)]
     return [_Table("committed", parts, units), *tables]
 
 
@@ -1636,17 +1661,20 @@ class _Text(str):
         return self.html()
 
 
-def _in_one(heading: str, tables: Sequence[_Table], fmt: str) -> str:
+def _in_one(heading: str, tables: Sequence[_Table], fmt: str, notes: Sequence[str] = ()) -> str:
     """Tables below one another; as JSON, by title."""
     if fmt == "json":
         return json.dumps({table.title: table.rows for table in tables}, indent=1)
     texts = [heading]
     for table in tables:
         texts += [table.title] * (len(tables) > 1) + [_as_text(table, fmt)]
+    texts += notes
     if fmt == "html":  # where tabulate has escaped what it makes
+        import html
+
         texts = [text if text.startswith("<table") else f"<p>{html.escape(text)}</p>" for text in texts]
     text = _Text("\n\n".join(texts))
-    text.html = functools.partial(_in_one, heading, tables, "html")
+    text.html = functools.partial(_in_one, heading, tables, "html", notes)
     return text
 
 
@@ -1670,11 +1698,11 @@ def report(view: str = "summary", fmt: str = "simple", pid: Optional[int] = None
     """
     if view not in _VIEWS:
         raise ValueError(f"no view {view!r}; there are {', '.join(_VIEWS)}")
-    source: _Source = _Process(pid) if pid else _Here()
+    source = _source(pid)
     try:
         tables = _VIEWS[view](source)
     except (AttributeError, KeyError, IndexError):
-        if not pid:
+        if isinstance(source, _Here):
             raise
         raise HakmemError(f"{source.heading}: it has no view {view!r}") from None
     if fmt == "json":
@@ -1789,6 +1817,8 @@ class RssMonitor:
 
     def to_csv(self, file: Union[str, os.PathLike[str]]) -> None:
         """Write the samples to a file of that name: a line of headings, then seconds and bytes."""
+        import csv
+
         with open(file, "w", encoding="utf-8", newline="") as out:
             csv.writer(out, lineterminator="\n").writerows([RssSample._fields, *self.samples])
 
@@ -1939,18 +1969,6 @@ def _object(path: str, file: Path) -> _Object:
     return it
 
 
-def _text_of(path: Path) -> str:
-    """A file of the system's; "" if it is not there."""
-    with contextlib.suppress(OSError):
-        return path.read_text(encoding="utf-8", errors="surrogateescape")
-    return ""
-
-
-def _pairs(text: str, between: str = ":") -> dict[str, str]:
-    """Lines such as `VmSize: 12 kB`."""
-    return {name.strip(): value.strip() for name, _, value in (line.partition(between) for line in text.splitlines())}
-
-
 class _Patient(NamedTuple):
     """What doctor() looks at: a process, or a command as `run` would start it from this one."""
 
@@ -2013,15 +2031,12 @@ def _born(proc: Path) -> list[str]:
 
 
 def _process(pid: int, root: Path) -> _Patient:
-    """A running process; OSError or ValueError, with one clear line, if there is none to look at."""
+    """A running process; HakmemError or OSError if there is none to look at."""
     proc = root / "proc" / str(pid)
     status = _pairs(_text_of(proc / "status"))
     if not status:
         raise FileNotFoundError
-    if status["State"][0] in "ZX":
-        raise ValueError(f"process {pid} has ended, and its parent, {status['PPid']}, has not noticed yet (a zombie)")
-    if "VmSize" not in status:
-        raise ValueError(f"process {pid} ({status['Name']}) is a thread of the kernel")
+    _living(pid, status)
     try:
         mappings = _text_of(proc / "maps").splitlines()
         variables = [os.fsdecode(entry).partition("=") for entry in (proc / "environ").read_bytes().split(b"\0")]
@@ -2029,10 +2044,7 @@ def _process(pid: int, root: Path) -> _Patient:
         program = os.readlink(proc / "exe").removesuffix(" (deleted)")
         arguments = os.fsdecode((proc / "cmdline").read_bytes()).split("\0")[:-1]
     except PermissionError:
-        who, ours = status["Uid"].split()[0], os.getuid()
-        why = f"belongs to the user with uid {who}" if who != str(ours) else "is closed to others (prctl, setuid)"
-        advice = f"look as root: sudo {sys.executable} -m hakmem doctor {pid}" if ours else "even to this root"
-        raise PermissionError(f"process {pid} {why}: {advice}") from None
+        raise _denied(pid, status) from None
     secure = dict(struct.iter_unpack("=QQ", auxiliary[: len(auxiliary) // 16 * 16])).get(23) == 1  # AT_SECURE
     rows = [line.split(maxsplit=5) for line in mappings]
     code = dict.fromkeys(row[5] for row in rows if row[5:] and row[5][0] == "/" and "x" in row[1])
@@ -2060,18 +2072,13 @@ def _prospect(command: Sequence[str], root: Path) -> _Patient:
         program = _real_program(arguments[0])
     environment = dict(os.environ)
     try:
-        library, others = _library_for_preload(None), environment.get("LD_PRELOAD", "").replace(":", " ").split()
-        environment["LD_PRELOAD"] = ":".join(dict.fromkeys([library, *others]))
+        _preload(environment, library := _library_for_preload(None))
         loader, binary = _loader_of(program)
         refused = _unfit(_object(program, Path(program)), loader)
         if os.path.basename(program) in _ELSEWHERE:
             refused = f"{program} has its command started by another process, which has an environment of its own"
         if not refused:
-            probe = [loader, "--list", os.path.realpath(binary)]
-            done = subprocess.run(probe, env=environment, capture_output=True, text=True, check=False)
-            listed = done.stdout
-            if library not in listed:
-                refused = f"{loader} does not preload it: {done.stderr.strip() or 'no reason given'}"
+            listed, refused = _listed(loader, binary, library, environment)
     except (ValueError, OSError) as error:
         refused = str(error)
     paths = [binary, *(line.split(" => ")[-1].strip().rpartition(" (")[0] for line in listed.splitlines())]
@@ -2124,9 +2131,8 @@ def _check_hakmem(patient: _Patient) -> Iterator[Finding]:
     """Whether hakmem is there, how, and how often."""
     ours, preloads, winner = patient.ours, patient.preloads(), patient.winner()
     start = f"python -m hakmem run -- {shlex.join(patient.arguments)}"
-    start = (
-        start if start.isprintable() and len(start) < 250 else "start its command with: python -m hakmem run -- command"
-    )
+    if not start.isprintable() or len(start) >= 250:
+        start = "start its command with: python -m hakmem run -- command"
     if patient.secure and "LD_PRELOAD" in patient.environment:
         advice = "start it from an account that has those rights, or link it with hakmem"
         yield Finding("problem", "LD_PRELOAD", "ignored: the program is setuid, setgid or has capabilities", advice)
@@ -2192,9 +2198,8 @@ def _check_python(patient: _Patient) -> Iterator[Finding]:
     modes = "malloc pymalloc mimalloc default debug malloc_debug pymalloc_debug mimalloc_debug".split()
     if any(re.match(r"(lib)?python3\.\d+t\b", os.path.basename(it.path)) for it in patient.objects):
         found = "free-threaded: objects always come from a mimalloc inside Python"
-        yield Finding(
-            "note", "python", found, "the python3 without t has others; arrays and buffers do come from malloc"
-        )
+        advice = "the python3 without t has others; arrays and buffers do come from malloc"
+        yield Finding("note", "python", found, advice)
     elif mode and mode not in modes:
         yield Finding("problem", "python", f"PYTHONMALLOC={mode}: Python does not start", f"one of {', '.join(modes)}")
     elif "debug" in mode or (not mode and ("-Xdev" in flags or environment.get("PYTHONDEVMODE"))):
@@ -2227,8 +2232,7 @@ def _check_variables(patient: _Patient) -> Iterator[Finding]:
         elif name.startswith("HAKMEM_"):
             level, found, advice = "ok", value, ""
             if name not in by_env:
-                near = difflib.get_close_matches(name, by_env, 1, 0)
-                level, found, advice = "problem", "there is no such option", f"the nearest is {near[0]}"
+                level, found, advice = "problem", "there is no such option", f"the nearest is {_nearest(name, by_env)}"
             elif patient.secure:
                 level, found, advice = "problem", "ignored: the program has rights of its own", f"unset {name}"
             elif not patient.ours:
@@ -2239,11 +2243,6 @@ def _check_variables(patient: _Patient) -> Iterator[Finding]:
                 except HakmemError as error:
                     level, found, advice = "problem", f"{value!r} is not taken, the default holds", str(error)
             yield Finding(level, name, found, advice)
-
-
-def _kib(text: str) -> int:
-    """The bytes of "12 kB"."""
-    return int(text.partition(" ")[0] or 0) << 10
 
 
 def _check_machine(patient: _Patient) -> Iterator[Finding]:
@@ -2329,13 +2328,10 @@ def _check_page(patient: _Patient) -> Iterator[Finding]:
     """Whether its statistics can be read from outside."""
     if not patient.pid or not patient.ours:
         return
-    links = []
-    for entry in os.listdir(patient.proc / "fd"):
-        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
-            links.append(os.readlink(patient.proc / "fd" / entry))
-    if any(link.startswith("/memfd:hakmem-stats") for link in links):
+    shown = _shown_files(patient.pid, "stats", patient.root)
+    if any("/fd/" in path for path in shown):
         yield Finding("ok", "stats page", "there")
-    elif any("/memfd:hakmem-stats" in line for line in patient.mappings):
+    elif shown:
         found = "the process has closed its descriptor, by which others find it"
         yield Finding("problem", "stats page", found, "keep it from closing descriptors that it has not opened")
     elif patient.option("stats_page") and not patient.secure:
@@ -2351,58 +2347,45 @@ _CHECKS = (_check_hakmem, _check_malloc, _check_python, _check_variables, _check
 def _examine(target: Union[int, Sequence[str]], root: Path) -> list[Finding]:
     def found(patient: _Patient) -> list[Finding]:
         texts = (map(str, finding) for check in _CHECKS for finding in check(patient))
-        # what other users chose must not reach a terminal as it is
-        return [Finding(*["".join(c if c.isprintable() else "?" for c in text) for text in row]) for row in texts]
+        return [Finding(*map(_printable, row)) for row in texts]  # of what others chose, too
 
     if not isinstance(target, int):
         return found(_prospect(target, root))
-    proc, findings = root / "proc" / str(target), list[Finding]()
+    proc = root / "proc" / str(target)
     born = _born(proc)
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it may end while we look
         findings = found(_process(target, root))
-    if not findings or _born(proc) != born:
-        raise ProcessLookupError(f"there is no process {target}, or no longer")
-    return findings
+        if _born(proc) == born:
+            return findings
+    raise _Ended(f"there is no process {target}, or no longer")
 
 
 def doctor(target: Union[int, Sequence[str], None] = None) -> list[Finding]:
     """What keeps hakmem from a process, or makes its memory other than it seems; each finding with what to do.
 
     target: the number of a process; the words of a command, which is not started, for this environment; None for this
-    process. ProcessLookupError if there is no such process, PermissionError if it is not ours to look at, ValueError
-    for a zombie or a thread of the kernel, FileNotFoundError if there is no such command.
+    process. HakmemError, in one line, if there is no such process, or it is the kernel's or not this user's;
+    FileNotFoundError if there is no such command.
     """
     return _examine(os.getpid() if target is None else target, Path("/"))
 
 
-def _doctor(words: Sequence[str], fmt: str) -> int:
-    """Print the findings; the status is 1 if there is a problem."""
-    findings = doctor(int(words[0]) if len(words) == 1 and words[0].isdigit() else words or None)
-    rows = [finding._asdict() for finding in findings]
-    for row in rows if fmt == "simple" else ():  # the advice in a line of its own, to be copied
-        advice = row.pop("advice")
-        row["found"] += f"\n  -> {advice}" * bool(advice)
-    print(_as_text(_Table("findings", rows, {}), fmt))
-    sys.stdout.flush()
-    return int(any(finding.level == "problem" for finding in findings))
-
-
 # ---- watching: ps, top, watch, trim, set -------------------------------------------------------------------
-def _ps(arguments: argparse.Namespace) -> int:
+def _ps(arguments: argparse.Namespace) -> str:
     """Every process on hakmem that this user may look into, and a count of the others."""
     rows, denied = [], 0
     for pid in _pids():
         if pid == os.getpid():
             continue
-        row: dict[str, Any] = {"pid": pid}
+        names = "user command version rss live cached free age seen".split()
+        row: dict[str, Any] = {"pid": pid, **dict.fromkeys(names)}
         try:
-            row.update(dict.fromkeys(("user", "command", "version", "rss", "live", "cached", "free", "age", "seen")))
             process = _Process(pid, fresh=0)
             stats = process.stats()
             free = sum(stats.get(f"{part}_bytes", 0) for part in ("slab_free", "free_dirty", "kept_whale"))
-            row.update(version=f"{process.page.version} {process.page.variant}")
-            row.update(live=stats.get("live_bytes"), cached=stats.get("cached_bytes"), free=free)
-            row.update(age=process.age if arguments.fmt == "json" else _duration(process.age), seen="yes")
+            row.update(version=f"{process.page.version} {process.page.variant}", seen="yes", free=free)
+            row.update(live=stats.get("live_bytes"), cached=stats.get("cached_bytes"))
+            row.update(age=process.age if arguments.fmt == "json" else _duration(process.age))
         except _Denied:
             denied += 1
             continue
@@ -2415,16 +2398,12 @@ def _ps(arguments: argparse.Namespace) -> int:
         with contextlib.suppress(HakmemError, OSError):  # it may just have ended
             status = _status(pid)
             row.update(user=_user(int(status["Uid"].split()[1])), command=_command_line(pid) or status["Name"])
-            row.update(rss=int(status.get("VmRSS", "0").split()[0]) << 10)
-            rows.append(row)
+            rows.append({**row, "rss": _kib(status.get("VmRSS", ""))})
     if arguments.fmt == "json":
-        print(json.dumps({"processes": rows, "not_looked_into": denied}, indent=1))
-        return 0
+        return json.dumps({"processes": rows, "not_looked_into": denied}, indent=1)
     units = dict.fromkeys(("rss", "live", "cached", "free"), "bytes")
-    print(_as_text(_Table("processes on hakmem", rows, units), arguments.fmt))
-    if denied:
-        print(f"\nnot looked into, as only their users and root may: {denied:,}")
-    return 0
+    text = _as_text(_Table("processes on hakmem", rows, units), arguments.fmt)
+    return text + f"\n\nnot looked into, as only their users and root may: {denied:,}" * (denied > 0)
 
 
 def _command_line(pid: int, most: int = 40) -> str:
@@ -2466,10 +2445,7 @@ def _interval(page: str, before: _Process, now: _Process) -> _Table:
     old = {key(row): row._asdict() for row in before.rows(kind)}
     rows = []
     for record in now.rows(kind):
-        values = record._asdict()
-        for part in ("live", "cached"):  # of classes only blocks are counted
-            if kind == "class":
-                values[f"{part}_bytes"] = values.get(f"{part}_blocks", 0) * values["size"]
+        values = _with_bytes(record._asdict())
         if not any(values.get(name) for name in (*shown, *rated)):
             continue
         was = old.get(key(record), {})
@@ -2519,7 +2495,7 @@ def _largest() -> list[int]:
     return [pid for _rss, pid in sorted(found, reverse=True)]
 
 
-def _top(arguments: argparse.Namespace) -> int:
+def _top(arguments: argparse.Namespace) -> Optional[str]:
     """Live, where there is a terminal for it; else a table for each of n intervals."""
     known = [arguments.pid] if arguments.pid else _largest()
     if not known:
@@ -2530,9 +2506,7 @@ def _top(arguments: argparse.Namespace) -> int:
     live = os.isatty(0) and os.isatty(1) and (os.environ.get("TERM") or "dumb") != "dumb" and not arguments.n
     if live:
         ended = _top_live(arguments, process)
-        if ended:
-            print(f"hakmem: top: {ended}")
-        return 0
+        return f"hakmem: top: {ended}" if ended else None
     for index in range(arguments.n or 1):
         before = copy.copy(process)
         time.sleep(arguments.interval)
@@ -2540,7 +2514,7 @@ def _top(arguments: argparse.Namespace) -> int:
         table = _sorted(_interval(arguments.page, before, process), arguments.sort or _PAGES[arguments.page][-1])
         gap = "\n" if index else ""
         print(gap + "\n".join([*_top_head(before, process), "", _as_text(table, "simple")]), flush=True)
-    return 0
+    return None
 
 
 def _sorted(table: _Table, column: str, upwards: bool = False) -> _Table:
@@ -2692,23 +2666,24 @@ def _top_live(arguments: argparse.Namespace, process: _Process) -> Optional[_End
         return ended
 
 
-def _watch(arguments: argparse.Namespace) -> int:
+def _watch(arguments: argparse.Namespace) -> None:
     """A line of counters for each interval, until the process ends."""
+    from datetime import datetime, timezone
+
     process = _Process(arguments.pid)
     counters = [field.name for field in process.layouts["stats"].fields if {"summary", "pools"} & {*field.view.split()}]
     columns = arguments.columns.split(",") if arguments.columns else ["time", "seconds", "rss", *counters]
     known = ["time", "seconds", "age", "rss", *process.stats()]
     for column in columns:
         if column not in known:
-            near = (difflib.get_close_matches(column, known, 1, 0) or ["rss"])[0]
-            raise HakmemError(f"there is no counter {column!r}; the nearest is {near!r}")
+            raise HakmemError(f"there is no counter {column!r}; the nearest is {_nearest(column, known)!r}")
     begin = time.monotonic()
     with open(arguments.o, "w", encoding="utf-8") if arguments.o else contextlib.nullcontext(sys.stdout) as out:
         if arguments.fmt == "csv":
             print(*columns, sep=",", file=out, flush=True)
         for line in itertools.count(1):
             seconds = time.monotonic() - begin
-            now = datetime.datetime.now(datetime.timezone.utc).astimezone().isoformat(timespec="milliseconds")
+            now = datetime.now(timezone.utc).astimezone().isoformat(timespec="milliseconds")
             row = {"time": now, "seconds": round(seconds, 3), "age": round(process.age, 6), "rss": process.rss}
             row.update(process.stats())
             chosen = {column: row.get(column) for column in columns}
@@ -2721,27 +2696,25 @@ def _watch(arguments: argparse.Namespace) -> int:
                 process.refresh()
             except _Ended:
                 break
-    return 0
 
 
-def _trim_other(arguments: argparse.Namespace) -> int:
+def _trim_other(arguments: argparse.Namespace) -> str:
     process = _Process(arguments.pid)
     given = process.ask("trim", timeout=arguments.timeout)
     before = process.rss
     process.refresh()
     after = _shown(process.rss, "bytes")
-    print(f"gave back {_shown(given, 'bytes')}; RSS {_shown(before, 'bytes')} before, {after} after")
-    return 0
+    return f"gave back {_shown(given, 'bytes')}; RSS {_shown(before, 'bytes')} before, {after} after"
 
 
-def _set_other(arguments: argparse.Namespace) -> int:
+def _set_other(arguments: argparse.Namespace) -> str:
     name, given, text = arguments.setting.partition("=")
     if not given:
         raise HakmemError(f"{arguments.setting}: write option=value")
     process = _Process(arguments.pid)
     options = {option.name: (option, value) for option, value in process.options()}
     if name not in options:
-        near = (difflib.get_close_matches(name, options, 1, 0) or ["none"])[0]
+        near = _nearest(name, options)
         raise HakmemError(f"process {process.pid} has no option {name!r}; the nearest is {near!r}")
     option, old = options[name]
     if option.when != "any":
@@ -2758,53 +2731,7 @@ def _set_other(arguments: argparse.Namespace) -> int:
     process.refresh()
     new = {option.name: value for option, value in process.options()}[name]
     unit = "" if option.words else f" {option.unit}"
-    print(f"{name}: {old}{unit} before, {new}{unit} now".replace("  ", " "))
-    return 0
-
-
-_ACTIONS = {"ps": _ps, "top": _top, "watch": _watch, "trim": _trim_other, "set": _set_other}
-
-
-def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0.01 <= value <= 86400:
-        raise argparse.ArgumentTypeError(f"{text}: 0.01 to 86400 seconds are possible")
-    return value
-
-
-def _times(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text}: 1 or more")
-    return int(text)
-
-
-def _add_watching(commands: Any) -> list[argparse.ArgumentParser]:
-    """The subcommands of this section; returns those that print tables in a format."""
-    ps = commands.add_parser("ps", help="the processes on hakmem")
-    top = commands.add_parser("top", help="a process, live; the key ? shows the others")
-    top.add_argument("pid", nargs="?", type=int, help="default: the one with the most memory")
-    top.add_argument("--page", choices=list(_PAGES), default="classes", help="default: classes")
-    top.add_argument("--sort", metavar="COLUMN", help="most first; default: live, used or taken/s")
-    watch = commands.add_parser("watch", help="a process's counters, a line each interval, until it ends")
-    trim_it = commands.add_parser("trim", help="have a process give back what it does not use")
-    set_it = commands.add_parser("set", help="change an option of a process")
-    for command in (watch, trim_it, set_it):
-        command.add_argument("pid", type=int)
-    for command in (top, watch):
-        command.add_argument("--interval", type=_seconds, default=1.0, metavar="S", help="seconds; default: 1")
-        command.add_argument("-n", type=_times, metavar="N", help="so many times, then end")
-    watch.add_argument("--csv", dest="fmt", action="store_const", const="csv", default="csv", help="the default")
-    watch.add_argument("--fmt", choices=("csv", "json"), help="json: one object a line")
-    columns = "time, seconds, age, rss and counters; default: all but age, with the counters of summary and pools"
-    watch.add_argument("--columns", metavar="A,B,..", help=columns)
-    watch.add_argument("-o", metavar="FILE", help="write to a file")
-    set_it.add_argument("setting", metavar="OPTION=VALUE")
-    for command in (trim_it, set_it):
-        begin = "seconds in which it must begin, or nothing will be done; default: 2"
-        command.add_argument("--timeout", type=_seconds, default=2.0, metavar="S", help=begin)
-    for name, do in _ACTIONS.items():
-        commands.choices[name].set_defaults(do=do)
-    return [ps]
+    return f"{name}: {old}{unit} before, {new}{unit} now".replace("  ", " ")
 
 
 # ---- why RSS is what it is ---------------------------------------------------------------------------------
@@ -2860,7 +2787,12 @@ class Why(NamedTuple):
     advice: list[Advice]
     notes: list[str]
 
-    def _tables(self) -> list[_Table]:
+    def text(self, fmt: str = "simple") -> str:
+        """All of it as text, in any format of tabulate; "json" has every row, with plain numbers."""
+        if fmt == "json":
+            lists = {"parts": self.parts, "slabs": self.slabs, "advice": self.advice}
+            rows = {name: [row._asdict() for row in cast("list[Any]", of)] for name, of in lists.items()}
+            return json.dumps({**self._asdict(), **rows}, indent=1)
         units = dict.fromkeys(("bytes", "free_bytes", "trim_bytes", "block_size"), "bytes")
         parts = [part._asdict() for part in self.parts if part.bytes]
         slabs = [row._asdict() for row in self.slabs[:10] if row.free_bytes]
@@ -2870,22 +2802,13 @@ class Why(NamedTuple):
             _Table("slabs by the share of their blocks that is out", slabs, units),
             _Table("what would give back most", advice, units),
         ]
-        return [table for table in found if table.rows]
-
-    def text(self, fmt: str = "simple") -> str:
-        """All of it as text, in any format of tabulate; "json" has every row, with plain numbers."""
-        if fmt == "json":
-            lists = {"parts": self.parts, "slabs": self.slabs, "advice": self.advice}
-            rows = {name: [row._asdict() for row in cast("list[Any]", of)] for name, of in lists.items()}
-            return json.dumps({**self._asdict(), **rows}, indent=1)
-        tables = [text for table in self._tables() for text in (table.title, _as_text(table, fmt))]
-        return "\n\n".join([self.heading, *tables, *self.notes])
+        return _in_one(self.heading, [table for table in found if table.rows], fmt, self.notes)
 
     def __str__(self) -> str:
         return self.text()
 
     def _repr_html_(self) -> str:
-        return "".join(f"<p>{table.title}</p>{_as_text(table, 'html')}" for table in self._tables())
+        return self.text("html")
 
 
 _THEIRS = "not hakmem's: "
@@ -3140,7 +3063,7 @@ def why(pid: Optional[int] = None) -> Why:
 
     HakmemError, in one line, if it cannot be seen, or is not this user's.
     """
-    source: _Source = _Process(pid) if pid and pid != os.getpid() else _Here()
+    source = _source(None if pid == os.getpid() else pid)
     pid, notes, answered = source.pid, [], True
     segments: list[Any] = []
     sites: list[Any] = []
@@ -3217,16 +3140,10 @@ def why(pid: Optional[int] = None) -> Why:
 
 
 # ---- in the REPL: a block of code, two moments, a picture ----------------------------------------------------
-def _memory_of(pid: int) -> tuple[int, int]:
-    """Resident bytes of a process, and the most that the kernel remembers; 0 where there is no such figure."""
-    status = _status(pid)
-    return int(status.get("VmRSS", "0").split()[0]) << 10, int(status.get("VmHWM", "0").split()[0]) << 10
-
-
-def _with_bytes(row: dict[str, Any]) -> dict[str, Any]:
-    """A tier, which knows its bytes, or a class, with its bytes."""
-    blocks = {"alloc_bytes": "allocs", "freed_bytes": "frees", "live_bytes": "live_blocks"}
-    return {**{of: row[count] * row.get("size", 1) for of, count in blocks.items()}, **row}
+def _memory() -> tuple[int, int]:
+    """Resident bytes of this process, and the most that the kernel remembers; 0 where there is no such figure."""
+    status = _status(os.getpid())
+    return _kib(status.get("VmRSS", "")), _kib(status.get("VmHWM", ""))
 
 
 class _Counters:
@@ -3277,7 +3194,7 @@ class Track:
     def __enter__(self) -> Track:
         if self._running:
             raise RuntimeError("this hakmem.Track is counting; nested blocks need one each")
-        self._rss, self._floor = _memory_of(os.getpid())
+        self._rss, self._floor = _memory()
         self._peak = self._bound = 0
         if self._reset_peak:
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
@@ -3313,7 +3230,7 @@ class Track:
     def _measure(self) -> None:
         self._after.read()
         seconds, faults = time.monotonic() - self._began, resource.getrusage(resource.RUSAGE_SELF)
-        rss, high = _memory_of(os.getpid())
+        rss, high = _memory()
         self._see(high)
         peak = max(self._peak, self._rss, rss)
         self._figures = {
@@ -3554,7 +3471,7 @@ def snapshot(pid: Optional[int] = None, segments: bool = False) -> Snapshot:
     is asleep, and has no thread for it (HAKMEM_STATS_PAGE=2), tells neither these nor its sites, after five seconds.
     HakmemError as for hakmem.report.
     """
-    source: _Source = _Process(pid) if pid else _Here()
+    source = _source(pid)
     about, status = source.about, _status(source.pid)
     at = time.time() - about.get("age", 0)
     kinds = [kind for kind in _Here.tables if kind in source.layouts and kind not in ("segment", "site")]
@@ -3567,7 +3484,7 @@ def snapshot(pid: Optional[int] = None, segments: bool = False) -> Snapshot:
             records["segment"] = [row._asdict() for row in pieces]
     terms = [field.name for field in source.layouts["stats"].fields if "committed" in field.view.split()]
     pools = {name: records["stats"][0][name] for name in terms}
-    values = {"time": at, "pid": source.pid, "command": status["Name"], "rss": _memory_of(source.pid)[0]}
+    values = {"time": at, "pid": source.pid, "command": status["Name"], "rss": _kib(status.get("VmRSS", ""))}
     options = {option.name: str(value) if option.words else value for option, value in source.options()}
     version = about.get("version", __version__)
     values.update(version=version, variant=about["variant"], options=options, pools=pools, records=records)
@@ -3654,6 +3571,8 @@ class Heatmap:
         transit; of a large process it is several, and a sign may stand for several units: for what most of them are.
         plain: only signs of ASCII; by default where the output's encoding has no others.
         """
+        import shutil
+
         size = shutil.get_terminal_size()
         if plain is None:
             encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
@@ -3700,6 +3619,9 @@ class Heatmap:
         Path(file).write_bytes(self._repr_png_())
 
     def _repr_html_(self) -> str:
+        import base64
+        import html
+
         image = base64.b64encode(self._repr_png_()).decode()
         rows = [
             f'<tr><td style="background:rgb{mark.color}">&emsp;</td><td>{_shown(size, "bytes")}</td>'
@@ -3722,24 +3644,11 @@ def heatmap(pid: Optional[int] = None) -> Heatmap:
 
     HakmemError as for hakmem.report, and for a process that is asleep and has no thread for it (HAKMEM_STATS_PAGE=2).
     """
-    source: _Source = _Process(pid) if pid else _Here()
+    source = _source(pid)
     try:
         return Heatmap(source.heading, min(row.slab_bytes for row in source.rows("class")), source.rows("segment"))
     except _Silent as silent:
         raise HakmemError(f"process {pid}: {silent}") from None
-
-
-def _snapshot_command(options: argparse.Namespace) -> None:
-    taken = snapshot(options.pid, options.segments)
-    if options.output:
-        taken.dump(options.output)
-    else:
-        print(taken._dumped())  # noqa: SLF001
-
-
-def _diff_command(options: argparse.Namespace) -> None:
-    older, newer = Snapshot.load(options.older), Snapshot.load(options.newer)
-    print(newer.compare_to(older, options.by).report(options.fmt))
 
 
 # ---- Prometheus --------------------------------------------------------------------------------------------
@@ -3769,7 +3678,7 @@ def _samples(source: _Source) -> Iterator[_Sample]:
     yield _Sample("hakmem_info", "always 1: the version of hakmem", False, known, 1)
     yield _Sample("hakmem_age_seconds", "time since the figures were true", False, process, about.get("age", 0))
     rss = "resident memory of the whole process, whoever allocated it"
-    yield _Sample("hakmem_process_resident_memory_bytes", rss, False, process, _memory_of(source.pid)[0])
+    yield _Sample("hakmem_process_resident_memory_bytes", rss, False, process, _kib(status.get("VmRSS", "")))
     for kind, (wanted, named) in _EXPORTED.items():
         ours = {field.name: field for field in _LAYOUTS[kind].fields}  # other versions': what both know, as we know it
         for row in source.rows(kind):
@@ -3803,7 +3712,7 @@ class _Collector:
         families: dict[str, Any] = {}
         for pid in self.pids():
             try:  # a process that works is never behind by more than some ms; one that sleeps need not be waited for
-                samples = list(_samples(_Here() if pid == os.getpid() else _Process(pid, fresh=0.005)))
+                samples = list(_samples(_source(None if pid == os.getpid() else pid, fresh=0.005)))
             except Exception:  # noqa: BLE001 (what one process shows of itself must not cost the others theirs)
                 samples = []
             up = "1 if the figures of the process could be read"
@@ -3827,7 +3736,7 @@ def prometheus_collector(pids: Optional[Iterable[int]] = None) -> Any:
     return _Collector(lambda: [os.getpid()] if chosen is None else chosen)
 
 
-def _exporter_command(options: argparse.Namespace) -> None:
+def _exporter(options: argparse.Namespace) -> None:
     """Serve the figures of all processes that may be seen until a signal says that it is enough."""
     if not 0 <= options.port < 1 << 16:
         raise ValueError(f"--port {options.port}: there are 0 to 65535")
@@ -3864,8 +3773,27 @@ def _library_for_preload(variant: Optional[str]) -> str:
     return path
 
 
+def _preload(environment: dict[str, str], library: str) -> None:
+    """Put the library before what is preloaded already."""
+    others = environment.get("LD_PRELOAD", "").replace(":", " ").split()
+    environment["LD_PRELOAD"] = ":".join(dict.fromkeys([library, *others]))
+
+
+def _listed(loader: str, binary: str, library: str, environment: Mapping[str, str]) -> tuple[str, str]:
+    """What the loader would map for a program, which is not started; and why the library is not among it, if so."""
+    import subprocess
+
+    probe = [loader, "--list", os.path.realpath(binary)]  # else $ORIGIN were the directory of a symbolic link
+    done = subprocess.run(probe, env=environment, capture_output=True, text=True, check=False)
+    why = f"{loader} does not preload {library}: {done.stderr.strip() or 'no reason given'}"
+    return done.stdout, "" if library in done.stdout else why
+
+
 def _real_program(command: str) -> str:
     """The path of a command; for a shim of pyenv and its like, of what the shim would start."""
+    import shutil
+    import subprocess
+
     path = shutil.which(command)
     if path is None:
         raise FileNotFoundError(f"there is no program {command!r}")
@@ -3910,6 +3838,31 @@ def _loader_of(program: str, depth: int = 0) -> tuple[str, str]:
     raise ValueError(f"{program} is statically linked: no dynamic loader runs that could preload hakmem")
 
 
+def _snapshot(options: argparse.Namespace) -> Optional[str]:
+    taken = snapshot(options.pid, options.segments)
+    if not options.output:
+        return taken._dumped()  # noqa: SLF001
+    taken.dump(options.output)
+    return None
+
+
+def _diff(options: argparse.Namespace) -> str:
+    older, newer = Snapshot.load(options.older), Snapshot.load(options.newer)
+    return newer.compare_to(older, options.by).report(options.fmt)
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    """Print the findings; the status is 1 if there is a problem."""
+    words = options.target
+    findings = doctor(int(words[0]) if len(words) == 1 and words[0].isdigit() else words or None)
+    rows = [finding._asdict() for finding in findings]
+    for row in rows if options.fmt == "simple" else ():  # the advice in a line of its own, to be copied
+        advice = row.pop("advice")
+        row["found"] += f"\n  -> {advice}" * bool(advice)
+    print(_as_text(_Table("findings", rows, {}), options.fmt))
+    return int(any(finding.level == "problem" for finding in findings))
+
+
 def _run(arguments: argparse.Namespace) -> NoReturn:
     """Replace this process by the command, on hakmem."""
     command = arguments.command[1:] if arguments.command[:1] == ["--"] else arguments.command
@@ -3932,13 +3885,10 @@ def _run(arguments: argparse.Namespace) -> NoReturn:
     library = _library_for_preload(arguments.variant)
     program = _real_program(command[0])
     loader, binary = _loader_of(program)
-    others = environment.get("LD_PRELOAD", "").replace(":", " ").split()
-    environment["LD_PRELOAD"] = ":".join(dict.fromkeys([library, *others]))
-    # the loader tells, without starting the program, whether it takes the library into it
-    probe = [loader, "--list", os.path.realpath(binary)]  # else $ORIGIN were the directory of a symbolic link
-    listed = subprocess.run(probe, env=environment, capture_output=True, text=True, check=False)
-    if library not in listed.stdout:
-        raise ValueError(f"{loader} does not preload {library}: {listed.stderr.strip() or 'no reason given'}")
+    _preload(environment, library)
+    _, refused = _listed(loader, binary, library, environment)
+    if refused:
+        raise ValueError(refused)
     os.execve(program, [program, *command[1:]], environment)
 
 
@@ -3950,10 +3900,43 @@ def _bench(arguments: Sequence[str]) -> NoReturn:
     os.execv(sys.executable, [sys.executable, str(path), *arguments])
 
 
+def _number(kind: Callable[[str], float], least: float, most: float, what: str) -> Callable[[str], Any]:
+    """What makes a number of an argument, or says what it should be."""
+
+    def number(text: str) -> Any:
+        from argparse import ArgumentTypeError
+
+        with contextlib.suppress(ValueError):
+            if least <= kind(text) <= most:
+                return kind(text)
+        raise ArgumentTypeError(f"{text!r}: {what}")
+
+    return number
+
+
+_PID = _number(int, 1, float("inf"), "not the number of a process; `python -m hakmem ps` lists them")
+_SECONDS = _number(float, 0.01, 86400, "0.01 to 86400 seconds are possible")
+_TIMES = _number(int, 1, float("inf"), "1 or more")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m hakmem", description="Run programs on hakmem, and look at it.")
+    """The commands, in the order in which one meets them."""
+    from argparse import REMAINDER, SUPPRESS, ArgumentParser
+
+    parser = ArgumentParser(prog="python -m hakmem", description="Run programs on hakmem, and look at them.")
     commands = parser.add_subparsers(dest="action", required=True, metavar="command")
-    run = commands.add_parser("run", help="start a program on hakmem", usage="%(prog)s [options] -- command ...")
+
+    def add(name: str, do: Callable[[Any], Any], about: str, pid: bool = False, fmt: bool = False) -> ArgumentParser:
+        made: ArgumentParser = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
+        made.set_defaults(do=do)
+        if pid:
+            made.add_argument("pid", type=_PID, help="the process")
+        if fmt:
+            made.add_argument("--fmt", default="simple", help="json, or a format of tabulate (simple, html, ...)")
+        return made
+
+    run = add("run", _run, "start a program on hakmem")
+    run.usage = "%(prog)s [options] -- command ..."
     run.add_argument("--variant", help="the library to preload, as build.py --list has them")
     hardened = "find misuse of blocks (-o hardened=2: use after free, too); the same as --variant hardened"
     run.add_argument("--hardened", dest="variant", action="store_const", const="hardened", help=hardened)
@@ -3961,39 +3944,48 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--sites", dest="option", action="append_const", const="sites=1", default=[], help=sites)
     run.add_argument("-o", dest="option", action="append", default=[], metavar="OPTION=VALUE", help="set an option")
     run.add_argument("--pythonmalloc", action="store_true", help="set PYTHONMALLOC=malloc: objects of Python as well")
-    run.add_argument("command", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    run.set_defaults(do=_run)
-    commands.add_parser("path", help="print the library's path").set_defaults(do=lambda _: print(_mode.path))
-    shown = commands.add_parser("config", help="print the options and their values")
-    shown.set_defaults(do=lambda options: print(report("config", options.fmt)))
-    view = commands.add_parser("report", help="print a report on a process")
-    view.add_argument("pid", nargs="?", type=int, help="the process; default: the one that prints")
-    view.add_argument("view", nargs="?", default="summary", choices=list(_VIEWS), help="default: summary")
-    view.set_defaults(do=lambda options: print(report(options.view, options.fmt, options.pid)))
-    patient = commands.add_parser("doctor", help="what is wrong with this machine, a process or a command")
-    patient.add_argument("target", nargs="*", help="PID, or -- command ... (it is not started); default: this process")
-    patient.set_defaults(do=lambda options: _doctor(options.target, options.fmt))
-    bench = commands.add_parser("bench", help="run the benchmark; `bench --help` has its options", add_help=False)
-    bench.add_argument("arguments", nargs=argparse.REMAINDER)
-    reasons = commands.add_parser("why", help="say why a process has the resident memory that it has")
-    reasons.set_defaults(do=lambda options: print(why(options.pid).text(options.fmt)))
-    reasons.add_argument("pid", type=int, help="the process")
-    take = commands.add_parser("snapshot", help="write all records of a process as JSON, for diff")
-    take.set_defaults(do=_snapshot_command)
-    take.add_argument("pid", type=int)
+    run.add_argument("command", nargs=REMAINDER, help=SUPPRESS)
+    add("ps", _ps, "list the processes on hakmem", fmt=True)
+    top = add("top", _top, "show a process, live; the key n shows the next, ? all keys")
+    top.add_argument("pid", nargs="?", type=_PID, help="default: the one with the most memory")
+    top.add_argument("--page", choices=list(_PAGES), default="classes", help="default: classes")
+    top.add_argument("--sort", metavar="COLUMN", help="most first; default: live, used or taken/s")
+    add("why", lambda options: why(options.pid).text(options.fmt), "say why a process has its RSS", pid=True, fmt=True)
+    view = add("report", lambda options: report(options.view, options.fmt, options.pid), "print a report", fmt=True)
+    views = ", ".join(_VIEWS)
+    some = _number(int, 0, float("inf"), f"neither the number of a process nor a view: {views}")
+    view.add_argument("pid", nargs="?", type=some, help="the process; default: the one that prints")
+    view.add_argument("view", nargs="?", default="summary", choices=list(_VIEWS), metavar="view", help=views)
+    trim_it = add("trim", _trim_other, "have a process give back what it does not use", pid=True)
+    set_it = add("set", _set_other, "change an option of a process", pid=True)
+    set_it.add_argument("setting", metavar="OPTION=VALUE")
+    watch = add("watch", _watch, "print a process's counters, a line each interval, until it ends", pid=True)
+    watch.add_argument("--csv", dest="fmt", action="store_const", const="csv", default="csv", help="the default")
+    watch.add_argument("--fmt", choices=("csv", "json"), help="json: one object a line")
+    columns = "time, seconds, age, rss and counters; default: all but age, with the counters of summary and pools"
+    watch.add_argument("--columns", metavar="A,B,..", help=columns)
+    watch.add_argument("-o", metavar="FILE", help="write to a file")
+    for command in (top, watch):
+        command.add_argument("--interval", type=_SECONDS, default=1.0, metavar="S", help="seconds; default: 1")
+        command.add_argument("-n", type=_TIMES, metavar="N", help="so many times, then end")
+    for command in (trim_it, set_it):
+        begin = "seconds in which it must begin, or nothing will be done; default: 2"
+        command.add_argument("--timeout", type=_SECONDS, default=2.0, metavar="S", help=begin)
+    take = add("snapshot", _snapshot, "write all records of a process as JSON, for diff", pid=True)
     take.add_argument("-o", "--output", metavar="FILE", help="default: print it")
     take.add_argument("--segments", action="store_true", help="each slab, run, whale and free stretch by itself")
-    diff = commands.add_parser("diff", help="print what changed between two snapshots")
-    diff.set_defaults(do=_diff_command)
+    diff = add("diff", _diff, "print what changed between two snapshots", fmt=True)
     diff.add_argument("older")
     diff.add_argument("newer")
     diff.add_argument("--by", default="class", choices=["class", "tier", "pool", "site"], help="default: class")
-    export = commands.add_parser("exporter", help="serve the figures of all processes on hakmem to Prometheus")
-    export.set_defaults(do=_exporter_command)
+    patient = add("doctor", _doctor, "say what is wrong with this machine, a process or a command", fmt=True)
+    patient.add_argument("target", nargs="*", help="PID, or -- command ... (it is not started); default: this process")
+    export = add("exporter", _exporter, "serve the figures of all processes on hakmem to Prometheus")
     export.add_argument("--port", type=int, default=9464, help="default: 9464; 0: any")
     export.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, only this machine")
-    for table in (shown, view, patient, reasons, diff, *_add_watching(commands)):
-        table.add_argument("--fmt", default="simple", help="json, or a format of tabulate (simple, github, html, ...)")
+    add("config", lambda options: report("config", options.fmt), "print the options and their values", fmt=True)
+    add("path", lambda _options: _mode.path, "print the library's path")
+    commands.add_parser("bench", help="run the benchmark; `bench --help` has its options", add_help=False)
     return parser
 
 
@@ -4006,18 +3998,23 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     try:
         if options.action == "bench":  # its options are its own
             _bench(given[1:])
-        status = options.do(options) or 0
+        done = options.do(options)
+        if isinstance(done, str):
+            print(done)
         sys.stdout.flush()
     except (ValueError, RuntimeError, OSError, ImportError) as error:
         if not isinstance(error, BrokenPipeError):  # then the reader has seen enough
-            print(f"hakmem: {options.action}: {error}", file=sys.stderr)
+            said: object = error
+            if isinstance(error, OSError) and error.strerror:  # what it is, without its number
+                said = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+            print(f"hakmem: {options.action}: {said}", file=sys.stderr)
         if isinstance(error, OSError) and options.action != "run":  # what could not be written is not tried again
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         # as env and nice do: 127 for no such program, 125 for all that is not what a program returned
         return 1 if options.action != "run" else 127 if isinstance(error, FileNotFoundError) else 125
     except KeyboardInterrupt:
         return 130
-    return int(status)
+    return done if isinstance(done, int) else 0
 
 
 if __name__ == "__main__":

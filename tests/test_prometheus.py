@@ -205,7 +205,7 @@ def test_a_process_that_ends_during_the_scan_does_no_harm(monkeypatch: Any) -> N
 def test_counters_of_an_older_version_are_exported_as_those_of_ours() -> None:
     fields = tuple(field._replace(view="pools") for field in hakmem._STATS.fields)  # which did not say which ones rise
     other = hakmem._Here()
-    other.layouts = {**other.layouts, "stats": hakmem._STATS._replace(fields=fields)}
+    other.layouts = {**other.layouts, "stats": hakmem._Layout("stats", hakmem._STATS.structure, fields)}
     same = {(sample.name, sample.rises, *sample.labels) for sample in hakmem._samples(hakmem._Here())}
     assert {(sample.name, sample.rises, *sample.labels) for sample in hakmem._samples(other)} == same
 

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 import tabulate
+from _helpers import ROOT, library, succeed
+from _helpers import run as run_it
 
 import build
 import hakmem
@@ -888,3 +890,25 @@ def test_path_config_and_report_print(command, capsys):
     assert command("report", "--fmt", "poetry", check=False).stderr.startswith("hakmem: report: no format 'poetry'")
     assert hakmem.main(["path"]) == 0
     assert capsys.readouterr().out.strip() == hakmem.mode().path
+
+
+def test_an_import_takes_no_module_that_only_commands_need() -> None:
+    code = "import sys; before = set(sys.modules); import hakmem; print(*set(sys.modules) - before)"
+    taken = succeed([sys.executable, "-c", code], preload=False,
+                    env={"PYTHONPATH": str(ROOT), "HAKMEM_LIBRARY": str(library())}).split()  # fmt: skip
+    assert "hakmem" in taken
+    assert not {"argparse", "csv", "datetime", "difflib", "html", "shutil", "subprocess", "tabulate"} & {*taken}
+
+
+def test_help_has_the_commands_in_the_order_in_which_one_meets_them() -> None:
+    said = succeed([sys.executable, "-m", "hakmem", "--help"], preload=False, env={"PYTHONPATH": str(ROOT)})
+    commands = "run ps top why report trim set watch snapshot diff doctor exporter config path bench"
+    assert re.findall(r"^    (\w+) ", said, re.MULTILINE) == commands.split()
+    for words, why in (
+        (["top", "x"], "'x': not the number of a process"),
+        (["trim", "0"], "'0': not the number of a process"),
+        (["report", "x"], "'x': neither the number of a process nor a view: summary, "),
+        (["watch", "1", "--interval", "soon"], "'soon': 0.01 to 86400 seconds"),
+    ):
+        done = run_it([sys.executable, "-m", "hakmem", *words], preload=False, env={"PYTHONPATH": str(ROOT)})
+        assert (done.returncode, why in done.stderr.decode()) == (2, True), done.stderr

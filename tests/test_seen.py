@@ -24,6 +24,7 @@ from pathlib import Path
 
 import pytest
 from _helpers import ROOT, environment, library, program
+from _shown import shown
 
 import hakmem
 
@@ -781,3 +782,18 @@ def test_run_lets_programs_be_seen_unless_told_otherwise(run):
     assert run(*command, "--", sys.executable, "-c", show, HAKMEM_STATS_PAGE="0").stdout == "0\n"
     option = ["-o", "stats_page=2"]
     assert run(*command, *option, "--", sys.executable, "-c", show, HAKMEM_STATS_PAGE="0").stdout == "2\n"
+
+
+def test_the_command_page_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with shown() as other:
+        process = hakmem._Process(other.pid)
+        looked: list[str] = []
+        find = hakmem._shown_files
+        monkeypatch.setattr(hakmem, "_shown_files", lambda pid, name: looked.append(name) or find(pid, name))
+        for _ in range(3):
+            process.refresh()
+        assert not looked  # a server may have 10,000 descriptors
+        process._asked_at = "/proc/self/fd/0"
+        process.refresh()
+        process.refresh()
+        assert looked == ["command"]
