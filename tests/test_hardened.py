@@ -111,7 +111,8 @@ libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, (ctypes.c_void_p,)
 blocks = [libc.malloc(30000) for _ in range(400)]
 for i, block in enumerate(blocks):
     if i % 8: libc.free(block)
-print(sum(slab.free_page_bytes for slab in hakmem._Here().rows("segment") if slab.state == "slab" and slab.block_size > 30000))
+slabs = [row for row in hakmem._Here().rows("segment") if row.state == "slab" and row.block_size > 30000]
+print(sum(slab.free_page_bytes for slab in slabs))
 """
 
 
