@@ -111,11 +111,7 @@ libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, (ctypes.c_void_p,)
 blocks = [libc.malloc(30000) for _ in range(400)]
 for i, block in enumerate(blocks):
     if i % 8: libc.free(block)
-<<<<<<< HEAD
-slabs = [one for one in hakmem._Here().rows("segment") if one.state == "slab" and one.block_size > 30000]
-=======
 slabs = [row for row in hakmem._Here().rows("segment") if row.state == "slab" and row.block_size > 30000]
->>>>>>> rev-c
 print(sum(slab.free_page_bytes for slab in slabs))
 """
 
