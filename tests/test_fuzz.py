@@ -115,7 +115,7 @@ def test_random_inputs_in_ranges_of_16_mib() -> None:
 
 
 def test_inputs_found_by_coverage() -> None:
-    fuzz_by_coverage(5)
+    fuzz_by_coverage(3)
 
 
 SLOWLY = "a large block that shrinks frees a unit too many"  # found, but only after a quarter of a minute
