@@ -349,6 +349,9 @@ enum {
 	HAK_TICK = 64,                    /* slow paths between two looks at the clock */
 	HAK_STATS_US = 300,               /* time in which statistics are to be read, or it is tried again ... */
 	HAK_STATS_TRIES = 10,             /* ... so often */
+	HAK_WATCH_PART = 16,              /* a change by that part of the bytes in use, and so many bytes, is shown soon: ... */
+	HAK_WATCH_BYTES = 256 << 10,
+	HAK_WATCH_PAYS = 20,              /* ... after so many times what the last publication took */
 	HAK_WATCH_TICK = 16,              /* ... where no heap counts them, if anybody watches */
 	HAK_STALE_MS = 100,               /* remote frees that have been on their way for so long are helped along */
 	HAK_SETTLE_LEAST = 1 << 20,       /* a heap whose live bytes never rose above this is not looked through */
@@ -1204,9 +1207,10 @@ static struct {
 	uint32_t calm;                   /* what `look` points to where there is no reader's word: 1 if a signal has come */
 	uint32_t *look;                  /* anybody: not 0 if `act` is to be called now */
 	uint64_t next;                   /* anybody: ms when it is to be called anyway */
+	uint64_t soon, shown;            /* anybody: ns when it may be called if much has changed; bytes used as it was shown */
 	void (*act)(void);               /* hak_live_act, set at start; NULL: nobody watches */
 	uint32_t ticks HAK_LINE;         /* anybody: slow paths that no heap counts */
-} hak_watch HAK_LINE = {.look = &hak_watch.calm, .next = UINT64_MAX};
+} hak_watch HAK_LINE = {.look = &hak_watch.calm, .next = UINT64_MAX, .soon = UINT64_MAX};
 
 /* Threads start on a heap that is empty and constant: its stacks have nothing to pop and its tag owns no unit, so
  * that the first malloc and free take the slow path, and no init test stands on the fast one. */
@@ -6054,6 +6058,15 @@ static HAK_COLD void hak_heap_help(hak_heap_t *self, uint64_t now)
 		hak_page_purge(0, false);
 }
 
+/* Whether the figures that others see are old, or much has changed since: a program may sleep from here on, and what is
+ * shown then should be near what it has. */
+static HAK_COLD bool hak_watch_is_due(void)
+{
+	uint64_t used = hak_gauge_sum(), shown = hak_load(&hak_watch.shown), apart = used > shown ? used - shown : shown - used;
+	return hak_os_now() >= hak_load(&hak_watch.next)
+	    || (apart > shown / HAK_WATCH_PART + HAK_WATCH_BYTES && hak_os_ns(CLOCK_MONOTONIC) >= hak_load(&hak_watch.soon));
+}
+
 /* Every so many slow paths: post what has been pending for long, and give back what has been free for long. */
 static HAK_COLD void hak_heap_tick_slow(hak_heap_t *h)
 {
@@ -6077,7 +6090,7 @@ static HAK_COLD void hak_heap_tick_slow(hak_heap_t *h)
 	if (hak_load(&hak_bigcache.stamp) != UINT64_MAX)
 		hak_big_shrink();
 	void (*act)(void) = hak_load(&hak_watch.act);
-	if (hak_unlikely(act != NULL) && (hak_load(hak_load(&hak_watch.look)) || now >= hak_load(&hak_watch.next)))
+	if (hak_unlikely(act != NULL) && (hak_load(hak_load(&hak_watch.look)) || hak_watch_is_due()))
 		act();
 }
 
@@ -6089,8 +6102,7 @@ HAK_INLINE void hak_heap_tick(hak_heap_t *h) /* owner, no claim */
 
 static HAK_COLD void hak_watch_tick_slow(void (*act)(void))
 {
-	if (hak_load(hak_load(&hak_watch.look))
-	    || (hak_add_shared(&hak_watch.ticks, 1u) % HAK_WATCH_TICK == 0 && hak_os_now() >= hak_load(&hak_watch.next)))
+	if (hak_load(hak_load(&hak_watch.look)) || (hak_add_shared(&hak_watch.ticks, 1u) % HAK_WATCH_TICK == 0 && hak_watch_is_due()))
 		act();
 }
 
@@ -9384,14 +9396,17 @@ static HAK_COLD void hak_live_act_locked(void)
 	}
 	if (hak_live.page.head) {
 		asked = hak_live_obey_locked();
-		bool due = hak_os_now() >= hak_load(&hak_watch.next), waits = asked || begin - hak_live.shown_ms > HAK_LIVE_LATE_MS;
+		bool due = hak_watch_is_due(), waits = asked || begin - hak_live.shown_ms > HAK_LIVE_LATE_MS;
 		bool shown = (asked || due) && hak_live_publish_locked(&hak_live.page, HAK_LIVE_COUNT,
 		                                                       waits ? HAK_STATS_PATIENT : HAK_STATS_ONCE);
 		if (asked)
 			hak_store_release(&hak_live.command->done, asked);
 		now = hak_os_now();
-		if (shown)
+		if (shown) {
 			hak_live.shown_ms = now;
+			hak_store(&hak_watch.shown, hak_gauge_sum());
+		}
+		hak_store(&hak_watch.soon, hak_os_ns(CLOCK_MONOTONIC) + hak_live.page.head->cost_ns * HAK_WATCH_PAYS);
 		hak_store(&hak_watch.next, now + hak_live_rest(hak_live.page.head->cost_ns, waits ? now - begin : 0));
 		if (hak_live.detail.head && now - hak_live.detail_ms > HAK_DETAIL_MS)
 			hak_live_drop_locked(&hak_live.detail);

@@ -2381,6 +2381,8 @@ def _ps(arguments: argparse.Namespace) -> str:
         row: dict[str, Any] = {"pid": pid, **dict.fromkeys(names)}
         try:
             process = _Process(pid, fresh=0)
+            if process.head.thread:  # it costs the others a moment
+                process.refresh()
             stats = process.stats()
             free = sum(stats.get(f"{part}_bytes", 0) for part in ("slab_free", "free_dirty", "kept_whale"))
             row.update(version=f"{process.page.version} {process.page.variant}", seen="yes", free=free)
