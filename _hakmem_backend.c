@@ -351,7 +351,7 @@ enum {
 	HAK_STATS_TRIES = 10,             /* ... so often */
 	HAK_WATCH_PART = 16,              /* a change by that part of the bytes in use, and so many bytes, is shown soon: ... */
 	HAK_WATCH_BYTES = 256 << 10,
-	HAK_WATCH_PAYS = 20,              /* ... after so many times what the last publication took */
+	HAK_WATCH_PAYS = 50,              /* ... after so many times what the last publication took */
 	HAK_WATCH_TICK = 16,              /* ... where no heap counts them, if anybody watches */
 	HAK_STALE_MS = 100,               /* remote frees that have been on their way for so long are helped along */
 	HAK_SETTLE_LEAST = 1 << 20,       /* a heap whose live bytes never rose above this is not looked through */
