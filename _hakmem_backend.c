@@ -9411,7 +9411,8 @@ static HAK_COLD void hak_live_act_locked(void)
 		if (hak_live.detail.head && now - hak_live.detail_ms > HAK_DETAIL_MS)
 			hak_live_drop_locked(&hak_live.detail);
 	} else if (hak_option.stats_page) {
-		hak_store(&hak_watch.next, hak_os_now() + HAK_DETAIL_MS); /* the system may have more then */
+		hak_store(&hak_watch.next, hak_os_now() + HAK_DETAIL_MS); /* the system may have more then, and not before */
+		hak_store(&hak_watch.soon, UINT64_MAX);
 	}
 }
 
