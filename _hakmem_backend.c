@@ -9217,17 +9217,18 @@ static HAK_COLD bool hak_live_publish_locked(hak_live_file_t *f, size_t count, h
 	hak_live_head_t *head = f->head;
 	uint64_t sum = 0, begin = hak_os_ns(CLOCK_THREAD_CPUTIME_ID), seq = head->seq;
 	char *rows = f->own;
+	hak_class_row_t *class = (hak_class_row_t *)(void *)(rows + f->row[1]);
+	hak_stats_t *s = (hak_stats_t *)(void *)(rows + f->row[0]);
 
+	/* First what may be refused: from the texts' new beginning on there is no way back. */
+	if (!f->section[0].fill && !hak_stats_fill(s, class, how))
+		return false;
 	if (f->words_least && f->words_used - f->words_least > (f->words_len - f->words_least) / 2)
 		hak_live_forget_texts_locked(f);
 	for (size_t i = 0; i < count; i++)
 		if (f->section[i].fill) {
 			sum += hak_live_settle_locked(f, i, f->section[i].fill(rows + f->row[i], (int)f->most[i]));
 		} else if (i == 0) {
-			hak_class_row_t *class = (hak_class_row_t *)(void *)(rows + f->row[1]);
-			hak_stats_t *s = (hak_stats_t *)(void *)(rows + f->row[0]);
-			if (!hak_stats_fill(s, class, how))
-				return false;
 			hak_tier_fill((hak_tier_row_t *)(void *)(rows + f->row[2]), s, class);
 			sum += hak_live_settle_locked(f, 0, 1) + hak_live_settle_locked(f, 1, HAK_CLASSES)
 			     + hak_live_settle_locked(f, 2, HAK_TIER_COUNT);
