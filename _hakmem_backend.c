@@ -8364,8 +8364,7 @@ HAK_EXPORT HAK_COLD int hak_ace_log(hak_decision_t *rows, size_t row_size, int m
 	return (int)n;
 }
 
-/* A snapshot, and the rows of the classes that it is made from. */
-/* The whole.  False: it would have taken long, and is not there. */
+/* A snapshot, and the rows of the classes that it is made from.  False: it would have taken long, and is not there. */
 static HAK_COLD bool hak_stats_fill(hak_stats_t *s, hak_class_row_t row[HAK_CLASSES], hak_stats_how_t how)
 {
 	hak_heap_counters_t sum;
@@ -8476,10 +8475,10 @@ HAK_EXPORT HAK_COLD uint64_t hak_stat(const char *name)
 	return UINT64_MAX;
 }
 
-/* The tiers, out of the classes and the whole. */
+/* The tiers, out of the classes and the whole: whales are what is no class's. */
 static HAK_COLD void hak_tier_fill(hak_tier_row_t *rows, const hak_stats_t *s, const hak_class_row_t *row)
 {
-	hak_stats_t large = {0};
+	hak_tier_row_t *w = &rows[HAK_TIER_whale];
 
 	for (uint32_t t = 0; t < HAK_TIER_COUNT; t++)
 		rows[t] = (hak_tier_row_t){.name = hak_tier[t].name, .min_size = t ? hak_tier[t].least : 0,
@@ -8497,22 +8496,18 @@ static HAK_COLD void hak_tier_fill(hak_tier_row_t *rows, const hak_stats_t *s, c
 		t->cached_bytes += row[c].cached_blocks * row[c].size;
 		t->transit_bytes += row[c].transit_blocks * row[c].size;
 	}
-	hak_tier_row_t *w = &rows[HAK_TIER_whale];
 	w->live_blocks = s->large_blocks + s->whale_blocks;
 	w->live_bytes = s->large_bytes + s->whale_bytes;
-	uint32_t shards = hak_page_lock_all();
-	hak_stats_large_locked(&large);
-	hak_page_unlock_all(shards);
-	w->allocs = large.allocs;
-	w->frees = large.frees;
-	w->alloc_bytes = large.alloc_bytes;
-	w->freed_bytes = large.freed_bytes;
-	hak_lock_uncounted(&hak_whales.lock);
-	w->allocs += hak_whales.allocs;
-	w->frees += hak_whales.frees;
-	w->alloc_bytes += hak_whales.alloc_bytes;
-	w->freed_bytes += hak_whales.freed_bytes;
-	hak_unlock(&hak_whales.lock);
+	w->allocs = s->allocs;
+	w->frees = s->frees;
+	w->alloc_bytes = s->alloc_bytes;
+	w->freed_bytes = s->freed_bytes;
+	for (uint32_t t = 0; t < HAK_TIER_whale; t++) {
+		w->allocs -= rows[t].allocs;
+		w->frees -= rows[t].frees;
+		w->alloc_bytes -= rows[t].alloc_bytes;
+		w->freed_bytes -= rows[t].freed_bytes;
+	}
 	w->misses = w->allocs;
 	for (uint32_t t = 0; t < HAK_TIER_COUNT; t++)
 		rows[t].peak_used_bytes = hak_load(&hak_gauge.peak[t]);
