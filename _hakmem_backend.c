@@ -1434,6 +1434,12 @@ static HAK_COLD void hak_os_close(const hak_file_t *f) /* if its descriptor is s
 		close(f->fd);
 }
 
+static HAK_COLD void hak_os_unshare(const hak_file_t *f)
+{
+	hak_os_close(f);
+	hak_os_unmap(f->at, f->len);
+}
+
 /* Starts a thread that takes no signal and that nobody joins.  By the library's constructor, and in fork's child. */
 static HAK_COLD int hak_os_thread(void *(*run)(void *))
 {
@@ -9148,8 +9154,7 @@ static HAK_COLD void hak_live_drop_locked(hak_live_file_t *f)
 	if (!f->head)
 		return;
 	f->head = NULL;
-	hak_os_close(&f->file);
-	hak_os_unmap(f->file.at, f->file.len);
+	hak_os_unshare(&f->file);
 	hak_os_unmap(f->own, f->file.len);
 }
 
@@ -9291,8 +9296,7 @@ static HAK_COLD void hak_live_open_locked(void)
 	memcpy(hak_live.command->magic, "hakmem", sizeof "hakmem");
 	hak_hg_relaxed(hak_live.command->look);
 	if (!hak_live_make_locked(&hak_live.page, "hakmem-stats", hak_live_sections, HAK_LIVE_COUNT, NULL, HAK_LIVE_TEXTS)) {
-		hak_os_close(&hak_live.command_file); /* nobody has looked at it yet, and the next attempt makes another */
-		hak_os_unmap(hak_live.command, hak_live.command_file.len);
+		hak_os_unshare(&hak_live.command_file); /* nobody has looked at it yet, and the next attempt makes another */
 		hak_live.command = NULL;
 		hak_live.pid = 0;
 		return;
@@ -9503,8 +9507,7 @@ static HAK_COLD void hak_live_child(void)
 	hak_live_drop_locked(&hak_live.page);
 	hak_live_drop_locked(&hak_live.detail);
 	if (hak_live.command) {
-		hak_os_close(&hak_live.command_file);
-		hak_os_unmap(hak_live.command, hak_live.command_file.len);
+		hak_os_unshare(&hak_live.command_file);
 		hak_live.command = NULL;
 	}
 	hak_live.pid = 0;
