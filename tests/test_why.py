@@ -161,28 +161,24 @@ def test_the_parts_of_a_busy_process_add_up() -> None:
             adds_up(hakmem.why(process.pid))
 
 
-def test_what_idle_threads_cache_is_what_the_named_option_saves() -> None:
-    with made("caches") as process:
+@pytest.mark.parametrize(
+    ("case", "settings", "cause", "option"),
+    [
+        ("caches", {}, "cached in stacks", "tls_l2"),
+        ("spread", {"TLS_TINY": 0}, "free in own slabs", "enable_tls"),  # the slab that each thread has of a class
+    ],
+)
+def test_what_the_named_option_saves_is_what_it_was_said_to(
+    case: str, settings: dict[str, int], cause: str, option: str
+) -> None:
+    with made(case, **settings) as process:
         reasons = hakmem.why(process.pid)
         adds_up(reasons)
         process.trim()
         before = process.rss()
     first = reasons.advice[0]
-    assert (first.cause, "tls_l2=0" in first.do) == ("cached in stacks", True)
-    with made("caches", TLS_L2=0) as process:
-        process.trim()
-        near(first.bytes, before - process.rss())
-
-
-def test_what_a_slab_of_its_own_for_each_thread_costs_is_what_one_heap_saves() -> None:
-    with made("spread", TLS_TINY=0) as process:
-        reasons = hakmem.why(process.pid)
-        adds_up(reasons)
-        process.trim()
-        before = process.rss()
-    first = reasons.advice[0]
-    assert (first.cause, "enable_tls=0" in first.do) == ("free in own slabs", True)
-    with made("spread", ENABLE_TLS=0) as process:
+    assert (first.cause, f"{option}=0" in first.do) == (cause, True)
+    with made(case, **{option.upper(): 0}) as process:
         process.trim()
         near(first.bytes, before - process.rss())
 
