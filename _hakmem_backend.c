@@ -8375,11 +8375,12 @@ static HAK_COLD bool hak_stats_fill(hak_stats_t *s, hak_class_row_t row[HAK_CLAS
 {
 	hak_heap_counters_t sum;
 	hak_lock_row_t lock[HAK_LOCK_ROWS];
-	uint64_t at_hand;
+	uint64_t at_hand, then;
 
 	memset(s, 0, sizeof *s);
 	if (!hak_stats_collect_so(row, &sum, &at_hand, how, &s->read_us))
 		return false;
+	then = hak_os_ns(CLOCK_MONOTONIC);
 	for (uint32_t c = 0; c < HAK_CLASSES; c++) {
 		const hak_class_row_t *r = &row[c];
 		s->allocs += r->allocs;
@@ -8459,7 +8460,8 @@ static HAK_COLD bool hak_stats_fill(hak_stats_t *s, hak_class_row_t row[HAK_CLAS
 	}
 	s->claims = lock[HAK_LOCK_ROWS - 1].taken;
 	s->claims_contended = lock[HAK_LOCK_ROWS - 1].contended;
-	return true;
+	s->read_us += (hak_os_ns(CLOCK_MONOTONIC) - then) / 1000;
+	return how != HAK_STATS_ONCE || s->read_us <= HAK_STATS_US;
 }
 
 HAK_EXPORT HAK_COLD int hak_stats_snapshot(hak_stats_t *s, size_t size)
