@@ -456,6 +456,16 @@ enum { HAK_ERRORS(HAK_NAME_ERROR) HAK_ERR_COUNT };
 #define hak_pause() ((void)0)
 #endif
 
+/* To the compiler x may be another value from here on, so that it does not keep an address that it has computed with it
+ * in a register, one instruction more, but computes it anew, which an access to memory does for nothing. */
+#define hak_afresh(x) __asm__("" : "+r"(x))
+/* x is what the function will return, and best loaded into the register for that. */
+#if defined(__x86_64__)
+#define hak_result(x) __asm__("" : "+a"(x))
+#else
+#define hak_result(x) ((void)0)
+#endif
+
 /* Eight bytes of memory as a number, without the first few of them. */
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define hak_drop_bytes(v, n) ((v) >> (n) * 8)
@@ -807,9 +817,9 @@ typedef struct hak_heap_counters {
 } hak_heap_counters_t;
 
 typedef struct hak_heap {
+	uint64_t v[HAK_CLASS_COUNT];        /* owner: 16 bits stack index, 48 bits count of allocations; first, for short addresses */
 	uint32_t tag;                       /* id << 8; a unit word less this is the class if the heap owns the unit */
 	uint32_t id;
-	uint64_t v[HAK_CLASS_COUNT];        /* owner: 16 bits stack index, 48 bits count of allocations */
 	uint16_t top[HAK_CLASS_COUNT];      /* owner: index at which the stack is full; 0: not in use, as floor and index */
 	uint16_t floor[HAK_CLASS_COUNT];    /* owner: index of the NULL below the stack */
 	uint32_t tick;                      /* owner: slow paths until the clock is looked at */
@@ -997,7 +1007,7 @@ HAK_TABLE(uint32_t, unit, HAK_UNITS_MAX)                             /* the unit
 HAK_TABLE(hak_super_t *, super, HAK_UNITS_MAX / HAK_SUPER_UNITS)     /* metadata; NULL: not committed */
 HAK_TABLE(hak_heap_t *, heap, HAK_HEAPS_MAX)                         /* by id; set once */
 HAK_TABLE(hak_class_t, class, HAK_CLASS_COUNT)                       /* set at start, as are the next three */
-HAK_TABLE(uint8_t, class_small, HAK_SMALL_MAX / 8 + 1)
+HAK_TABLE(uint8_t, class_small, HAK_SMALL_MAX + 1)                   /* by bytes, no shift: few of its lines are in use at a time */
 HAK_TABLE(uint8_t, class_mid, HAK_MID_MAX / 256 + 1)
 HAK_TABLE(uint8_t, class_big, HAK_CLASS_MAX / 8192 + 1)
 #if HAK_HARDENED
@@ -1692,7 +1702,7 @@ static const struct hak_tier {
 HAK_INLINE uint32_t hak_class_of(size_t n) /* n <= HAK_CLASS_MAX */
 {
 	if (n <= HAK_SMALL_MAX)
-		return hak_class_small[(n + 7) >> 3];
+		return hak_class_small[n];
 	if (n <= HAK_MID_MAX)
 		return hak_class_mid[(n + 255) >> 8];
 	return hak_class_big[(n + 8191) >> 13];
@@ -1757,7 +1767,7 @@ static HAK_COLD void hak_class_init(void)
 	hak_boot.slots = slot;
 
 	for (uint32_t i = 0, k = 0; i < sizeof hak_class_small; i++) {
-		while (hak_class[k].size < i * 8)
+		while (hak_class[k].size < i)
 			k++;
 		hak_class_small[i] = (uint8_t)k;
 	}
@@ -6805,6 +6815,22 @@ static HAK_NOINLINE void *hak_malloc_slow(size_t n, size_t asked, const void *ca
 	return hak_guard_open_any(hak_likely(p != NULL) ? p : hak_refuse(ENOMEM), asked);
 }
 
+/* What calloc does where malloc takes its slow path.  The system's memory is zero already. */
+static HAK_NOINLINE void *hak_calloc_slow(size_t n, size_t asked, const void *caller)
+{
+	bool zero = false;
+	void *p;
+
+	if (asked <= HAK_CLASS_MAX) {
+		p = hak_malloc_slow(n, asked, caller);
+		return p ? memset(p, 0, asked) : p;
+	}
+	p = hak_large_alloc_for(n, 1, &zero, asked, caller);
+	if (p && zero)
+		hak_count_own(callocs_clean);
+	return hak_guard_open_any(p && !zero ? memset(p, 0, asked) : p, asked);
+}
+
 static _Noreturn HAK_COLD void hak_free_bad(const void *p, const char *call)
 {
 	uint32_t u = hak_unit_of(p);
@@ -6877,29 +6903,49 @@ static HAK_NOINLINE void hak_free_slow(void *p)
 #define HAK_CALLER __builtin_return_address(0)
 #define HAK_INLINED ((const void *)0)
 
-/* A block of n bytes, for a caller that asked for so many. */
-HAK_INLINE void *hak_hot_malloc_for(size_t n, size_t asked, const void *caller)
+/* memset to 0.  What is called most is a few stores here, of which the middle ones may overlap: a call costs as much. */
+HAK_INLINE void *hak_zero(void *p, size_t n)
 {
+	char *from = p, *to = from + n;
+
+	if (hak_unlikely(n - 16 > 64 - 16))
+		return memset(p, 0, n);
+	memset(from, 0, 16);
+	memset(to - 16, 0, 16);
+	if (n > 32) {
+		memset(from + 16, 0, 16);
+		memset(to - 32, 0, 16);
+	}
+	return p;
+}
+
+/* A block of n bytes, for a caller that asked for so many. */
+HAK_INLINE void *hak_hot_malloc_for(size_t n, size_t asked, const void *caller, bool zero)
+{
+	void *(*slow)(size_t, size_t, const void *) = zero ? hak_calloc_slow : hak_malloc_slow;
 	hak_heap_t *h = hak_self;
 	size_t c;
 
 	if (hak_likely(n <= HAK_SMALL_MAX))
-		c = hak_class_small[(n + 7) >> 3];
+		c = hak_class_small[n];
 	else if (n <= HAK_MID_MAX)
 		c = hak_class_mid[(n + 255) >> 8];
 	else if (n <= HAK_CLASS_MAX)
 		c = hak_class_big[(n + 8191) >> 13];
 	else
-		return hak_malloc_slow(n, asked, caller ? caller : HAK_CALLER);
+		return slow(n, asked, caller ? caller : HAK_CALLER);
 	uint64_t v = hak_load(&h->v[c]);
 	void *p = h->slot[v & 0xFFFF];
+	hak_result(p);
 	if (hak_unlikely(!p))
-		return hak_malloc_slow(n, asked, caller ? caller : HAK_CALLER);
+		return slow(n, asked, caller ? caller : HAK_CALLER);
+	hak_afresh(c);
 	hak_store(&h->v[c], v + HAK_POP);
-	return HAK_HARDENED ? hak_guard_open_hot(p, &hak_class[c], asked) : p;
+	p = HAK_HARDENED ? hak_guard_open_hot(p, &hak_class[c], asked) : p;
+	return zero ? hak_zero(p, asked) : p;
 }
 
-HAK_INLINE void *hak_hot_malloc(size_t n, const void *caller) { return hak_hot_malloc_for(hak_guard_room(n), n, caller); }
+HAK_INLINE void *hak_hot_malloc(size_t n, const void *caller) { return hak_hot_malloc_for(hak_guard_room(n), n, caller, false); }
 
 HAK_INLINE void hak_hot_free(void *p)
 {
@@ -6925,6 +6971,7 @@ HAK_INLINE void hak_hot_free(void *p)
 			hak_free_twice(p);
 		h->slot[at + 1] = p;
 	}
+	hak_afresh(c);
 	hak_store(&h->v[c], v + HAK_PUSH);
 }
 
@@ -6936,19 +6983,10 @@ HAK_EXPORT void hak_free(void *p) { hak_hot_free(p); }
 HAK_EXPORT void *hak_calloc(size_t count, size_t size)
 {
 	size_t n;
-	bool zero;
-	void *p;
 
 	if (hak_unlikely(__builtin_mul_overflow(count, size, &n)))
 		return hak_refuse(ENOMEM);
-	if (hak_unlikely(n > HAK_CLASS_MAX)) {
-		p = hak_large_alloc_for(hak_guard_room(n), 1, &zero, n, HAK_CALLER);
-		if (p && zero)
-			hak_count_own(callocs_clean);
-		return hak_guard_open_any(p && !zero ? memset(p, 0, n) : p, n);
-	}
-	p = hak_hot_malloc(n, HAK_INLINED);
-	return hak_likely(p != NULL) ? memset(p, 0, n) : p;
+	return hak_hot_malloc_for(hak_guard_room(n), n, HAK_INLINED, true);
 }
 
 /* Bytes of the block at p that its caller may use, and those that it has room for.  Aborts if there is none. */
@@ -7069,7 +7107,7 @@ static void *hak_aligned(size_t align, size_t n, const void *caller)
 		/* Slabs begin at a unit, so the blocks of every class that is a multiple of the alignment are aligned. */
 		for (uint32_t c = hak_class_of(room > align ? room : align); c < HAK_CLASSES; c++)
 			if ((hak_class[c].size & (align - 1)) == 0)
-				return hak_hot_malloc_for(hak_class[c].size, n, caller);
+				return hak_hot_malloc_for(hak_class[c].size, n, caller, false);
 	}
 	return hak_guard_open_any(hak_large_alloc_for(room, align, &zero, n, caller), n);
 }
