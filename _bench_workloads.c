@@ -1319,9 +1319,9 @@ static struct result run_handoff(void)
 
 static atomic_uintptr_t *places;
 
-static void *place_swap(void *p, uint64_t bits) /* what stood in a random place, or NULL */
+static uintptr_t place_swap(uintptr_t p, uint64_t bits) /* what stood in a random place, or 0 */
 {
-	return (void *)atomic_exchange(&places[random_below((uint32_t)bits, key.slots)], (uintptr_t)p);
+	return atomic_exchange(&places[random_below((uint32_t)bits, key.slots)], p);
 }
 
 static struct result run_short_teams(void *(*body)(void *))
@@ -1339,34 +1339,40 @@ static struct result run_short_teams(void *(*body)(void *))
 	return sum_up(workers, seconds_since(start));
 }
 
-static uint64_t *words_make(uint64_t words, uint64_t bits) /* each word holds how many there are, and a mark */
+enum { MARK_AT = 48 }; /* bits of an address: a mark is above them, so that both are swapped at once */
+
+static uintptr_t words_make(uint64_t words, uint64_t mark) /* each word is the mark and how many there are */
 {
 	uint64_t *block = checked(malloc(words * sizeof *block));
+	mark &= UINT16_MAX;
 	for (uint64_t i = 0; i < words; i++)
-		block[i] = bits << 32 | words;
-	return block;
+		block[i] = mark << MARK_AT | words;
+	return (uintptr_t)block | mark << MARK_AT;
 }
 
-static void words_free(uint64_t *block)
+static void words_free(uintptr_t marked)
 {
-	uint64_t words = block != NULL ? block[0] & UINT32_MAX : 0, changed = 0;
+	if (marked == 0)
+		return;
+	uint64_t *block = (uint64_t *)(marked & ((UINT64_C(1) << MARK_AT) - 1)), first = block[0], changed = 0;
+	uint64_t words = first >> MARK_AT == marked >> MARK_AT ? first & ((UINT64_C(1) << MARK_AT) - 1) : 0;
 	for (uint64_t i = 0; i < words; i++)
-		changed |= block[i] ^ block[0];
-	if (changed != 0)
-		die("the contents of a block of %llu words at %p have changed", (unsigned long long)words, (void *)block);
+		changed |= block[i] ^ first;
+	if (words == 0 || changed != 0)
+		die("the contents of a block at %p have changed", (void *)block);
 	free(block);
 }
 
 struct pile { /* its array is from the allocator under test, and grows */
-	uint64_t **blocks; /* NULL where one is gone */
+	uintptr_t *blocks; /* with their marks; 0 where one is gone */
 	size_t count, room;
 };
 
-static void pile_add(struct pile *pile, uint64_t *block)
+static void pile_add(struct pile *pile, uintptr_t block)
 {
 	if (pile->count == pile->room) {
 		pile->room = pile->room != 0 ? 2 * pile->room : 64;
-		pile->blocks = checked(realloc(pile->blocks, pile->room * sizeof(uint64_t *)));
+		pile->blocks = checked(realloc(pile->blocks, pile->room * sizeof *pile->blocks));
 	}
 	pile->blocks[pile->count++] = block;
 }
@@ -1378,7 +1384,7 @@ static void pile_free(struct pile *pile)
 	free(pile->blocks);
 }
 
-static uint64_t **pile_pick(struct pile *pile, uint64_t bits) /* the pile is not empty */
+static uintptr_t *pile_pick(struct pile *pile, uint64_t bits) /* the pile is not empty */
 {
 	return &pile->blocks[random_below((uint32_t)bits, pile->count)];
 }
@@ -1392,17 +1398,17 @@ static void *stress_thread(void *argument)
 		uint64_t bits = random_next(&worker->random), draw = random_next(&worker->random);
 		uint64_t scale = random_below((uint32_t)draw, 100) == 0 ? 100 : 1;
 		if (bits >> 63)
-			pile_add(&passing, words_make(scale * (1 + random_below((uint32_t)bits, 128)), bits));
+			pile_add(&passing, words_make(scale * (1 + random_below((uint32_t)bits, 128)), bits >> 32));
 		else
-			pile_add(&retained, words_make(scale * 10 * (1 + random_below((uint32_t)bits, 1280)), bits));
+			pile_add(&retained, words_make(scale * 10 * (1 + random_below((uint32_t)bits, 1280)), bits >> 32));
 		bits = random_next(&worker->random);
 		if (passing.count != 0 && random_below((uint32_t)(draw >> 32), 3) != 0) {
-			uint64_t **gone = pile_pick(&passing, bits);
+			uintptr_t *gone = pile_pick(&passing, bits);
 			words_free(*gone);
-			*gone = NULL;
+			*gone = 0;
 		}
 		if (passing.count != 0 && bits >> 62 == 0) {
-			uint64_t **swapped = pile_pick(&passing, bits >> 16);
+			uintptr_t *swapped = pile_pick(&passing, bits >> 16);
 			*swapped = place_swap(*swapped, random_next(&worker->random));
 		}
 	}
@@ -1424,7 +1430,7 @@ static void *leak_thread(void *argument)
 	if (block[0] != 0 || block[key.size - 1] != 0)
 		die("calloc gave a block that is not zero at %p", (void *)block);
 	memset(block, 1, key.size); /* the next calloc must clear it */
-	free(place_swap(block, random_next(&worker->random)));
+	free((void *)place_swap((uintptr_t)block, random_next(&worker->random)));
 	worker->ops++;
 	return NULL;
 }

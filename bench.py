@@ -11,7 +11,7 @@
     python bench.py python --python ~/.pyenv/versions/3.13.0/bin/python
     python bench.py phases              what each layer of thread caches brings, on blocks of every tier; two minutes
     python bench.py instructions        instructions a malloc+free pair takes, counted by valgrind
-    python bench.py suites              what the suites that people know stress, each at its threads; seven minutes
+    python bench.py suites              what the suites that people know stress, each at its threads; six minutes
     python bench.py scaling             1 to 32 threads, and the locks that they share; five minutes
     python bench.py lookup              from a pointer to its slab: by address, hash registry, scan; half a minute
     python bench.py adaptive            thread caches that adapt their size, beside fixed ones; three minutes
@@ -68,8 +68,8 @@ Not measured: latency of single calls; memory held after the load is over; fragm
 do more than allocate (the differences are smaller there); more cores than this machine has. With more threads than
 cores the time is the scheduler's too. `instructions` counts instructions, neither cycles nor cache misses. Most
 workloads write one byte in each OS page of a block, not all of it: programs that fill their blocks gain less (of
-`suites`, all but handoff, passes and big do); `phases` write only a block's ends,
-so that what they compare is the allocator's part and not the memory's.
+`suites`, all but handoff, passes and big do so); `phases` write only a block's ends, so that what they compare is the
+allocator's part and not the memory's.
 """
 
 from __future__ import annotations

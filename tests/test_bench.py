@@ -737,6 +737,32 @@ def test_a_broken_allocator_is_a_row_that_says_so(fault, make_library, bench_row
     assert system["runs"] == 2
 
 
+TWICE = BROKEN["hands out one block twice"][1]
+# keys: what of a mistake each workload of `suites` that has several blocks at a time must notice
+NOTICED = {
+    "handoff threads=2": TWICE,  # one producer: this allocator has no lock
+    "stress threads=1": TWICE,
+    "passes threads=1": TWICE,
+    "pareto": TWICE,
+    "simple": TWICE,
+    "skewed": TWICE,
+    "big slots=2 max=6000000 warm=0": "void *malloc(size_t n) { return n < 1 << 20 ? calloc(1, n) : heap; }",
+    "numbers": "void *malloc(size_t n) { return n == 28 ? heap : calloc(1, n); }",
+    "leak": "void *malloc(size_t n) { return calloc(1, n); } "
+    "__attribute__((constructor)) static void soil(void) { for (size_t i = 1 << 20; i < sizeof heap; i++) heap[i] = 1; "
+    "used = 1 << 20; }",
+}
+
+
+@pytest.mark.parametrize("keys", NOTICED)
+def test_each_suites_workload_notices_a_broken_allocator(keys, make_library):
+    broken = bench.Allocator("broken", make_library("noticed", PROLOGUE + NOTICED[keys]))
+    command = (bench.workloads(), *keys.split(), "seconds=0.05", "seed={seed}")
+    bench.run_case(bench.Case(keys, command), bench.Allocator("system"))
+    with pytest.raises(bench.RunFailed, match=r"^exit status 1: .*(contents of a block|not zero)"):
+        bench.run_case(bench.Case(keys, command), broken)
+
+
 def test_what_cannot_be_preloaded_fails_and_is_shown(capsys, tmp_path):
     (tmp_path / "text").write_text("not a library")
     options = ["mixed", *TINY, "--threads", "1", "--only", "system,text", "--peer", f"text={tmp_path / 'text'}"]
