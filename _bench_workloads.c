@@ -1692,12 +1692,11 @@ struct number {
 
 static _Thread_local uint64_t numbers_made;
 
-static struct number *number_make(size_t length) /* is 0 */
+static struct number *number_make(size_t length) /* whose digits are yet to be written */
 {
 	struct number *number = checked(malloc(sizeof *number + length * sizeof *number->digits));
 	number->references = 1;
 	number->length = (uint32_t)length;
-	memset(number->digits, 0, length * sizeof *number->digits);
 	numbers_made++;
 	return number;
 }
@@ -1747,6 +1746,7 @@ static struct number *number_add(struct number *a, struct number *b)
 static struct number *number_multiply(struct number *a, struct number *b)
 {
 	struct number *product = number_make(a->length + b->length);
+	memset(product->digits, 0, product->length * sizeof *product->digits);
 	for (uint32_t i = 0; i < a->length; i++) {
 		uint64_t carry = 0;
 		for (uint32_t j = 0; j < b->length; j++, carry >>= 32) {
