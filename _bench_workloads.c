@@ -7,15 +7,15 @@
  * of hakmem. Before the clock starts, each workload reaches its usual state, as far as that takes no threads that hand
  * on (larson has its blocks, prodcons nothing); faults and counters are those since then.
  *
- * A block's first and last byte, and one in each `touch` bytes between, are written when it is made; the first and
- * the last are compared before it is freed, and a difference ends the run. What the workloads themselves need is
- * mapped, so that it is no part of what is measured.
+ * A block's first and last byte, and one in each `touch` bytes between, are written when it is made (all of it in
+ * those workloads whose text says so); the first and the last are compared before it is freed, and a difference ends
+ * the run. What the workloads themselves need is mapped, so that it is no part of what is measured.
  *
  * Sections: keys · small helpers · blocks · latencies · what is counted from the start of the clock · teams of
  * threads · pairs, calloc, burst · replacement (mixed, mid, large) · larson · requests (scenario-json and so on) ·
- * prodcons · churn · realloc · lookup · caches (hot-class and so on) · first calls · strewn · phases · the table of
- * workloads · the report · main. A new workload is a function that returns
- * what it did, and a row in the table.
+ * prodcons · churn · realloc · lookup · caches (hot-class and so on) · first calls · strewn · phases · handoff ·
+ * short teams (stress, leak) · passes · pareto, skewed · simple, big-one, scratch · numbers · the table of workloads ·
+ * the report · main. A new workload is a function that returns what it did, and a row in the table.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -202,6 +202,14 @@ static inline struct block block_make(size_t size, unsigned char mark)
 	for (size_t at = 0; at < size; at += key.touch)
 		block.bytes[at] = mark;
 	block.bytes[size - 1] = mark;
+	return block;
+}
+
+static inline struct block block_full(size_t size, unsigned char mark) /* written from end to end */
+{
+	struct block block = { checked(malloc(size)), (uint32_t)size, mark };
+	memset(block.bytes, mark, size);
+	keep(block.bytes);
 	return block;
 }
 
@@ -723,11 +731,16 @@ static void take_a_side(struct worker *worker)
 	(worker->index % 2 == 0 ? produce : consume)(worker, &rings[worker->index / 2]);
 }
 
-static struct result run_prodcons(void)
+static uint64_t pairs_of_threads(void)
 {
 	if (key.threads % 2 != 0)
 		die("threads=%llu: an even number is needed, for pairs", (unsigned long long)key.threads);
-	rings = map(key.threads / 2 * sizeof *rings);
+	return key.threads / 2;
+}
+
+static struct result run_prodcons(void)
+{
+	rings = map(pairs_of_threads() * sizeof *rings);
 	return run_team(prepare_ring, take_a_side);
 }
 
@@ -1179,9 +1192,7 @@ static void take_a_side_in_phases(struct worker *worker)
 
 static struct result run_prodcons_phases(void)
 {
-	if (key.threads % 2 != 0)
-		die("threads=%llu: an even number is needed, for pairs", (unsigned long long)key.threads);
-	rings = map(key.threads / 2 * sizeof *rings);
+	rings = map(pairs_of_threads() * sizeof *rings);
 	return run_team(prepare_ring, take_a_side_in_phases);
 }
 
@@ -1216,6 +1227,588 @@ static void waves_until_stopped(struct worker *worker) /* a wave of large blocks
 static struct result run_waves(void)
 {
 	return run_team(prepare_waves, waves_until_stopped);
+}
+
+/* ---- handoff: half of the threads fill batches of blocks, the others empty them; one list, one lock ---- */
+
+enum { BATCH = 4096, BATCHES_QUEUED = 100, WRITTEN = 128 }; /* blocks; batches; bytes of a block, at most */
+
+struct batch { /* from the allocator under test too: 32 KiB between many small blocks */
+	struct batch *older;
+	unsigned char mark;
+	unsigned char *blocks[BATCH];
+};
+
+static struct {
+	pthread_mutex_t lock; /* guards the rest */
+	pthread_cond_t taken, put;
+	struct batch *newest; /* last in, first out */
+	uint64_t queued, producers; /* producers: that have not ended */
+} handoff = { .lock = PTHREAD_MUTEX_INITIALIZER, .taken = PTHREAD_COND_INITIALIZER, .put = PTHREAD_COND_INITIALIZER };
+
+static void batch_put(struct batch *batch)
+{
+	pthread_mutex_lock(&handoff.lock);
+	while (handoff.queued == BATCHES_QUEUED)
+		pthread_cond_wait(&handoff.taken, &handoff.lock);
+	batch->older = handoff.newest;
+	handoff.newest = batch;
+	handoff.queued++;
+	pthread_cond_signal(&handoff.put);
+	pthread_mutex_unlock(&handoff.lock);
+}
+
+static struct batch *batch_take(void) /* NULL when there is none and will be none */
+{
+	pthread_mutex_lock(&handoff.lock);
+	while (handoff.newest == NULL && handoff.producers != 0)
+		pthread_cond_wait(&handoff.put, &handoff.lock);
+	struct batch *batch = handoff.newest;
+	if (batch != NULL) {
+		handoff.newest = batch->older;
+		handoff.queued--;
+		pthread_cond_signal(&handoff.taken);
+	}
+	pthread_mutex_unlock(&handoff.lock);
+	return batch;
+}
+
+static void fill_batches(struct worker *worker)
+{
+	do {
+		struct batch *batch = checked(malloc(sizeof *batch));
+		batch->mark = (unsigned char)random_next(&worker->random);
+		for (int i = 0; i < BATCH; i++) {
+			size_t size = random_size(random_next(&worker->random));
+			batch->blocks[i] = checked(malloc(size));
+			memset(batch->blocks[i], batch->mark, size < WRITTEN ? size : WRITTEN);
+		}
+		batch_put(batch);
+	} while (!stopped());
+	pthread_mutex_lock(&handoff.lock);
+	if (--handoff.producers == 0)
+		pthread_cond_broadcast(&handoff.put);
+	pthread_mutex_unlock(&handoff.lock);
+}
+
+static void empty_batches(struct worker *worker)
+{
+	for (struct batch *batch; (batch = batch_take()) != NULL; free(batch)) {
+		for (int i = 0; i < BATCH; i++) {
+			if (batch->blocks[i][0] != batch->mark)
+				die("the contents of a block at %p have changed", (void *)batch->blocks[i]);
+			free(batch->blocks[i]);
+		}
+		worker->ops += BATCH;
+	}
+}
+
+static void fill_or_empty_batches(struct worker *worker)
+{
+	(worker->index % 2 == 0 ? fill_batches : empty_batches)(worker);
+}
+
+static struct result run_handoff(void)
+{
+	handoff.producers = pairs_of_threads();
+	return run_team(NULL, fill_or_empty_batches);
+}
+
+/* ---- Short teams (stress, leak): teams of threads that live for one piece of work, one team after the other. What
+ * they swap into `slots` places outlives them ---- */
+
+static atomic_uintptr_t *places;
+
+static uintptr_t place_swap(uintptr_t p, uint64_t bits) /* what stood in a random place, or 0 */
+{
+	return atomic_exchange(&places[random_below((uint32_t)bits, key.slots)], p);
+}
+
+static struct result run_short_teams(void *(*body)(void *))
+{
+	struct worker *workers = make_workers();
+	places = map(key.slots * sizeof *places);
+	count(at_start);
+	uint64_t start = now_ns();
+	do {
+		for (uint64_t t = 0; t < key.threads; t++)
+			workers[t].thread = start_thread(body, &workers[t]);
+		for (uint64_t t = 0; t < key.threads; t++)
+			pthread_join(workers[t].thread, NULL);
+	} while (seconds_since(start) < key.seconds);
+	return sum_up(workers, seconds_since(start));
+}
+
+enum { MARK_AT = 48 }; /* bits of an address: a mark is above them, so that both are swapped at once */
+
+static uintptr_t words_make(uint64_t words, uint64_t mark) /* each word is the mark and how many there are */
+{
+	uint64_t *block = checked(malloc(words * sizeof *block));
+	mark &= UINT16_MAX;
+	for (uint64_t i = 0; i < words; i++)
+		block[i] = mark << MARK_AT | words;
+	return (uintptr_t)block | mark << MARK_AT;
+}
+
+static void words_free(uintptr_t marked)
+{
+	if (marked == 0)
+		return;
+	uint64_t *block = (uint64_t *)(marked & ((UINT64_C(1) << MARK_AT) - 1)), first = block[0], changed = 0;
+	uint64_t words = first >> MARK_AT == marked >> MARK_AT ? first & ((UINT64_C(1) << MARK_AT) - 1) : 0;
+	for (uint64_t i = 0; i < words; i++)
+		changed |= block[i] ^ first;
+	if (words == 0 || changed != 0)
+		die("the contents of a block at %p have changed", (void *)block);
+	free(block);
+}
+
+struct pile { /* its array is from the allocator under test, and grows */
+	uintptr_t *blocks; /* with their marks; 0 where one is gone */
+	size_t count, room;
+};
+
+static void pile_add(struct pile *pile, uintptr_t block)
+{
+	if (pile->count == pile->room) {
+		pile->room = pile->room != 0 ? 2 * pile->room : 64;
+		pile->blocks = checked(realloc(pile->blocks, pile->room * sizeof *pile->blocks));
+	}
+	pile->blocks[pile->count++] = block;
+}
+
+static void pile_free(struct pile *pile)
+{
+	for (size_t i = 0; i < pile->count; i++)
+		words_free(pile->blocks[i]);
+	free(pile->blocks);
+}
+
+static uintptr_t *pile_pick(struct pile *pile, uint64_t bits) /* the pile is not empty */
+{
+	return &pile->blocks[random_below((uint32_t)bits, pile->count)];
+}
+
+static void *stress_thread(void *argument)
+{
+	struct worker *worker = argument;
+	struct pile passing = { 0 }, retained = { 0 };
+	uint64_t mallocs = 80 * key.rounds * (worker->index % 8 + 1); /* so that threads end one after the other */
+	for (uint64_t i = 0; i < mallocs; i++) {
+		uint64_t bits = random_next(&worker->random), draw = random_next(&worker->random);
+		uint64_t scale = random_below((uint32_t)draw, 100) == 0 ? 100 : 1;
+		if (bits >> 63)
+			pile_add(&passing, words_make(scale * (1 + random_below((uint32_t)bits, 128)), bits >> 32));
+		else
+			pile_add(&retained, words_make(scale * 10 * (1 + random_below((uint32_t)bits, 1280)), bits >> 32));
+		bits = random_next(&worker->random);
+		if (passing.count != 0 && random_below((uint32_t)(draw >> 32), 3) != 0) {
+			uintptr_t *gone = pile_pick(&passing, bits);
+			words_free(*gone);
+			*gone = 0;
+		}
+		if (passing.count != 0 && bits >> 62 == 0) {
+			uintptr_t *swapped = pile_pick(&passing, bits >> 16);
+			*swapped = place_swap(*swapped, random_next(&worker->random));
+		}
+	}
+	pile_free(&passing);
+	pile_free(&retained);
+	worker->ops += mallocs;
+	return NULL;
+}
+
+static struct result run_stress(void)
+{
+	return run_short_teams(stress_thread);
+}
+
+static void *leak_thread(void *argument)
+{
+	struct worker *worker = argument;
+	unsigned char *block = checked(calloc(1, key.size));
+	if (block[0] != 0 || block[key.size - 1] != 0)
+		die("calloc gave a block that is not zero at %p", (void *)block);
+	memset(block, 1, key.size); /* the next calloc must clear it */
+	free((void *)place_swap((uintptr_t)block, random_next(&worker->random)));
+	worker->ops++;
+	return NULL;
+}
+
+static struct result run_leak(void)
+{
+	return run_short_teams(leak_thread);
+}
+
+/* ---- passes: blocks of falling sizes come and go at scattered positions; some are handed to the next thread ---- */
+
+enum { STRIDE = 10000019 }; /* a prime above every number of slots: a walk by it comes everywhere */
+enum { FRACTION = 21 };     /* bits of a random fraction, of which 64 bits give three */
+
+struct parcel {
+	struct parcel *next;
+	uint64_t count;
+	struct block blocks[];
+};
+
+static struct inbox {
+	_Alignas(64) _Atomic(struct parcel *) newest; /* the thread before pushes, its own takes all */
+} *inboxes;
+
+static size_t falling_size(uint64_t bits) /* the product of three random numbers: an eighth of the range on average */
+{
+	uint64_t mask = (1u << FRACTION) - 1, product = (bits & mask) * (bits >> FRACTION & mask) >> FRACTION;
+	product = product * (bits >> 2 * FRACTION & mask) >> FRACTION;
+	return key.min + ((key.max - key.min) * product >> FRACTION);
+}
+
+static struct block *walk(struct worker *worker, uint64_t *at)
+{
+	*at = (*at + STRIDE) % key.slots;
+	return &worker->blocks[*at];
+}
+
+static void parcel_send(struct worker *worker, uint64_t *at, uint64_t count)
+{
+	struct inbox *inbox = &inboxes[(worker->index + 1) % key.threads];
+	struct parcel *parcel = checked(malloc(sizeof *parcel + count * sizeof *parcel->blocks));
+	parcel->count = count;
+	for (uint64_t i = 0; i < count; i++) {
+		struct block *block = walk(worker, at);
+		parcel->blocks[i] = *block;
+		block->bytes = NULL;
+	}
+	parcel->next = atomic_load_explicit(&inbox->newest, memory_order_relaxed);
+	while (!atomic_compare_exchange_weak_explicit(&inbox->newest, &parcel->next, parcel, memory_order_release,
+	                                              memory_order_relaxed)) {
+	}
+}
+
+static void parcels_free(struct inbox *inbox)
+{
+	struct parcel *parcel = atomic_exchange_explicit(&inbox->newest, NULL, memory_order_acquire);
+	for (struct parcel *next; parcel != NULL; parcel = next) {
+		next = parcel->next;
+		for (uint64_t i = 0; i < parcel->count; i++)
+			block_free(&parcel->blocks[i]);
+		free(parcel);
+	}
+}
+
+static void passes_until_stopped(struct worker *worker)
+{
+	uint64_t at = 0, made;
+	for (uint64_t pass = 1; pass == 1 || !stopped(); pass++, worker->ops += made) {
+		uint64_t bits = random_next(&worker->random);
+		made = 30 + random_below((uint32_t)bits, 70);
+		uint64_t freed = 25 + random_below((uint32_t)(bits >> 32), 56), from = bits % key.slots;
+		for (uint64_t i = 0; i < made; i++) {
+			struct block *block = walk(worker, &at);
+			block_free(block);
+			bits = random_next(&worker->random);
+			*block = block_make(falling_size(bits), (unsigned char)(bits >> 56));
+		}
+		for (uint64_t i = 0; i < freed; i++)
+			block_free(walk(worker, &from));
+		if (pass % 2 == 0) {
+			parcel_send(worker, &from, made);
+			parcels_free(&inboxes[worker->index]);
+		}
+	}
+}
+
+static struct result run_passes(void)
+{
+	inboxes = map(key.threads * sizeof *inboxes);
+	return run_team(NULL, passes_until_stopped);
+}
+
+/* ---- pareto, skewed: few slots or sizes are much more frequent than the others; blocks are written whole ---- */
+
+enum { PARETO_STEPS = 6, PARETO_DOUBLINGS = 8 }; /* from 4 bytes to 1 KiB */
+
+static inline struct block *pareto_slot(struct worker *worker, uint64_t bits) /* a fifth of the slots has four fifths */
+{
+	uint64_t slots = key.slots / key.threads;
+	for (int i = 0; i < PARETO_STEPS && slots >= 5 && random_below((uint32_t)bits, 5) != 0; i++) {
+		slots /= 5;
+		bits *= 0x9E3779B97F4A7C15u;
+		bits ^= bits >> 32;
+	}
+	return &worker->blocks[slots != 0 ? random_below((uint32_t)(bits * 0x9E3779B97F4A7C15u >> 32), slots) : 0];
+}
+
+static inline struct block pareto_block(uint64_t bits) /* each doubling half as often as the one before */
+{
+	uint64_t low = UINT64_C(4) << __builtin_ctzll(bits | 1u << (PARETO_DOUBLINGS - 1));
+	return block_full(low + random_below((uint32_t)(bits >> 32), low), (unsigned char)(bits >> 8));
+}
+
+static void block_free_read(struct block *block) /* all bytes are the same as the one before */
+{
+	if (memcmp(block->bytes, block->bytes + 1, block->size - 1) != 0)
+		die("the contents of a block of %lu bytes at %p have changed", (unsigned long)block->size, (void *)block->bytes);
+	block_free(block);
+}
+
+static void fill_half(struct worker *worker)
+{
+	for (uint64_t i = 0; i < key.slots / key.threads; i++) {
+		uint64_t bits = random_next(&worker->random);
+		if (bits >> 63)
+			worker->blocks[i] = pareto_block(bits);
+	}
+}
+
+static void pareto_until_stopped(struct worker *worker)
+{
+	do {
+		for (int i = 0; i < STOP_CHECK; i++) {
+			uint64_t bits = random_next(&worker->random);
+			struct block *block = pareto_slot(worker, bits);
+			if (block->bytes == NULL)
+				*block = pareto_block(random_next(&worker->random));
+			else
+				block_free_read(block);
+		}
+		worker->ops += STOP_CHECK / 2;
+	} while (!stopped());
+}
+
+static struct result run_pareto(void)
+{
+	return run_team(fill_half, pareto_until_stopped);
+}
+
+static struct block skewed_block(uint64_t bits) /* a size is as frequent as its inverse square */
+{
+	double small = 1 / (double)key.min, large = 1 / (double)key.max;
+	double fraction = (double)(bits >> 32) * 0x1p-32;
+	return block_full((size_t)(1 / (small - fraction * (small - large))), (unsigned char)bits);
+}
+
+static void fill_skewed(struct worker *worker)
+{
+	for (uint64_t i = 0; i < key.slots; i++)
+		worker->blocks[i] = skewed_block(random_next(&worker->random));
+}
+
+static void replace_skewed_until_stopped(struct worker *worker)
+{
+	do {
+		for (int i = 0; i < STOP_CHECK; i++) {
+			uint64_t bits = random_next(&worker->random);
+			struct block *block = &worker->blocks[random_below((uint32_t)bits, key.slots)];
+			block_free(block);
+			*block = skewed_block(bits);
+		}
+		worker->ops += STOP_CHECK;
+	} while (!stopped());
+}
+
+static struct result run_skewed(void)
+{
+	return run_team(fill_skewed, replace_skewed_until_stopped);
+}
+
+/* ---- simple, big-one, scratch: loops over one size, whose blocks are written whole ---- */
+
+enum { SIMPLE_MOST = 1600 }; /* blocks at a time; also 25, 100, 400: what a thread cache holds, and more */
+
+static void simple_until_stopped(struct worker *worker)
+{
+	do
+		for (size_t size = 16; size <= 64; size *= 2) /* where most blocks of most programs are */
+			for (int at_once = SIMPLE_MOST / 64; at_once <= SIMPLE_MOST; at_once *= 4)
+				for (int made = 0; made < SIMPLE_MOST; made += at_once, worker->ops += (uint64_t)at_once) {
+					for (int i = 0; i < at_once; i++)
+						worker->blocks[i] = block_full(size, (unsigned char)i);
+					for (int i = 0; i < at_once; i++)
+						block_free(&worker->blocks[i]);
+				}
+	while (!stopped());
+}
+
+static struct result run_simple(void)
+{
+	return run_team(NULL, simple_until_stopped);
+}
+
+static void big_one_until_stopped(struct worker *worker)
+{
+	do {
+		struct block block = block_full(key.size, (unsigned char)worker->ops++);
+		block_free(&block);
+	} while (!stopped());
+}
+
+static struct result run_big_one(void)
+{
+	return run_team(NULL, big_one_until_stopped);
+}
+
+static struct block *given; /* by main, one to each thread; neighbours, where the allocator makes them so */
+
+static void free_what_was_given(struct worker *worker)
+{
+	block_free(&given[worker->index]);
+}
+
+static void scratch_until_stopped(struct worker *worker)
+{
+	enum { TIMES = 250 }; /* a block of 8 bytes is written 2,000 times, so that a cache line that is shared shows */
+	do {
+		volatile unsigned char *bytes = checked(malloc(key.size));
+		for (int i = 0; i < TIMES; i++)
+			for (size_t at = 0; at < key.size; at++)
+				bytes[at] = (unsigned char)(worker->index + (size_t)i);
+		if (bytes[0] != (unsigned char)(worker->index + TIMES - 1))
+			die("the contents of a block at %p have changed", (void *)bytes);
+		free((void *)bytes);
+		worker->ops++;
+	} while (!stopped());
+}
+
+static struct result run_scratch(void)
+{
+	given = map(key.threads * sizeof *given);
+	for (uint64_t i = 0; i < key.threads; i++)
+		given[i] = block_full(key.size, (unsigned char)i);
+	return run_team(free_what_was_given, scratch_until_stopped);
+}
+
+/* ---- numbers: arithmetic whose every result is a block of its own, counted by who refers to it ----
+ *
+ * The continued fraction of the square root of n: its convergents h/k come from a, d and m, which stay small, and for
+ * each of them h*h - n*k*k is d, below and above 0 in turn; that is checked.
+ */
+
+enum { LONGEST = 6 }; /* digits of a convergent; its square is then a block of 56 bytes */
+
+struct number {
+	uint32_t references, length;
+	uint32_t digits[]; /* the lowest first, the highest is not 0 */
+};
+
+static _Thread_local uint64_t numbers_made;
+
+static struct number *number_make(size_t length) /* whose digits are yet to be written */
+{
+	struct number *number = checked(malloc(sizeof *number + length * sizeof *number->digits));
+	number->references = 1;
+	number->length = (uint32_t)length;
+	numbers_made++;
+	return number;
+}
+
+static struct number *number_keep(struct number *number)
+{
+	number->references++;
+	return number;
+}
+
+static void number_drop(struct number *number)
+{
+	if (--number->references == 0)
+		free(number);
+}
+
+/* Takes over both arguments, as all that follow do. */
+static struct number *number_done(struct number *sum, struct number *a, struct number *b)
+{
+	while (sum->length != 0 && sum->digits[sum->length - 1] == 0)
+		sum->length--;
+	number_drop(a);
+	number_drop(b);
+	return sum;
+}
+
+static struct number *number_of(uint64_t value)
+{
+	struct number *number = number_make(value >> 32 != 0 ? 2 : value != 0);
+	for (uint32_t i = 0; i < number->length; i++)
+		number->digits[i] = (uint32_t)(value >> 32 * i);
+	return number;
+}
+
+static struct number *number_add(struct number *a, struct number *b)
+{
+	uint32_t length = a->length > b->length ? a->length : b->length;
+	struct number *sum = number_make(length + 1);
+	uint64_t carry = 0;
+	for (uint32_t i = 0; i <= length; i++, carry >>= 32) {
+		carry += (uint64_t)(i < a->length ? a->digits[i] : 0) + (i < b->length ? b->digits[i] : 0);
+		sum->digits[i] = (uint32_t)carry;
+	}
+	return number_done(sum, a, b);
+}
+
+static struct number *number_multiply(struct number *a, struct number *b)
+{
+	struct number *product = number_make(a->length + b->length);
+	memset(product->digits, 0, product->length * sizeof *product->digits);
+	for (uint32_t i = 0; i < a->length; i++) {
+		uint64_t carry = 0;
+		for (uint32_t j = 0; j < b->length; j++, carry >>= 32) {
+			carry += (uint64_t)a->digits[i] * b->digits[j] + product->digits[i + j];
+			product->digits[i + j] = (uint32_t)carry;
+		}
+		product->digits[i + b->length] = (uint32_t)carry;
+	}
+	return number_done(product, a, b);
+}
+
+static void number_expect_equal(struct number *a, struct number *b)
+{
+	if (a->length != b->length || memcmp(a->digits, b->digits, a->length * sizeof *a->digits) != 0)
+		die("a convergent is wrong: the contents of a block have changed");
+	number_drop(a);
+	number_drop(b);
+}
+
+static void number_step(struct number **last, struct number **now, uint64_t a) /* last, now = now, a * now + last */
+{
+	struct number *next = number_add(number_multiply(number_of(a), number_keep(*now)), *last);
+	*last = *now;
+	*now = next;
+}
+
+static void expand_root(uint64_t n)
+{
+	uint64_t root = 0;
+	for (uint64_t bit = UINT64_C(1) << 31; bit != 0; bit >>= 1)
+		root += (root + bit) * (root + bit) <= n ? bit : 0;
+	n += root * root == n; /* no square: its expansion would end */
+	struct number *h[2] = { number_of(1), number_of(root) }, *k[2] = { number_of(0), number_of(1) };
+	for (uint64_t a = root, m = 0, d = 1, step = 0; h[1]->length <= LONGEST; step++) {
+		m = d * a - m;
+		d = (n - m * m) / d;
+		a = (root + m) / d;
+		struct number *square = number_multiply(number_keep(h[1]), number_keep(h[1]));
+		struct number *other = number_multiply(number_keep(k[1]), number_keep(k[1]));
+		other = number_multiply(number_of(n), other);
+		number_expect_equal(step % 2 == 0 ? number_add(square, number_of(d)) : square,
+		                    step % 2 == 0 ? other : number_add(other, number_of(d)));
+		number_step(&h[0], &h[1], a);
+		number_step(&k[0], &k[1], a);
+	}
+	for (int i = 0; i < 2; i++) {
+		number_drop(h[i]);
+		number_drop(k[i]);
+	}
+}
+
+static void expand_until_stopped(struct worker *worker)
+{
+	do
+		expand_root(2 + random_next(&worker->random) % UINT32_MAX);
+	while (!stopped());
+	worker->ops = numbers_made;
+}
+
+static struct result run_numbers(void)
+{
+	return run_team(NULL, expand_until_stopped);
 }
 
 /* ---- The table of workloads ---- */
@@ -1287,6 +1880,33 @@ static const struct workload {
 	{ "waves", run_waves, BLOCKS "period", "min=1048576 max=4194304 slots=32 period=1500",
 	  "a wave of large blocks every 1.5 s, freed at once, and small blocks between; stresses what is kept from one to "
 	  "the next; an op is a wave, its time that of the wave alone" },
+	{ "handoff", run_handoff, TEAM "min max", "threads=4 min=64 max=64",
+	  "half of the threads fill batches of 4,096 blocks (which it writes up to 128 bytes of), the others free them, by "
+	  "one list under one lock; stresses frees of other threads' blocks, far from their malloc" },
+	{ "stress", run_stress, TEAM "rounds slots", "threads=2 rounds=8 slots=1000",
+	  "teams of threads, one after the other, that make 80 * rounds small and large blocks and more, written whole, free "
+	  "some at once and others at their end, and swap some; stresses what ended threads leave" },
+	{ "passes", run_passes, BLOCKS, "threads=2 min=8 max=16000 slots=1000",
+	  "blocks, small ones more often, come and go at scattered positions; every other pass some are handed to the next "
+	  "thread; stresses many classes and other threads' frees" },
+	{ "pareto", run_pareto, TEAM "slots", "slots=262144",
+	  "of slots (for all threads together), a few much more often than others, one is filled if empty, else read and "
+	  "freed; blocks of 4-1,023 bytes, written whole; stresses how near to each other blocks are" },
+	{ "simple", run_simple, TEAM, "",
+	  "25, 100, 400 and 1,600 blocks of 16, 32 and 64 bytes, written whole, freed in their order" },
+	{ "skewed", run_skewed, TEAM "min max slots", "min=4 max=32768 slots=1024",
+	  "random replacement of blocks written whole, whose sizes are as frequent as their inverse squares" },
+	{ "leak", run_leak, TEAM "size slots", "threads=10 size=128 slots=1000",
+	  "teams of threads that make a single block, swap it for that of an ended thread, and end; stresses start and end "
+	  "of threads; an op is a thread" },
+	{ "big", run_replace, BLOCKS "warm", "min=5242880 max=26214400 slots=20 warm=2",
+	  "random replacement of blocks of 5-25 MiB; stresses mappings and page faults" },
+	{ "big-one", run_big_one, TEAM "size", "size=2097152", "one block of 2 MiB, written whole, freed, again and again" },
+	{ "scratch", run_scratch, TEAM "size", "threads=2 size=8",
+	  "each thread frees a block that main gave it, then makes one and writes it 250 times; stresses whether threads get "
+	  "blocks in one cache line" },
+	{ "numbers", run_numbers, TEAM, "",
+	  "arithmetic, each result of which is a block of 8-60 bytes; as in programs that do more than allocate" },
 	{ "pairs", run_pairs, LOOP, "", "malloc, free: the fast path and nothing else" },
 	{ "calloc", run_calloc, LOOP, "", "calloc, free" },
 	{ "burst", run_burst, LOOP, "", "64 mallocs, then 64 frees" },

@@ -11,6 +11,7 @@
     python bench.py python --python ~/.pyenv/versions/3.13.0/bin/python
     python bench.py phases              what each layer of thread caches brings, on blocks of every tier; two minutes
     python bench.py instructions        instructions a malloc+free pair takes, counted by valgrind
+    python bench.py suites              what the suites that people know stress, each at its threads; six minutes
     python bench.py scaling             1 to 32 threads, and the locks that they share; five minutes
     python bench.py lookup              from a pointer to its slab: by address, hash registry, scan; half a minute
     python bench.py adaptive            thread caches that adapt their size, beside fixed ones; three minutes
@@ -66,8 +67,9 @@ PYTHONMALLOC=mimalloc are peers too, since they are what the program would other
 Not measured: latency of single calls; memory held after the load is over; fragmentation over hours; programs that
 do more than allocate (the differences are smaller there); more cores than this machine has. With more threads than
 cores the time is the scheduler's too. `instructions` counts instructions, neither cycles nor cache misses. Most
-workloads write one byte in each OS page of a block, not all of it: programs that fill their blocks gain less;
-`phases` write only a block's ends, so that what they compare is the allocator's part and not the memory's.
+workloads write one byte in each OS page of a block, not all of it: programs that fill their blocks gain less (of
+`suites`, all but handoff, passes and big do so); `phases` write only a block's ends, so that what they compare is the
+allocator's part and not the memory's.
 """
 
 from __future__ import annotations
@@ -663,6 +665,13 @@ QUICK = (
     *(("churn", 2, 1), ("realloc", 1, 1), ("realloc-large", 1, 1)),
 )
 
+# what suites that people know stress, by workloads of our own, and the threads of each
+SUITES = (
+    *(("handoff", 4), ("handoff", 8), ("handoff", 32), ("stress", 2), ("stress", 8), ("passes", 2), ("passes", 16)),
+    *(("pareto", 1), ("pareto", 2), ("simple", 1), ("simple", 2), ("skewed", 1), ("skewed", 2), ("leak", 10)),
+    *(("big", 1), ("big-one", 1), ("scratch", 1), ("scratch", 2), ("numbers", 1)),
+)
+
 
 def timed_jobs(name: str, options: argparse.Namespace, allocators: Sequence[Allocator]) -> Iterator[Job]:
     """A subcommand's workloads, at --threads where it has that option."""
@@ -671,6 +680,12 @@ def timed_jobs(name: str, options: argparse.Namespace, allocators: Sequence[Allo
         more = [without for own in allocators if label == BIG_SCENARIO for without in without_bigcache(own)]
         for threads in getattr(options, "threads", table.threads):
             yield workload(label, threads, options.seconds), [*allocators, *more]
+
+
+def suites_jobs(options: argparse.Namespace, allocators: Sequence[Allocator]) -> Iterator[Job]:
+    """what the allocator suites that people know stress, by workloads of our own, each at its threads"""
+    for name, threads in SUITES:
+        yield workload(name, threads, options.seconds), allocators
 
 
 # ---- Python programs: each defines work(), a round of which is an op, and `kept`, what so many rounds leave behind
@@ -1222,10 +1237,10 @@ def lookup(options: argparse.Namespace) -> Result:
 
 
 def everything(options: argparse.Namespace) -> Result:
-    """all of the others, one after the other; some fifteen minutes"""
+    """all of the others, one after the other; some twenty minutes"""
     allocators = choose_allocators(options)
     jobs = [job for name in TIMED for job in timed_jobs(name, options, allocators)]
-    jobs += python_jobs(options, allocators)
+    jobs += [*suites_jobs(options, allocators), *python_jobs(options, allocators)]
     ours = any(allocator.is_hakmem for allocator in allocators)  # the phases are hakmem's
     phase = list(phase_jobs(options, PHASE_THREADS, only=None)) if ours else []  # built before the first run
     rows = measure(jobs, options.runs)
@@ -1370,6 +1385,7 @@ BENCHMARKS = {
         name: Benchmark(timed, table.help, {**RUNS, "threads": table.threads}, functools.partial(timed_jobs, name))
         for name, table in TIMED.items()
     },
+    "suites": Benchmark(timed, suites_jobs.__doc__ or "", RUNS, suites_jobs),
     "python": Benchmark(
         timed, "programs in Python under PYTHONMALLOC=malloc, beside pymalloc", {**RUNS, **PYTHON}, python_jobs
     ),

@@ -128,6 +128,7 @@ def test_every_workload_is_reached_by_some_subcommand(usage):
     reached |= {keys[0] for keys, _ in bench.LOOPS.values()}
     reached |= {case.command[1] for case, _ in bench.lookup_jobs(bench.parse(["lookup"]), None)}
     reached |= {bench.STREWN}
+    reached |= {name for name, _ in bench.SUITES}
     reached |= {name for name, _ in bench.ACE_LOADS}
     assert sorted(reached) == sorted(keys_of(usage, "workloads"))
     assert {name for name, *_ in bench.QUICK} <= reached
@@ -319,6 +320,14 @@ def test_a_timed_subcommand_runs_its_workloads(name, bench_rows):
             assert percentiles == [None] * 3
 
 
+def test_suites_run_each_workload_at_its_threads(bench_rows):
+    status, rows = bench_rows("suites", *TINY, "--only", "system,hakmem")
+    assert (status, [row["failure"] for row in rows]) == (0, [None] * len(rows))
+    cases = [(row["workload"], row["threads"], row["allocator"]) for row in rows]
+    assert cases == [(*case, name) for case in bench.SUITES for name in ("system", "hakmem")]
+    assert all(row["hit_rate"] is not None for row in rows if row["allocator"] == "hakmem")
+
+
 def test_quick_is_the_default_and_shows_everything_in_one_table(capsys, twin):
     assert bench.parse([]).benchmark == "quick"
     assert bench.main([*TINY, "--only", "system,hakmem,twin,pymalloc", "--peer", f"twin={twin}"]) == 0
@@ -403,6 +412,7 @@ def test_a_setting_is_what_the_row_says(capsys):
 
 def test_all_is_the_sum_of_the_others(bench_rows, monkeypatch):
     monkeypatch.setattr(bench, "TIMED", {"mid": bench.TIMED["mid"]})
+    monkeypatch.setattr(bench, "SUITES", [("scratch", 2)])
     monkeypatch.setattr(bench, "PYTHON_PROGRAMS", {"python-json": bench.PYTHON_PROGRAMS["python-json"]})
     monkeypatch.setattr(bench, "PHASE_THREADS", [1])
     monkeypatch.setattr(bench, "TIERS", {"tiny": bench.TIERS["tiny"]})
@@ -413,13 +423,18 @@ def test_all_is_the_sum_of_the_others(bench_rows, monkeypatch):
     counted = ["64 B"] if shutil.which("valgrind") else []
     assert list(dict.fromkeys(row["workload"] for row in rows)) == [
         "mid",
+        "scratch",
         "python-json",
         *counted,
     ]  # no phases: hakmem's
     status, rows = bench_rows("all", *TINY, "--only", "hakmem")
     assert status == 0
     owners = ["8 slabs, random", "8 slabs, repeated"]
-    assert list(dict.fromkeys(row["workload"] for row in rows)) == ["mid", "python-json", "tiny", *owners, *counted]
+    assert list(dict.fromkeys(row["workload"] for row in rows)) == [
+        *("mid", "scratch", "python-json", "tiny"),
+        *owners,
+        *counted,
+    ]
 
 
 def test_lookup_times_the_three_ways_on_the_same_slabs(bench_rows, monkeypatch):
@@ -720,6 +735,32 @@ def test_a_broken_allocator_is_a_row_that_says_so(fault, make_library, bench_row
     assert bad["best_peer"] is None
     assert system["failure"] is None
     assert system["runs"] == 2
+
+
+TWICE = BROKEN["hands out one block twice"][1]
+# keys: what of a mistake each workload of `suites` that has several blocks at a time must notice
+NOTICED = {
+    "handoff threads=2": TWICE,  # one producer: this allocator has no lock
+    "stress threads=1": TWICE,
+    "passes threads=1": TWICE,
+    "pareto": TWICE,
+    "simple": TWICE,
+    "skewed": TWICE,
+    "big slots=2 max=6000000 warm=0": "void *malloc(size_t n) { return n < 1 << 20 ? calloc(1, n) : heap; }",
+    "numbers": "void *malloc(size_t n) { return n == 28 ? heap : calloc(1, n); }",
+    "leak": "void *malloc(size_t n) { return calloc(1, n); } "
+    "__attribute__((constructor)) static void soil(void) { for (size_t i = 1 << 20; i < sizeof heap; i++) heap[i] = 1; "
+    "used = 1 << 20; }",
+}
+
+
+@pytest.mark.parametrize("keys", NOTICED)
+def test_each_suites_workload_notices_a_broken_allocator(keys, make_library):
+    broken = bench.Allocator("broken", make_library("noticed", PROLOGUE + NOTICED[keys]))
+    command = (bench.workloads(), *keys.split(), "seconds=0.05", "seed={seed}")
+    bench.run_case(bench.Case(keys, command), bench.Allocator("system"))
+    with pytest.raises(bench.RunFailed, match=r"^exit status 1: .*(contents of a block|not zero)"):
+        bench.run_case(bench.Case(keys, command), broken)
 
 
 def test_what_cannot_be_preloaded_fails_and_is_shown(capsys, tmp_path):
