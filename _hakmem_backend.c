@@ -5662,6 +5662,25 @@ HAK_INLINE void hak_remote_send(hak_heap_t *h, void *p, uint32_t word, bool stra
 	}
 }
 
+/* The same if the batch is there, and is not full with it: nearly all frees of a thread that frees what others have
+ * allocated.  False: nothing was done. */
+HAK_INLINE bool hak_remote_add(hak_heap_t *h, void *p, uint32_t word)
+{
+	uint32_t owner = hak_word_owner(word), c = hak_word_class(word), size = hak_class[c].size;
+	uint32_t i = owner % HAK_OUT_SLOTS;
+	hak_batch_t *b = h->out[i];
+
+	if (!b || h->out_owner[i] != owner || b->count >= HAK_REMOTE_BLOCKS - 1 || b->bytes + size >= hak_target_remote()
+	    || size >= HAK_REMOTE_AT_ONCE || h->tick == 0)
+		return false;
+	h->tick--; /* it is a slow path: see hak_heap_tick */
+	hak_count(&h->count.remote_frees, 1u);
+	hak_count(&h->bin[c].sent, 1u);
+	b->block[b->count++] = p;
+	b->bytes += size;
+	return true;
+}
+
 /* A block that another heap owns, or none.  Owner of h. */
 static void hak_remote_free(hak_heap_t *h, void *p, uint32_t word)
 {
@@ -6896,6 +6915,14 @@ static HAK_NOINLINE void hak_free_slow(void *p)
 	errno = saved;
 }
 
+/* What is not a block of h: the heap of this thread, or one that is none and has no batches.  `from`: the word of its
+ * unit less h's tag.  A function of its own, as it needs no stack. */
+static HAK_NOINLINE void hak_free_other(void *p, size_t from, hak_heap_t *h)
+{
+	if (HAK_HARDENED || !hak_remote_add(h, p, (uint32_t)from + h->tag))
+		hak_free_slow(p);
+}
+
 /* =================================================== HOT PATHS ================================================= */
 
 /* The address that an exported function returns to: whom its block is for.  HAK_INLINED says that of the function into
@@ -6957,7 +6984,7 @@ HAK_INLINE void hak_hot_free(void *p)
 	/* One load and one comparison: on a unit with blocks, owned by this heap, and of which class. */
 	size_t c = (uint32_t)(hak_load(&hak_unit[u]) - h->tag);
 	if (hak_unlikely(c > 255))
-		return hak_free_slow(p);
+		return hak_free_other(p, c, h);
 	uint64_t v = hak_load(&h->v[c]);
 	size_t at = v & 0xFFFF;
 	if (hak_unlikely(at == h->top[c]))
