@@ -90,11 +90,13 @@
 #define HAK_VERSION "0.1.0"
 #define HAK_ABI 2u /* raised when a struct of the introspection section changes its meaning */
 
-/* A tier is a row: smallest and largest block, classes to a doubling, least blocks in a slab, number of classes. */
-#define HAK_TIERS(X)             \
-	X(tiny, 8, 1024, 8, 1, 33)   \
-	X(l2, 1025, 32768, 4, 8, 20) \
-	X(l25, 32769, 1048576, 4, 1, 20)
+/* A tier is a row: smallest and largest block, classes to a doubling, least blocks in a slab, number of classes, most KiB
+ * in a stack (but one block), and most KiB in all of its stacks in a heap (0: as many as there are).  Few of the large
+ * ones: to take them from the page heap costs little beside using them, and what is kept of them cuts free memory up. */
+#define HAK_TIERS(X)                     \
+	X(tiny, 8, 1024, 8, 1, 33, 512, 0)   \
+	X(l2, 1025, 32768, 4, 8, 20, 512, 0) \
+	X(l25, 32769, 1048576, 4, 1, 20, 256, 1024)
 
 /* name, type, unit, default, least, most, when it may change, help, and when a user would want it.  Read from
  * HAKMEM_<NAME> at the first call.  The number of a text is its length. */
@@ -175,7 +177,7 @@
 	X(slabs_released, "slabs", "frees rises", "empty slabs given back to the page heap")                 \
 	X(cache_grows, "changes", "refills caches rises", "stack capacities doubled")                        \
 	X(cache_shrinks, "changes", "refills caches rises", "stack capacities halved, or taken away when out of use") \
-	X(cache_refusals, "refusals", "refills caches rises", "capacities not given, or not doubled, for the sake of cache_limit") \
+	X(cache_refusals, "refusals", "refills caches rises", "capacities not given, or not doubled, for cache_limit or the tier's own limit") \
 	X(prewarm_blocks, "blocks", "refills caches rises", "blocks put into stacks before the thread asked for any") \
 	X(settles, "passes", "frees rises", "passes over a heap whose live bytes had halved")                \
 	X(refills_early, "refills", "refills early rises", "refills over at once: the inbox had filled the stack") \
@@ -323,7 +325,6 @@ enum {
 	HAK_SHARDS_MAX = 64,              /* shards of the page heap: a bit for each in a word */
 	HAK_SHARD_SHARE = 8,              /* a shard touches clean memory while others' dirty is less than this part of what is in use */
 	HAK_STACK_MAX = 2048,             /* most blocks in a stack */
-	HAK_STACK_BYTES = 512 << 10,      /* most bytes in a stack, but two blocks at least */
 	HAK_STACK_FIRST = 64,             /* blocks that a stack may hold at first */
 	HAK_STACK_FIRST_BYTES = 64 << 10, /* most bytes in a stack at first, but four blocks if it may ever hold them */
 	HAK_STACK_SHRINK = 4,             /* adaptive sizing: so many times smaller at least, */
@@ -403,13 +404,13 @@ enum {
 #define HAK_MID_MAX ((size_t)32768)      /* the second, by 256 bytes */
 #define HAK_CLASS_MAX ((size_t)1 << 20)  /* the third, by 8 KiB */
 
-#define HAK_ADD_CLASSES(name, lo, hi, steps, blocks, classes) +classes
-#define HAK_NAME_TIER(name, lo, hi, steps, blocks, classes) HAK_TIER_##name,
+#define HAK_ADD_CLASSES(name, lo, hi, steps, blocks, classes, stack, stacks) +classes
+#define HAK_NAME_TIER(name, lo, hi, steps, blocks, classes, stack, stacks) HAK_TIER_##name,
 enum { HAK_CLASSES = 0 HAK_TIERS(HAK_ADD_CLASSES) };
 
 /* Behind the classes stand their groups, for sites with a rule: two lifetimes of those up to HAK_MID_MAX, then all once
  * more without stacks.  A class of a group has its own slabs and the geometry of its `base`. */
-#define HAK_ADD_LIVED(name, lo, hi, steps, blocks, classes) +((hi) <= HAK_MID_MAX ? (classes) : 0)
+#define HAK_ADD_LIVED(name, lo, hi, steps, blocks, classes, stack, stacks) +((hi) <= HAK_MID_MAX ? (classes) : 0)
 enum {
 	HAK_GROUP_CLASSES = 0 HAK_TIERS(HAK_ADD_LIVED),
 	HAK_GROUPS = 2, /* short, long */
@@ -837,6 +838,7 @@ typedef struct hak_heap {
 	struct hak_heap *next_free;         /* heaps lock */
 	hak_lock_t claim HAK_LINE;
 	uint64_t used_bytes[HAK_TIER_whale]; /* claim: bytes of blocks out of its slabs, by tier */
+	uint64_t stack_bytes[HAK_TIER_whale]; /* claim: that its stacks may hold */
 	uint64_t told_bytes[HAK_TIER_whale]; /* claim: what the gauges know of that */
 	uint64_t told_low[HAK_TIER_whale];  /* claim: they are told when it leaves the range that begins here ... */
 	uint64_t told_span[HAK_TIER_whale]; /* claim: ... and is so long */
@@ -1692,11 +1694,11 @@ static HAK_COLD void hak_option_init(void)
 
 static const struct hak_tier {
 	const char *name;
-	uint32_t least, most, steps, blocks, classes;
+	uint32_t least, most, steps, blocks, classes, stack, stacks;
 } hak_tier[] = {
-#define HAK_TIER_ROW(name, lo, hi, steps, blocks, classes) {#name, lo, hi, steps, blocks, classes},
+#define HAK_TIER_ROW(name, lo, hi, steps, blocks, classes, stack, stacks) {#name, lo, hi, steps, blocks, classes, stack, stacks},
 	HAK_TIERS(HAK_TIER_ROW)
-	{"whale", (uint32_t)HAK_CLASS_MAX + 1, UINT32_MAX, 0, 0, 0},
+	{"whale", (uint32_t)HAK_CLASS_MAX + 1, UINT32_MAX, 0, 0, 0, 0, 0},
 };
 
 HAK_INLINE uint32_t hak_class_of(size_t n) /* n <= HAK_CLASS_MAX */
@@ -1740,7 +1742,7 @@ static HAK_COLD void hak_class_init(void)
 			k->reciprocal = (((uint64_t)1 << 40) + size - 1) / size;
 			k->cached = tier_on[t] != 0;
 			k->plain = k->units == 1 && hak_option.hardened < 2;
-			k->most = (uint16_t)hak_max32(hak_min32(HAK_STACK_BYTES / size, HAK_STACK_MAX), 2);
+			k->most = (uint16_t)hak_max32(hak_min32((tier->stack << 10) / size, HAK_STACK_MAX), 1);
 			k->room = (uint16_t)hak_min32(hak_max32(hak_min32(HAK_STACK_FIRST_BYTES / size, HAK_STACK_FIRST), 4), k->most);
 			k->first = hak_option.cache_first ? (uint16_t)hak_min32((uint32_t)hak_option.cache_first, k->most) : k->room;
 			k->least = (uint16_t)hak_min32(hak_max32(k->room / HAK_STACK_SHRINK, 1), k->first);
@@ -5073,6 +5075,13 @@ static bool hak_cache_charge(uint64_t bytes, bool must)
 	return true;
 }
 
+/* The same for blocks of a class in a stack of h, whose tier may have a limit of its own. */
+static bool hak_heap_charge(const hak_heap_t *h, const hak_class_t *k, uint32_t blocks)
+{
+	uint64_t bytes = (uint64_t)blocks * k->size, most = (uint64_t)hak_tier[k->tier].stacks << 10;
+	return (!most || h->stack_bytes[k->tier] + bytes <= most) && hak_cache_charge(bytes, false);
+}
+
 /* A stack is not in use any more: its index is that of slot[0], which is NULL, and full.  So malloc and free find
  * their slow paths, and those give it a capacity again.  Owner, claim; the stack is empty. */
 static void hak_heap_stack_reset(hak_heap_t *h, uint32_t c)
@@ -5080,6 +5089,7 @@ static void hak_heap_stack_reset(hak_heap_t *h, uint32_t c)
 	uint64_t bytes = (uint64_t)hak_heap_capacity(h, c) * hak_class[c].size;
 	if (bytes)
 		hak_sub_shared(&hak_cache.bytes, bytes);
+	h->stack_bytes[hak_class[c].tier] -= bytes;
 	h->floor[c] = h->top[c] = 0;
 	hak_store(&h->v[c], h->v[c] & ~0xFFFFull);
 	h->bin[c].refills = h->bin[c].flushes = 0;
@@ -5095,6 +5105,7 @@ static void hak_heap_stack_resize(hak_heap_t *h, uint32_t c, uint32_t capacity)
 
 	if (was > capacity)
 		hak_sub_shared(&hak_cache.bytes, (uint64_t)(was - capacity) * k->size);
+	h->stack_bytes[k->tier] += ((uint64_t)capacity - was) * k->size;
 	if (to != h->floor[c]) {
 		memcpy(&h->slot[to + 1], &h->slot[h->floor[c] + 1], level * sizeof(void *));
 		hak_store(&h->v[c], (h->v[c] & ~0xFFFFull) | (to + level));
@@ -5754,6 +5765,7 @@ static void hak_claim_own(hak_heap_t *h)
  * stays in its slot after it is popped.  So the slots that were reached are those before the first NULL; they are
  * cleared when the period ends, which is paid for by the pushes.
  *
+ * Those of a tier in one heap may be bounded by its row: who comes first has a stack, until it is not in use any more.
  * All capacities together are bounded by the option cache_limit, but for the `tight` ones that a stack gets above it:
  * 16 blocks, at most 16 KiB, none of larger blocks.  Owner, claim. */
 
@@ -5784,7 +5796,7 @@ HAK_INLINE uint32_t hak_adapt_begin_locked(hak_heap_t *h, uint32_t c)
 	if (hak_likely(capacity) || !k->cached)
 		return capacity;
 	capacity = k->first;
-	if (!hak_cache_charge((uint64_t)capacity * k->size, false)) {
+	if (!hak_heap_charge(h, k, capacity)) {
 		hak_count(&h->count.cache_refusals, 1u);
 		if (!(capacity = k->tight))
 			return 0;
@@ -5833,7 +5845,7 @@ static uint32_t hak_adapt_target(const hak_heap_t *h, uint32_t c, uint32_t mark,
 static HAK_COLD uint32_t hak_adapt_raise_locked(hak_heap_t *h, uint32_t c, uint32_t to)
 {
 	uint32_t from = hak_heap_capacity(h, c);
-	if (to <= from || !hak_cache_charge((uint64_t)(to - from) * hak_class[c].size, false))
+	if (to <= from || !hak_heap_charge(h, &hak_class[c], to - from))
 		return from;
 	hak_heap_stack_resize(h, c, to);
 	hak_count(&h->bin[c].grows, 1u);
@@ -5852,7 +5864,7 @@ static HAK_NOINLINE hak_adapted_t hak_adapt_locked(hak_heap_t *h, uint32_t c, bo
 		to = wanted;
 	uint32_t level = hak_heap_level(h, c);
 
-	if (to > from && !hak_cache_charge((uint64_t)(to - from) * k->size, false)) {
+	if (to > from && !hak_heap_charge(h, k, to - from)) {
 		hak_count(&h->count.cache_refusals, 1u);
 		to = from;
 	}
@@ -6196,8 +6208,8 @@ static HAK_NOINLINE void *hak_heap_refill(hak_heap_t *h, uint32_t c)
 		hak_count(&b->misses, 1u);
 		hak_count(&b->flushed, 1u); /* it was put there, by the inbox or a thread before this one, and is taken out */
 	} else {
-		n = hak_min32(hak_target_batch(k->base), hak_max32(capacity / 2, 1));
-		got = hak_heap_take_locked(h, c, block, capacity ? n + 1 : 1);
+		n = hak_min32(hak_target_batch(k->base), capacity / 2); /* none with room for one: that is for the next free */
+		got = hak_heap_take_locked(h, c, block, n + 1);
 		if (got) { /* top-down, so that pops come in the order of addresses */
 			if (HAK_HARDENED)
 				hak_guard_mix(block, got, h->v[c]);
