@@ -1222,10 +1222,17 @@ static struct {
 	uint32_t ticks HAK_LINE;         /* anybody: slow paths that no heap counts */
 } hak_watch HAK_LINE = {.look = &hak_watch.calm, .next = UINT64_MAX, .soon = UINT64_MAX};
 
-/* Threads start on a heap that is empty and constant: its stacks have nothing to pop and its tag owns no unit, so
- * that the first malloc and free take the slow path, and no init test stands on the fast one. */
-static const hak_heap_t hak_heap_none = {.tag = 0xFFFFFF00u, .slot = {NULL}};
-static const hak_heap_t hak_heap_dead = {.tag = 0xFFFFFF00u, .slot = {NULL}}; /* the same, after the thread's end */
+/* Threads start on a heap that is empty and never written: its stacks have nothing to pop and none has room, whatever
+ * class its tag makes of a unit word, so that the first malloc and free take the slow path, and no init test stands on the
+ * fast one.  It is all zeros, which cost nothing where nobody has written; who did would fault in the debug and the
+ * hardened library, where it is constant. */
+#if HAK_DEBUG || HAK_HARDENED
+#define HAK_NEVER_WRITTEN const
+#else
+#define HAK_NEVER_WRITTEN
+#endif
+static HAK_NEVER_WRITTEN hak_heap_t hak_heap_none;
+static HAK_NEVER_WRITTEN hak_heap_t hak_heap_dead; /* the same, after the thread's end */
 #define HAK_HEAP_START ((hak_heap_t *)(uintptr_t)&hak_heap_none)
 /* What the hot paths take for the thread's heap, and what it is.  They differ where call sites are captured: there the
  * first stays on the empty heap, so that each call comes to the slow paths. */
