@@ -88,7 +88,7 @@
 /* ================================================================ tables ======================================= */
 
 #define HAK_VERSION "0.1.0"
-#define HAK_ABI 2u /* raised when a struct of the introspection section changes its meaning */
+#define HAK_ABI 3u /* raised when a struct of the introspection section changes its meaning */
 
 /* A tier is a row: smallest and largest block, classes to a doubling, least blocks in a slab, number of classes. */
 #define HAK_TIERS(X)             \
@@ -1224,15 +1224,15 @@ static struct {
 
 /* Threads start on a heap that is empty and never written: its stacks have nothing to pop and none has room, whatever
  * class its tag makes of a unit word, so that the first malloc and free take the slow path, and no init test stands on the
- * fast one.  It is all zeros, which cost nothing where nobody has written; who did would fault in the debug and the
- * hardened library, where it is constant. */
+ * fast one.  It is all zeros, which cost nothing where nobody has written (and slot[0] among them, which its size does
+ * not count); who did would fault in the debug and the hardened library, where it is constant. */
 #if HAK_DEBUG || HAK_HARDENED
 #define HAK_NEVER_WRITTEN const
 #else
 #define HAK_NEVER_WRITTEN
 #endif
-static HAK_NEVER_WRITTEN hak_heap_t hak_heap_none;
-static HAK_NEVER_WRITTEN hak_heap_t hak_heap_dead; /* the same, after the thread's end */
+static HAK_NEVER_WRITTEN hak_heap_t hak_heap_none = {.slot = {NULL}};
+static HAK_NEVER_WRITTEN hak_heap_t hak_heap_dead = {.slot = {NULL}}; /* the same, after the thread's end */
 #define HAK_HEAP_START ((hak_heap_t *)(uintptr_t)&hak_heap_none)
 /* What the hot paths take for the thread's heap, and what it is.  They differ where call sites are captured: there the
  * first stays on the empty heap, so that each call comes to the slow paths. */
@@ -1524,14 +1524,18 @@ static HAK_COLD const char *hak_say_text(char *to, size_t size, const char *from
 	return to;
 }
 
-static const char *const hak_error_texts[] = {
-#define HAK_ERROR_TEXT(name, text) text,
-	HAK_ERRORS(HAK_ERROR_TEXT)
-};
-static const char *const hak_error_names[] = {
-#define HAK_ERROR_WORD(name, text) #name,
-	HAK_ERRORS(HAK_ERROR_WORD)
-};
+/* Texts that stand one behind the other, each with its NUL: the one n further on.  Long tables have such a text in place
+ * of pointers, which the dynamic linker would have to write in every process that starts. */
+static HAK_COLD const char *hak_text_at(const char *texts, size_t n)
+{
+	while (n--)
+		texts += strlen(texts) + 1;
+	return texts;
+}
+
+#define HAK_ERROR_TEXTS(name, text) #name "\0" text "\0"
+static const char hak_errors[] = HAK_ERRORS(HAK_ERROR_TEXTS);
+static HAK_COLD const char *hak_error_says(int error) { return hak_text_at(hak_errors, 2 * (size_t)error + 1); }
 
 static HAK_COLD void hak_assert_failed(const char *what, int line)
 {
@@ -1547,14 +1551,42 @@ typedef struct hak_option_row { /* introspection ABI: record "option" */
 } hak_option_row_t;
 
 static const char hak_env_prefix[] = "HAKMEM_";
-#define HAK_OPTION_ROW(name, type, unit, def, lo, hi, when, help, use) {#name, NULL, #type, unit, #when, help, use, def, lo, hi},
-static hak_option_row_t hak_option_rows[] = {HAK_OPTIONS(HAK_OPTION_ROW)};
-#define HAK_OPTION_PLACE(name, type, unit, def, lo, hi, when, help, use) &hak_option.name,
-static int64_t *const hak_option_places[] = {HAK_OPTIONS(HAK_OPTION_PLACE)};
-enum { HAK_OPTION_COUNT = sizeof hak_option_rows / sizeof *hak_option_rows };
+#define HAK_OPTION_WORDS(name, type, unit, def, lo, hi, when, help, use) #name "\0" #type "\0" unit "\0" #when "\0" help "\0" use "\0"
+static const char hak_option_words[] = HAK_OPTIONS(HAK_OPTION_WORDS);
+#define HAK_OPTION_NUMBERS(name, type, unit, def, lo, hi, when, help, use) {def, lo, hi},
+static const int64_t hak_option_numbers[][3] = {HAK_OPTIONS(HAK_OPTION_NUMBERS)};
+enum { HAK_OPTION_COUNT = sizeof hak_option_numbers / sizeof *hak_option_numbers };
+_Static_assert(sizeof(hak_options_t) == HAK_OPTION_COUNT * sizeof(int64_t), "one behind the other");
+#define hak_option_place(i) ((int64_t *)(void *)&hak_option + (i))
+static hak_option_row_t hak_option_rows[HAK_OPTION_COUNT]; /* by hak_option_all; lock: metadata */
 static const char *hak_option_texts[HAK_OPTION_COUNT]; /* of options that are texts: in the environment, then copied */
 #define HAK_OPTION_INDEX(name, type, unit, def, lo, hi, when, help, use) HAK_OPTION_##name,
 enum { HAK_OPTIONS(HAK_OPTION_INDEX) };
+
+/* The rows of the table, made when they are first asked for: most processes never do. */
+static HAK_COLD const hak_option_row_t *hak_option_all(void)
+{
+	static char names[HAK_OPTION_COUNT][40];
+	static uint32_t made;
+	const char *words = hak_option_words;
+
+	if (hak_load_acquire(&made))
+		return hak_option_rows;
+	hak_lock(&hak_meta.lock);
+	for (int i = 0; i < HAK_OPTION_COUNT && !hak_load(&made); i++) {
+		const char *text[6];
+		for (int k = 0; k < 6; k++, words = hak_text_at(words, 1))
+			text[k] = words;
+		memcpy(names[i], hak_env_prefix, sizeof hak_env_prefix);
+		for (size_t k = 0; text[0][k]; k++)
+			names[i][sizeof hak_env_prefix - 1 + k] = (char)(text[0][k] >= 'a' && text[0][k] <= 'z' ? text[0][k] - 32 : text[0][k]);
+		hak_option_rows[i] = (hak_option_row_t){text[0], names[i], text[1], text[2], text[3], text[4], text[5],
+			hak_option_numbers[i][0], hak_option_numbers[i][1], hak_option_numbers[i][2]};
+	}
+	hak_store_release(&made, 1u);
+	hak_unlock(&hak_meta.lock);
+	return hak_option_rows;
+}
 
 /* The value of a word of a mode, whose words stand in the unit's place; -1: it is none of them. */
 static HAK_COLD int64_t hak_option_word(const char *words, const char *text)
@@ -1630,7 +1662,7 @@ static HAK_COLD void hak_option_read(const char *variable)
 		HAK_PYTHON_ENV(HAK_PYTHON_ENV_ROW)
 	};
 	const char *equals = strchr(variable, '=');
-	const hak_option_row_t *near = NULL;
+	const hak_option_row_t *rows = hak_option_all(), *near = NULL;
 	unsigned nearest = 4; /* a name farther off was not meant */
 	char name[64], text[101];
 	size_t len;
@@ -1642,11 +1674,11 @@ static HAK_COLD void hak_option_read(const char *variable)
 		if (strlen(python[i]) == len && strncmp(variable, python[i], len) == 0)
 			return;
 	for (int i = 0; i < HAK_OPTION_COUNT; i++) {
-		const hak_option_row_t *row = &hak_option_rows[i];
+		const hak_option_row_t *row = &rows[i];
 		int64_t value;
 		if (strlen(row->env) == len && strncmp(variable, row->env, len) == 0) {
 			bool good = hak_option_parse_text(row, equals + 1, &value) && value >= row->least && value <= row->most;
-			*hak_option_places[i] = good ? value : row->initial; /* where a name stands twice, the last counts */
+			*hak_option_place(i) = good ? value : row->initial; /* where a name stands twice, the last counts */
 			hak_option_texts[i] = good && row->type[0] == 't' ? equals + 1 : NULL;
 			if (!good && row->least == row->most)
 				hak_sayf("hakmem: %s=%s: needs the %s library (python -m hakmem run --%s); ignored\n", row->env,
@@ -1665,10 +1697,10 @@ static HAK_COLD void hak_option_read(const char *variable)
 	}
 	hak_say_text(name, sizeof name, variable, len);
 	for (int i = 0; i < HAK_OPTION_COUNT; i++) {
-		unsigned d = hak_option_distance(name, hak_option_rows[i].env);
-		if (d < nearest && d < strlen(hak_option_rows[i].name)) { /* not one of which no letter is left */
+		unsigned d = hak_option_distance(name, rows[i].env);
+		if (d < nearest && d < strlen(rows[i].name)) { /* not one of which no letter is left */
 			nearest = d;
-			near = &hak_option_rows[i];
+			near = &rows[i];
 		}
 	}
 	hak_sayf("hakmem: %s: no such option%s%s%s; ignored\n", name, near ? ", did you mean " : "", near ? near->env : "",
@@ -1677,17 +1709,8 @@ static HAK_COLD void hak_option_read(const char *variable)
 
 static HAK_COLD void hak_option_init(void)
 {
-	static char names[HAK_OPTION_COUNT][40];
 	extern char **environ;
 
-	for (int i = 0; i < HAK_OPTION_COUNT; i++) {
-		char *at = names[i];
-		for (const char *s = hak_env_prefix; *s; s++)
-			*at++ = *s;
-		for (const char *s = hak_option_rows[i].name; *s; s++)
-			*at++ = (char)(*s >= 'a' && *s <= 'z' ? *s - 32 : *s);
-		hak_option_rows[i].env = names[i];
-	}
 	if (getauxval(AT_SECURE)) /* setuid: the environment is somebody else's */
 		return;
 	for (char **e = environ; e && *e; e++)
@@ -1925,11 +1948,11 @@ out:
 static HAK_COLD void hak_option_keep_texts(void)
 {
 	for (int i = 0; i < HAK_OPTION_COUNT; i++) {
-		char *copy = hak_option_texts[i] ? hak_meta_alloc((size_t)*hak_option_places[i] + 1) : NULL;
+		char *copy = hak_option_texts[i] ? hak_meta_alloc((size_t)*hak_option_place(i) + 1) : NULL;
 		if (copy)
-			memcpy(copy, hak_option_texts[i], (size_t)*hak_option_places[i] + 1);
+			memcpy(copy, hak_option_texts[i], (size_t)*hak_option_place(i) + 1);
 		else if (hak_option_texts[i])
-			*hak_option_places[i] = 0;
+			*hak_option_place(i) = 0;
 		hak_option_texts[i] = copy;
 	}
 }
@@ -2445,8 +2468,8 @@ static HAK_COLD int hak_rules_add(const char *text, bool say)
 		if (error && !say)
 			return error;
 		if (error)
-			hak_sayf("hakmem: %s: %s: %s; ignored\n", hak_option_rows[HAK_OPTION_site_rules].env,
-			         hak_say_text(shown, sizeof shown, text, (size_t)(end - text)), hak_error_texts[error]);
+			hak_sayf("hakmem: %s: %s: %s; ignored\n", hak_option_all()[HAK_OPTION_site_rules].env,
+			         hak_say_text(shown, sizeof shown, text, (size_t)(end - text)), hak_error_says(error));
 	}
 	return HAK_ERR_OK;
 }
@@ -4700,7 +4723,7 @@ static _Noreturn HAK_COLD void hak_die(const char *call, const void *p, int erro
 {
 	char what[160];
 	hak_describe(p, &error, what, sizeof what);
-	hak_sayf("hakmem: %s(%p): %s%s\n", call, p, hak_error_texts[error], what);
+	hak_sayf("hakmem: %s(%p): %s%s\n", call, p, hak_error_says(error), what);
 	hak_store(&hak_dying, true);
 	hak_store(&hak_fork_thread, &hak_thread);
 	abort();
@@ -7801,8 +7824,14 @@ typedef struct hak_policy_row { HAK_POLICY_FIELDS(HAK_DECLARE_FIELD) } hak_polic
 typedef struct hak_setting { HAK_SETTING_FIELDS(HAK_DECLARE_FIELD) } hak_setting_t;
 typedef struct hak_stats { HAK_GLOBAL_STATS(HAK_DECLARE_COUNTER) HAK_HEAP_COUNTERS(HAK_DECLARE_COUNTER) } hak_stats_t;
 
-typedef struct hak_field { const char *name, *kind, *unit, *view, *help; uint32_t offset, size; } hak_field_t;
-typedef struct hak_record { const char *name; const hak_field_t *fields; uint32_t count, size; } hak_record_t;
+typedef struct hak_field { uint32_t offset, size; } hak_field_t;
+typedef struct hak_record {
+	const char *name, *kinds;  /* kinds: a letter for each field */
+	const char *texts;         /* HAK_FIELD_TEXTS for each field, one behind the other: name, unit, views, help */
+	const hak_field_t *fields;
+	uint32_t count, size;      /* fields; bytes of a row */
+	uint32_t texts_len, reserved;
+} hak_record_t;
 typedef struct hak_about {
 	uint32_t abi, size;
 	const char *version, *variant;
@@ -7810,24 +7839,26 @@ typedef struct hak_about {
 	uint32_t count, reserved;
 } hak_about_t;
 
-#define HAK_FIELD(type, kind, name, unit, view, help) \
-	{#name, #kind, unit, view, help, offsetof(type, name), sizeof(((type *)0)->name)},
-#define HAK_CLASS_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_class_row_t, kind, name, unit, view, help)
-#define HAK_TIER_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_tier_row_t, kind, name, unit, view, help)
-#define HAK_HEAP_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_heap_row_t, kind, name, unit, view, help)
-#define HAK_LOCK_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_lock_row_t, kind, name, unit, view, help)
-#define HAK_SHARD_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_shard_row_t, kind, name, unit, view, help)
-#define HAK_SEGMENT_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_segment_t, kind, name, unit, view, help)
-#define HAK_MAPPING_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_mapping_t, kind, name, unit, view, help)
-#define HAK_BIG_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_big_row_t, kind, name, unit, view, help)
-#define HAK_OWNER_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_owner_t, kind, name, unit, view, help)
-#define HAK_OPTION_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_option_row_t, kind, name, unit, view, help)
-#define HAK_SITE_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_site_row_t, kind, name, unit, view, help)
-#define HAK_RULE_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_rule_row_t, kind, name, unit, view, help)
-#define HAK_POLICY_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_policy_row_t, kind, name, unit, view, help)
-#define HAK_DECISION_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_decision_t, kind, name, unit, view, help)
-#define HAK_SETTING_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_setting_t, kind, name, unit, view, help)
-#define HAK_STAT_FIELD(name, unit, view, help) HAK_FIELD(hak_stats_t, Q, name, unit, view, help)
+#define HAK_FIELD(type, name) {offsetof(type, name), sizeof(((type *)0)->name)},
+#define HAK_FIELD_KIND(kind, name, unit, view, help) #kind
+#define HAK_FIELD_TEXTS(kind, name, unit, view, help) #name "\0" unit "\0" view "\0" help "\0"
+enum { HAK_TEXTS = 4 }; /* of a field */
+#define HAK_CLASS_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_class_row_t, name)
+#define HAK_TIER_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_tier_row_t, name)
+#define HAK_HEAP_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_heap_row_t, name)
+#define HAK_LOCK_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_lock_row_t, name)
+#define HAK_SHARD_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_shard_row_t, name)
+#define HAK_SEGMENT_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_segment_t, name)
+#define HAK_MAPPING_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_mapping_t, name)
+#define HAK_BIG_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_big_row_t, name)
+#define HAK_OWNER_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_owner_t, name)
+#define HAK_OPTION_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_option_row_t, name)
+#define HAK_SITE_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_site_row_t, name)
+#define HAK_RULE_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_rule_row_t, name)
+#define HAK_POLICY_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_policy_row_t, name)
+#define HAK_DECISION_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_decision_t, name)
+#define HAK_SETTING_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_setting_t, name)
+#define HAK_STAT_FIELD(name, unit, view, help) HAK_FIELD(hak_stats_t, name)
 static const hak_field_t hak_class_fields[] = {HAK_CLASS_FIELDS(HAK_CLASS_FIELD)};
 static const hak_field_t hak_tier_fields[] = {HAK_TIER_FIELDS(HAK_TIER_FIELD)};
 static const hak_field_t hak_heap_fields[] = {HAK_HEAP_FIELDS(HAK_HEAP_FIELD)};
@@ -7843,25 +7874,31 @@ static const hak_field_t hak_rule_fields[] = {HAK_RULE_FIELDS(HAK_RULE_FIELD)};
 static const hak_field_t hak_policy_fields[] = {HAK_POLICY_FIELDS(HAK_POLICY_FIELD)};
 static const hak_field_t hak_decision_fields[] = {HAK_DECISION_FIELDS(HAK_DECISION_FIELD)};
 static const hak_field_t hak_setting_fields[] = {HAK_SETTING_FIELDS(HAK_SETTING_FIELD)};
+enum { HAK_STAT_COUNT = sizeof(hak_stats_t) / sizeof(uint64_t) };
 static const hak_field_t hak_stat_fields[] = {HAK_GLOBAL_STATS(HAK_STAT_FIELD) HAK_HEAP_COUNTERS(HAK_STAT_FIELD)};
-#define HAK_RECORD(name, fields, type) {name, fields, sizeof fields / sizeof *fields, sizeof(type)}
+#define HAK_STAT_KIND(name, unit, view, help) "Q"
+#define HAK_STAT_TEXTS(name, unit, view, help) HAK_FIELD_TEXTS(Q, name, unit, view, help)
+static const char hak_stat_texts[] = HAK_GLOBAL_STATS(HAK_STAT_TEXTS) HAK_HEAP_COUNTERS(HAK_STAT_TEXTS);
+#define HAK_RECORD(name, kinds, texts, fields, type) \
+	{name, kinds, texts, fields, sizeof fields / sizeof *fields, sizeof(type), sizeof(texts) - 1, 0}
+#define HAK_RECORD_OF(name, X, fields, type) HAK_RECORD(name, X(HAK_FIELD_KIND), X(HAK_FIELD_TEXTS), fields, type)
 static const hak_record_t hak_records[] = {
-	HAK_RECORD("stats", hak_stat_fields, hak_stats_t),
-	HAK_RECORD("class", hak_class_fields, hak_class_row_t),
-	HAK_RECORD("tier", hak_tier_fields, hak_tier_row_t),
-	HAK_RECORD("heap", hak_heap_fields, hak_heap_row_t),
-	HAK_RECORD("lock", hak_lock_fields, hak_lock_row_t),
-	HAK_RECORD("segment", hak_segment_fields, hak_segment_t),
-	HAK_RECORD("mapping", hak_mapping_fields, hak_mapping_t),
-	HAK_RECORD("option", hak_option_fields, hak_option_row_t),
-	HAK_RECORD("owner", hak_owner_fields, hak_owner_t),
-	HAK_RECORD("shard", hak_shard_fields, hak_shard_row_t),
-	HAK_RECORD("big", hak_big_fields, hak_big_row_t),
-	HAK_RECORD("site", hak_site_fields, hak_site_row_t),
-	HAK_RECORD("rule", hak_rule_fields, hak_rule_row_t),
-	HAK_RECORD("policy", hak_policy_fields, hak_policy_row_t),
-	HAK_RECORD("decision", hak_decision_fields, hak_decision_t),
-	HAK_RECORD("setting", hak_setting_fields, hak_setting_t),
+	HAK_RECORD("stats", HAK_GLOBAL_STATS(HAK_STAT_KIND) HAK_HEAP_COUNTERS(HAK_STAT_KIND), hak_stat_texts, hak_stat_fields, hak_stats_t),
+	HAK_RECORD_OF("class", HAK_CLASS_FIELDS, hak_class_fields, hak_class_row_t),
+	HAK_RECORD_OF("tier", HAK_TIER_FIELDS, hak_tier_fields, hak_tier_row_t),
+	HAK_RECORD_OF("heap", HAK_HEAP_FIELDS, hak_heap_fields, hak_heap_row_t),
+	HAK_RECORD_OF("lock", HAK_LOCK_FIELDS, hak_lock_fields, hak_lock_row_t),
+	HAK_RECORD_OF("segment", HAK_SEGMENT_FIELDS, hak_segment_fields, hak_segment_t),
+	HAK_RECORD_OF("mapping", HAK_MAPPING_FIELDS, hak_mapping_fields, hak_mapping_t),
+	HAK_RECORD_OF("option", HAK_OPTION_FIELDS, hak_option_fields, hak_option_row_t),
+	HAK_RECORD_OF("owner", HAK_OWNER_FIELDS, hak_owner_fields, hak_owner_t),
+	HAK_RECORD_OF("shard", HAK_SHARD_FIELDS, hak_shard_fields, hak_shard_row_t),
+	HAK_RECORD_OF("big", HAK_BIG_FIELDS, hak_big_fields, hak_big_row_t),
+	HAK_RECORD_OF("site", HAK_SITE_FIELDS, hak_site_fields, hak_site_row_t),
+	HAK_RECORD_OF("rule", HAK_RULE_FIELDS, hak_rule_fields, hak_rule_row_t),
+	HAK_RECORD_OF("policy", HAK_POLICY_FIELDS, hak_policy_fields, hak_policy_row_t),
+	HAK_RECORD_OF("decision", HAK_DECISION_FIELDS, hak_decision_fields, hak_decision_t),
+	HAK_RECORD_OF("setting", HAK_SETTING_FIELDS, hak_setting_fields, hak_setting_t),
 };
 static const hak_about_t hak_about_this = {
 	HAK_ABI, sizeof(hak_about_t), HAK_VERSION, HAK_VARIANT, hak_records, sizeof hak_records / sizeof *hak_records, 0};
@@ -7896,12 +7933,12 @@ static hak_lock_t *hak_shared_lock_next(const hak_lock_t *l)
 
 HAK_EXPORT const char *hak_error_name(int code)
 {
-	return code >= 0 && code < HAK_ERR_COUNT ? hak_error_names[code] : "UNKNOWN";
+	return code >= 0 && code < HAK_ERR_COUNT ? hak_text_at(hak_errors, 2 * (size_t)code) : "UNKNOWN";
 }
 
 HAK_EXPORT const char *hak_error_text(int code)
 {
-	return code >= 0 && code < HAK_ERR_COUNT ? hak_error_texts[code] : "unknown error";
+	return code >= 0 && code < HAK_ERR_COUNT ? hak_error_says(code) : "unknown error";
 }
 
 /* Sums over all heaps and the orphans, one row for each class, and the counters of heaps into *sum.  What is received
@@ -8521,10 +8558,11 @@ HAK_EXPORT HAK_COLD int hak_stats_snapshot(hak_stats_t *s, size_t size)
 HAK_EXPORT HAK_COLD uint64_t hak_stat(const char *name)
 {
 	hak_stats_t s;
+	const char *text = hak_stat_texts;
 	hak_stats_snapshot(&s, sizeof s);
-	for (size_t i = 0; i < sizeof hak_stat_fields / sizeof *hak_stat_fields; i++)
-		if (strcmp(hak_stat_fields[i].name, name) == 0)
-			return *(const uint64_t *)(const void *)((const char *)&s + hak_stat_fields[i].offset);
+	for (size_t i = 0; i < HAK_STAT_COUNT; i++, text = hak_text_at(text, HAK_TEXTS))
+		if (strcmp(text, name) == 0)
+			return ((const uint64_t *)(const void *)&s)[i];
 	return UINT64_MAX;
 }
 
@@ -8582,15 +8620,15 @@ HAK_EXPORT HAK_COLD int hak_tier_table(hak_tier_row_t *rows, size_t row_size, in
 
 HAK_EXPORT HAK_COLD const hak_option_row_t *hak_option_table(int *count)
 {
-	hak_boot_init(); /* it writes the env names */
 	*count = HAK_OPTION_COUNT;
-	return hak_option_rows;
+	return hak_option_all();
 }
 
 static HAK_COLD int hak_option_index(const char *name)
 {
+	const hak_option_row_t *rows = hak_option_all();
 	for (int i = 0; i < HAK_OPTION_COUNT; i++)
-		if (strcmp(hak_option_rows[i].name, name) == 0)
+		if (strcmp(rows[i].name, name) == 0)
 			return i;
 	return -1;
 }
@@ -8601,7 +8639,7 @@ HAK_EXPORT HAK_COLD int hak_option_get(const char *name, int64_t *out)
 	hak_boot_init();
 	if (i < 0)
 		return HAK_ERR_NO_OPTION;
-	*out = hak_load(hak_option_places[i]);
+	*out = hak_load(hak_option_place(i));
 	return HAK_ERR_OK;
 }
 
@@ -8611,9 +8649,9 @@ HAK_EXPORT HAK_COLD int hak_option_parse(const char *name, const char *text, int
 	int i = hak_option_index(name);
 	if (i < 0)
 		return HAK_ERR_NO_OPTION;
-	if (!hak_option_parse_text(&hak_option_rows[i], text, out))
+	if (!hak_option_parse_text(&hak_option_all()[i], text, out))
 		return HAK_ERR_TEXT;
-	return *out < hak_option_rows[i].least || *out > hak_option_rows[i].most ? HAK_ERR_RANGE : HAK_ERR_OK;
+	return *out < hak_option_all()[i].least || *out > hak_option_all()[i].most ? HAK_ERR_RANGE : HAK_ERR_OK;
 }
 
 HAK_EXPORT HAK_COLD int hak_option_set(const char *name, int64_t value)
@@ -8622,11 +8660,11 @@ HAK_EXPORT HAK_COLD int hak_option_set(const char *name, int64_t value)
 	hak_boot_init();
 	if (i < 0)
 		return HAK_ERR_NO_OPTION;
-	if (value < hak_option_rows[i].least || value > hak_option_rows[i].most)
+	if (value < hak_option_all()[i].least || value > hak_option_all()[i].most)
 		return HAK_ERR_RANGE;
-	if (hak_option_rows[i].when[0] == 's')
+	if (hak_option_all()[i].when[0] == 's')
 		return HAK_ERR_WHEN;
-	hak_ace_set_option(hak_option_places[i], value);
+	hak_ace_set_option(hak_option_place(i), value);
 	return HAK_ERR_OK;
 }
 
@@ -8635,7 +8673,7 @@ HAK_EXPORT HAK_COLD const char *hak_option_text(const char *name)
 {
 	int i = hak_option_index(name);
 	hak_boot_init();
-	return i < 0 || hak_option_rows[i].type[0] != 't' ? NULL : hak_option_texts[i] ? hak_option_texts[i] : "";
+	return i < 0 || hak_option_all()[i].type[0] != 't' ? NULL : hak_option_texts[i] ? hak_option_texts[i] : "";
 }
 
 /* Adds the rules of a text, written as HAKMEM_SITE_RULES has them; of two for one site the last counts.  The first that
@@ -8875,17 +8913,19 @@ static HAK_COLD void hak_report_write_locked(const char *when)
 {
 	hak_class_row_t *class = hak_report.class;
 	hak_tier_row_t *tier = hak_report.tier;
+	const char *name = hak_stat_texts, *help;
 	uint64_t up = hak_os_now() - hak_boot.start;
 
 	hak_stats_fill(&hak_report.stats, class, HAK_STATS_PATIENT);
 	hak_tier_fill(tier, &hak_report.stats, class);
 	hak_report_line_locked("hakmem " HAK_VERSION " " HAK_VARIANT ", process %d, %s, %llu.%03llu s after its first call\n\n",
 	                (int)getpid(), when, (unsigned long long)(up / 1000), (unsigned long long)(up % 1000));
-	for (size_t i = 0; i < sizeof hak_stat_fields / sizeof *hak_stat_fields; i++) {
-		const hak_field_t *d = &hak_stat_fields[i];
-		uint64_t value = *(const uint64_t *)(const void *)((const char *)&hak_report.stats + d->offset);
-		if (strstr(d->view, "summary") || (value && strstr(d->view, "pools")))
-			hak_report_line_locked("%20llu %-12s %-24s %s\n", (unsigned long long)value, d->unit, d->name, d->help);
+	for (size_t i = 0; i < HAK_STAT_COUNT; i++, name = hak_text_at(help, 1)) {
+		const char *unit = hak_text_at(name, 1), *view = hak_text_at(unit, 1);
+		uint64_t value = ((const uint64_t *)(const void *)&hak_report.stats)[i];
+		help = hak_text_at(view, 1);
+		if (strstr(view, "summary") || (value && strstr(view, "pools")))
+			hak_report_line_locked("%20llu %-12s %-24s %s\n", (unsigned long long)value, unit, name, help);
 	}
 	hak_report_line_locked("\n%-8s %16s %16s %14s %18s %18s\n", "tier", "allocs", "frees", "live blocks", "live bytes", "cached bytes");
 	for (size_t i = 0; i < HAK_TIER_COUNT; i++)
@@ -9069,14 +9109,14 @@ static struct { /* lock: live */
 
 static HAK_COLD int hak_option_rows_copy(hak_option_row_t *rows, size_t row_size, int most)
 {
-	memcpy(rows, hak_option_rows, row_size * (size_t)most);
+	memcpy(rows, hak_option_all(), row_size * (size_t)most);
 	return HAK_OPTION_COUNT;
 }
 
 static HAK_COLD int hak_setting_table(hak_setting_t *rows, HAK_UNUSED size_t row_size, int most)
 {
 	for (int i = 0; i < most; i++)
-		rows[i] = (hak_setting_t){.name = hak_option_rows[i].name, .value = hak_load(hak_option_places[i]),
+		rows[i] = (hak_setting_t){.name = hak_option_all()[i].name, .value = hak_load(hak_option_place(i)),
 			.text = hak_option_texts[i] ? hak_option_texts[i] : ""};
 	return HAK_OPTION_COUNT;
 }
@@ -9127,20 +9167,21 @@ static HAK_COLD size_t hak_live_describe(const hak_live_file_t *f, size_t count,
 	len = hak_live_put(to, len, HAK_VARIANT, '\n');
 	for (size_t i = 0; i < count; i++) {
 		const hak_record_t *r = f->record[i];
+		const char *name = r->texts;
 		len = hak_live_put(to, len, "record", '\t');
 		len = hak_live_put(to, len, r->name, '\t');
 		len = hak_live_put_number(to, len, r->size, '\t');
 		len = hak_live_put_number(to, len, f->row[i], '\t');
 		len = hak_live_put_number(to, len, f->most[i], '\n');
-		for (uint32_t k = 0; k < r->count; k++) {
-			const hak_field_t *d = &r->fields[k];
+		for (uint32_t k = 0; k < r->count; k++, name = hak_text_at(name, HAK_TEXTS)) {
+			const char kind[] = {r->kinds[k], '\0'}, *unit = hak_text_at(name, 1), *view = hak_text_at(unit, 1);
 			len = hak_live_put(to, len, "field", '\t');
-			len = hak_live_put(to, len, d->name, '\t');
-			len = hak_live_put(to, len, d->kind, '\t');
-			len = hak_live_put(to, len, d->unit, '\t');
-			len = hak_live_put(to, len, d->view, '\t');
-			len = hak_live_put_number(to, len, d->offset, '\t');
-			len = hak_live_put(to, len, d->help, '\n');
+			len = hak_live_put(to, len, name, '\t');
+			len = hak_live_put(to, len, kind, '\t');
+			len = hak_live_put(to, len, unit, '\t');
+			len = hak_live_put(to, len, view, '\t');
+			len = hak_live_put_number(to, len, r->fields[k].offset, '\t');
+			len = hak_live_put(to, len, hak_text_at(view, 1), '\n');
 		}
 	}
 	return len;
@@ -9248,7 +9289,7 @@ static HAK_COLD uint64_t hak_live_settle_locked(hak_live_file_t *f, size_t i, in
 	count[0] = count[1] < f->most[i] ? count[1] : f->most[i];
 	sum = count[0] + count[1];
 	for (uint32_t k = 0; k < f->record[i]->count; k++)
-		if (f->record[i]->fields[k].kind[0] == 'z')
+		if (f->record[i]->kinds[k] == 'z')
 			for (uint64_t r = 0; r < count[0]; r++) {
 				char *at = rows + r * f->record[i]->size + f->record[i]->fields[k].offset;
 				*(uint64_t *)(void *)at = hak_live_word_locked(f, *(const char **)(void *)at);
@@ -9894,24 +9935,24 @@ HAK_EXPORT struct mallinfo mallinfo(void)
 HAK_EXPORT void malloc_stats(void)
 {
 	hak_stats_t s;
+	const char *name = hak_stat_texts;
 	hak_stats_snapshot(&s, sizeof s);
-	for (size_t i = 0; i < sizeof hak_stat_fields / sizeof *hak_stat_fields; i++)
-		hak_sayf("hakmem: %-24s %14llu %s\n", hak_stat_fields[i].name,
-		         *(const unsigned long long *)(const void *)((const char *)&s + hak_stat_fields[i].offset),
-		         hak_stat_fields[i].unit);
+	for (size_t i = 0; i < HAK_STAT_COUNT; i++, name = hak_text_at(name, HAK_TEXTS))
+		hak_sayf("hakmem: %-24s %14llu %s\n", name,
+		         (unsigned long long)((const uint64_t *)(const void *)&s)[i], hak_text_at(name, 1));
 }
 
 HAK_EXPORT int malloc_info(int options, FILE *stream)
 {
 	hak_stats_t s;
+	const char *name = hak_stat_texts;
 	if (options != 0)
 		return errno = EINVAL, -1;
 	hak_stats_snapshot(&s, sizeof s);
 	fputs("<malloc version=\"hakmem-" HAK_VERSION "\">\n", stream);
-	for (size_t i = 0; i < sizeof hak_stat_fields / sizeof *hak_stat_fields; i++)
-		fprintf(stream, "<stat name=\"%s\" unit=\"%s\" value=\"%llu\"/>\n", hak_stat_fields[i].name,
-		        hak_stat_fields[i].unit,
-		        *(const unsigned long long *)(const void *)((const char *)&s + hak_stat_fields[i].offset));
+	for (size_t i = 0; i < HAK_STAT_COUNT; i++, name = hak_text_at(name, HAK_TEXTS))
+		fprintf(stream, "<stat name=\"%s\" unit=\"%s\" value=\"%llu\"/>\n", name, hak_text_at(name, 1),
+		        (unsigned long long)((const uint64_t *)(const void *)&s)[i]);
 	fputs("</malloc>\n", stream);
 	return 0;
 }
