@@ -427,6 +427,9 @@ enum { HAK_ERRORS(HAK_NAME_ERROR) HAK_ERR_COUNT };
 
 #define HAK_EXPORT __attribute__((visibility("default")))
 #define HAK_COLD __attribute__((cold, noinline))
+/* What every process runs, but seldom.  It stands beside the hot code, so that a process which needs no more has none of
+ * what is cold in its memory: the system maps the neighbours of a page, too, 64 KiB at a time. */
+#define HAK_START __attribute__((noinline, section(".text.startup")))
 #define HAK_NOINLINE __attribute__((noinline))
 #define HAK_INLINE static inline __attribute__((always_inline))
 #define HAK_LINE_SIZE 64
@@ -464,6 +467,16 @@ enum { HAK_ERRORS(HAK_NAME_ERROR) HAK_ERR_COUNT };
 #define hak_result(x) __asm__("" : "+a"(x))
 #else
 #define hak_result(x) ((void)0)
+#endif
+
+/* pthread_atfork is the one function that glibc links into each library, and that goes through a PLT: this is what it
+ * does, without the 48 KiB of cold code around that. */
+#ifdef __GLIBC__
+extern int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void), void *of);
+extern void *__dso_handle __attribute__((visibility("hidden")));
+#define hak_atfork(prepare, parent, child) __register_atfork(prepare, parent, child, __dso_handle)
+#else
+#define hak_atfork(prepare, parent, child) pthread_atfork(prepare, parent, child)
 #endif
 
 /* Eight bytes of memory as a number, without the first few of them. */
@@ -1309,7 +1322,7 @@ static size_t hak_os_half(size_t len) /* what is done of a call that is refused;
 #define hak_os_half(len) 0
 #endif
 
-static void *hak_os_map(size_t len, int protection) /* NULL: refused */
+static HAK_START void *hak_os_map(size_t len, int protection) /* NULL: refused */
 {
 	void *p = hak_os_refuses(HAK_CALL_MMAP) ? MAP_FAILED
 	        : mmap(NULL, len, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -1318,14 +1331,14 @@ static void *hak_os_map(size_t len, int protection) /* NULL: refused */
 
 /* False: refused, and all of it is mapped still.  Where a process has as many mappings as it may (vm.max_map_count),
  * the system takes no piece out of the middle of one. */
-static bool hak_os_unmap(void *p, size_t len)
+static HAK_START bool hak_os_unmap(void *p, size_t len)
 {
 	return !len || (!hak_os_refuses(HAK_CALL_MUNMAP) && munmap(p, len) == 0);
 }
 
 /* len bytes at a multiple of align (at least an OS page).  *whole, *whole_len: what is mapped; it is more if the system
  * does not take the ends back. */
-static void *hak_os_map_aligned(size_t len, size_t align, int protection, char **whole, size_t *whole_len)
+static HAK_START void *hak_os_map_aligned(size_t len, size_t align, int protection, char **whole, size_t *whole_len)
 {
 	size_t slack = align > hak_boot.os_page ? align : 0, head, tail;
 	char *p, *q;
@@ -1483,13 +1496,13 @@ static HAK_COLD int hak_os_thread(void *(*run)(void *))
 	return error;
 }
 
-static HAK_COLD uint64_t hak_os_memory(void)
+static HAK_START uint64_t hak_os_memory(void)
 {
 	struct sysinfo s;
 	return sysinfo(&s) ? 0 : (uint64_t)s.totalram * s.mem_unit;
 }
 
-static HAK_COLD uint64_t hak_os_address_limit(void)
+static HAK_START uint64_t hak_os_address_limit(void)
 {
 	struct rlimit r;
 	return getrlimit(RLIMIT_AS, &r) || r.rlim_cur == RLIM_INFINITY ? UINT64_MAX : r.rlim_cur;
@@ -1550,7 +1563,7 @@ typedef struct hak_option_row { /* introspection ABI: record "option" */
 	int64_t initial, least, most;
 } hak_option_row_t;
 
-static const char hak_env_prefix[] = "HAKMEM_";
+#define HAK_ENV_PREFIX "HAKMEM_"
 #define HAK_OPTION_WORDS(name, type, unit, def, lo, hi, when, help, use) #name "\0" #type "\0" unit "\0" #when "\0" help "\0" use "\0"
 static const char hak_option_words[] = HAK_OPTIONS(HAK_OPTION_WORDS);
 #define HAK_OPTION_NUMBERS(name, type, unit, def, lo, hi, when, help, use) {def, lo, hi},
@@ -1577,9 +1590,9 @@ static HAK_COLD const hak_option_row_t *hak_option_all(void)
 		const char *text[6];
 		for (int k = 0; k < 6; k++, words = hak_text_at(words, 1))
 			text[k] = words;
-		memcpy(names[i], hak_env_prefix, sizeof hak_env_prefix);
+		memcpy(names[i], HAK_ENV_PREFIX, sizeof HAK_ENV_PREFIX);
 		for (size_t k = 0; text[0][k]; k++)
-			names[i][sizeof hak_env_prefix - 1 + k] = (char)(text[0][k] >= 'a' && text[0][k] <= 'z' ? text[0][k] - 32 : text[0][k]);
+			names[i][sizeof HAK_ENV_PREFIX - 1 + k] = (char)(text[0][k] >= 'a' && text[0][k] <= 'z' ? text[0][k] - 32 : text[0][k]);
 		hak_option_rows[i] = (hak_option_row_t){text[0], names[i], text[1], text[2], text[3], text[4], text[5],
 			hak_option_numbers[i][0], hak_option_numbers[i][1], hak_option_numbers[i][2]};
 	}
@@ -1707,14 +1720,15 @@ static HAK_COLD void hak_option_read(const char *variable)
 	         near ? "?" : "");
 }
 
-static HAK_COLD void hak_option_init(void)
+static HAK_START void hak_option_init(void)
 {
 	extern char **environ;
 
 	if (getauxval(AT_SECURE)) /* setuid: the environment is somebody else's */
 		return;
 	for (char **e = environ; e && *e; e++)
-		if (strncmp(*e, hak_env_prefix, sizeof hak_env_prefix - 1) == 0)
+		/* Its first letters stand in the code: most processes have no page of constants then. */
+		if ((*e)[0] == HAK_ENV_PREFIX[0] && (*e)[1] == HAK_ENV_PREFIX[1] && strncmp(*e, HAK_ENV_PREFIX, sizeof HAK_ENV_PREFIX - 1) == 0)
 			hak_option_read(*e);
 }
 
@@ -1739,7 +1753,7 @@ HAK_INLINE uint32_t hak_class_of(size_t n) /* n <= HAK_CLASS_MAX */
 }
 
 /* Units of a slab: the fewest that hold `least` blocks and waste a sixteenth at most. */
-static HAK_COLD uint32_t hak_class_units(uint32_t size, uint32_t least)
+static HAK_START uint32_t hak_class_units(uint32_t size, uint32_t least)
 {
 	for (uint32_t units = 1;; units++) {
 		uint32_t bytes = units << HAK_UNIT_SHIFT, blocks = bytes / size;
@@ -1751,7 +1765,7 @@ static HAK_COLD uint32_t hak_class_units(uint32_t size, uint32_t least)
 HAK_INLINE uint32_t hak_group_capacity(const hak_class_t *base) { return hak_min32(base->first, HAK_GROUP_STACK); }
 
 /* Fills the class table, the three size tables and the layout of the stacks from the rows of HAK_TIERS. */
-static HAK_COLD void hak_class_init(void)
+static HAK_START void hak_class_init(void)
 {
 	const int64_t tier_on[] = {hak_option.tls_tiny, hak_option.tls_l2, hak_option.tls_l25};
 	uint32_t c = 0, slot = 1;
@@ -1842,7 +1856,7 @@ static struct { /* lock: ACE, or the first call; relaxed for readers.  Touched o
 } hak_target;
 
 HAK_INLINE uint64_t hak_target_read(int policy, uint32_t c) { return hak_load(&hak_target.value[policy][c]); }
-static HAK_COLD void hak_target_publish(int policy, uint32_t c, uint64_t value)
+static HAK_START void hak_target_publish(int policy, uint32_t c, uint64_t value)
 {
 	hak_store(&hak_target.value[policy][c], value);
 }
@@ -1855,7 +1869,7 @@ HAK_INLINE uint64_t hak_target_bigcache(void) { return hak_target_read(HAK_POLIC
 HAK_INLINE uint64_t hak_target_purge(void) { return hak_target_read(HAK_POLICY_purge, 0); }
 
 /* Where a target begins, and goes back to: the class table, the geometry, the user's options. */
-static HAK_COLD uint64_t hak_target_home(int policy, uint32_t c)
+static HAK_START uint64_t hak_target_home(int policy, uint32_t c)
 {
 	const uint64_t home[] = {
 		[HAK_POLICY_batch] = hak_class[c].batch,
@@ -1868,20 +1882,19 @@ static HAK_COLD uint64_t hak_target_home(int policy, uint32_t c)
 	return home[policy];
 }
 
-static const bool hak_policy_is_of_class[] = {
-#define HAK_POLICY_OF_class true
-#define HAK_POLICY_OF_all false
-#define HAK_POLICY_IS_OF_CLASS(name, unit, of, windows, measure, sentence) HAK_POLICY_OF_##of,
-	HAK_POLICIES(HAK_POLICY_IS_OF_CLASS)
-};
-HAK_INLINE uint32_t hak_policy_ends(int policy) { return hak_policy_is_of_class[policy] ? HAK_CLASSES : 1; }
+#define HAK_POLICY_OF_class 1
+#define HAK_POLICY_OF_all 0
+#define HAK_POLICY_BIT(name, unit, of, windows, measure, sentence) | HAK_POLICY_OF_##of << HAK_POLICY_##name
+enum { HAK_POLICIES_OF_CLASS = 0 HAK_POLICIES(HAK_POLICY_BIT) };
+HAK_INLINE bool hak_policy_is_of_class(int policy) { return HAK_POLICIES_OF_CLASS >> policy & 1; }
+HAK_INLINE uint32_t hak_policy_ends(int policy) { return hak_policy_is_of_class(policy) ? HAK_CLASSES : 1; }
 
 #if HAK_DEBUG
 /* For tests: publishes a target as ACE does.  It must be one that ACE could want. */
 HAK_EXPORT void hak_debug_target(int policy, uint32_t c, uint64_t value) { hak_target_publish(policy, c, value); }
 #endif
 
-static HAK_COLD void hak_target_init(void)
+static HAK_START void hak_target_init(void)
 {
 	for (int policy = 0; policy < HAK_POLICY_COUNT; policy++)
 		for (uint32_t c = 0; c < hak_policy_ends(policy); c++)
@@ -1891,7 +1904,7 @@ static HAK_COLD void hak_target_init(void)
 /* =================================================== metadata ================================================== */
 
 /* A mapping for metadata.  Hardened: with a guard before and behind, so that nothing runs into it from a neighbour. */
-static HAK_COLD char *hak_meta_map(size_t len)
+static HAK_START char *hak_meta_map(size_t len)
 {
 	char *p;
 	if (!HAK_HARDENED)
@@ -1912,7 +1925,7 @@ static HAK_COLD bool hak_meta_unmap(void *p, size_t len) /* the same; false: ref
 }
 
 /* Zeroed memory that is never given back; NULL when there is none. */
-static HAK_COLD void *hak_meta_alloc(size_t n)
+static HAK_START void *hak_meta_alloc(size_t n)
 {
 	void *p = NULL;
 	n = hak_round_up(n, 64);
@@ -1945,7 +1958,7 @@ out:
 }
 
 /* The program may write over its environment. */
-static HAK_COLD void hak_option_keep_texts(void)
+static HAK_START void hak_option_keep_texts(void)
 {
 	for (int i = 0; i < HAK_OPTION_COUNT; i++) {
 		char *copy = hak_option_texts[i] ? hak_meta_alloc((size_t)*hak_option_place(i) + 1) : NULL;
@@ -2474,7 +2487,7 @@ static HAK_COLD int hak_rules_add(const char *text, bool say)
 	return HAK_ERR_OK;
 }
 
-static HAK_COLD void hak_site_init(void)
+static HAK_START void hak_site_init(void)
 {
 	if (hak_option.sites)
 		hak_store(&hak_sites.on, 1u);
@@ -3147,7 +3160,7 @@ HAK_INLINE uint64_t hak_shard_bit(const hak_shard_t *shard) { return 1ull << hak
 		sum_;                                                                \
 	})
 
-static HAK_COLD void hak_shard_init(void)
+static HAK_START void hak_shard_init(void)
 {
 	uint32_t n = 1;
 	while (n < (uint32_t)hak_option.shards)
@@ -3509,7 +3522,7 @@ static void hak_run_cut_locked(hak_shard_t *shard, hak_slab_t *r, uint32_t skip,
 }
 
 /* Reserves another range of at least `units`, halving what it asks for until the system agrees. */
-static HAK_COLD bool hak_range_reserve_locked(uint32_t units)
+static HAK_START bool hak_range_reserve_locked(uint32_t units)
 {
 	uint32_t i = hak_page.ranges, first = HAK_SUPER_UNITS;
 	size_t least = hak_round_up((size_t)units << HAK_UNIT_SHIFT, HAK_SUPER), want = (size_t)hak_option.reserve, limit, mapped;
@@ -3581,7 +3594,7 @@ static uint32_t hak_range_need_locked(const hak_range_t *r, const hak_shard_t *s
 /* Commits *n units of superslabs at the end of a range, so that the shard gets a free run of `units`, and gives them to
  * it.  An old range may have room: what the last one was reserved for was larger, or the system refused it.  Locks of
  * the shard and of the ranges; returns the first unit, 0: out of memory. */
-static HAK_COLD uint32_t hak_range_commit_locked(hak_shard_t *shard, uint32_t units, uint32_t *n)
+static HAK_START uint32_t hak_range_commit_locked(hak_shard_t *shard, uint32_t units, uint32_t *n)
 {
 	hak_range_t *r = NULL;
 	uint32_t u;
@@ -3618,7 +3631,7 @@ static HAK_COLD uint32_t hak_range_commit_locked(hak_shard_t *shard, uint32_t un
 }
 
 /* New superslabs for a shard, so that it has a free run of `units`. */
-static HAK_COLD bool hak_page_grow_locked(hak_shard_t *shard, uint32_t units, uint64_t now)
+static HAK_START bool hak_page_grow_locked(hak_shard_t *shard, uint32_t units, uint64_t now)
 {
 	uint32_t u, n;
 
@@ -3668,7 +3681,7 @@ static bool hak_shard_peek(const hak_shard_t *shard, int kind, uint32_t units)
 }
 
 /* Likewise of the kind, or of one that is better to take: a dirty run costs no memory. */
-static hak_slab_t *hak_run_find_best_locked(const hak_shard_t *shard, int kind, uint32_t units)
+static HAK_START hak_slab_t *hak_run_find_best_locked(const hak_shard_t *shard, int kind, uint32_t units)
 {
 	hak_slab_t *r = hak_run_find_locked(shard, HAK_DIRTY, units);
 	return r || kind == HAK_DIRTY ? r : hak_run_find_locked(shard, HAK_CLEAN, units);
@@ -3753,7 +3766,7 @@ static HAK_COLD bool hak_run_unkeep_oldest_locked(hak_shard_t *shard, uint64_t b
 /* No free run of the shard with dirty units is as long as `need`: one in BigCache may be, or become so with its
  * neighbours.  The shortest of the oldest that is long enough leaves it, or else the oldest.  False: all together would
  * not do. */
-static HAK_COLD bool hak_run_unkeep_for_locked(hak_shard_t *shard, uint32_t need)
+static HAK_START bool hak_run_unkeep_for_locked(hak_shard_t *shard, uint32_t need)
 {
 	hak_big_t *best = NULL, *oldest, *b;
 	if (!hak_run_kept(shard) || shard->count.dirty_units + hak_run_kept(shard) < need)
@@ -3790,7 +3803,7 @@ static HAK_COLD void hak_run_unkeep_at_locked(hak_shard_t *shard, uint32_t u)
  * all is free changes its shard, so that memory follows the load: that comes first.  A run is taken where it is, if
  * `here`: *at is its shard then, and that lock is held instead.  What is longer than a superslab never moves: so long
  * runs would be torn to pieces.  NULL: there is nothing.  The lock of *at may have been let go in between. */
-static HAK_COLD hak_slab_t *hak_shard_borrow_locked(hak_shard_t **at, uint32_t units, int kind, bool here, uint64_t now)
+static HAK_START hak_slab_t *hak_shard_borrow_locked(hak_shard_t **at, uint32_t units, int kind, bool here, uint64_t now)
 {
 	hak_shard_t *own = *at, *other;
 	hak_slab_t *r;
@@ -6302,7 +6315,7 @@ static HAK_COLD void hak_heap_warm(hak_heap_t *h, bool touch)
 
 /* ============================================ thread start and end ============================================= */
 
-static HAK_COLD hak_heap_t *hak_heap_make_locked(uint32_t id) /* lock: heaps.  NULL: out of memory */
+static HAK_START hak_heap_t *hak_heap_make_locked(uint32_t id) /* lock: heaps.  NULL: out of memory */
 {
 	hak_heap_t *h = hak_meta_alloc(sizeof *h + hak_boot.slots * sizeof(void *));
 	if (!h)
@@ -6395,7 +6408,7 @@ static HAK_COLD void hak_heap_detach(void *heap)
 
 /* Runs once, at the first call that needs it: that may be before any constructor, and from inside the dynamic linker,
  * so nothing here may allocate. */
-static HAK_COLD void hak_boot_init_slow(void)
+static HAK_START void hak_boot_init_slow(void)
 {
 	uint32_t zero = 0;
 	int saved = errno;
@@ -6430,7 +6443,7 @@ HAK_INLINE void hak_boot_init(void)
 }
 
 /* h, which waits for a thread and is on no list any more, becomes the calling thread's. */
-static HAK_COLD void hak_heap_begin(hak_heap_t *h)
+static HAK_START void hak_heap_begin(hak_heap_t *h)
 {
 	hak_claim(h);
 	hak_store(&h->inbox, NULL);
@@ -7389,7 +7402,7 @@ static HAK_COLD void hak_ace_note_locked(int policy, uint32_t c, const char *did
 {
 	const hak_learner_t *l = &hak_ace.learner[policy][c];
 	hak_ace.log[hak_ace.decided++ % HAK_ACE_LOG] = (hak_decision_t){.ms = hak_os_now() - hak_boot.start,
-		.policy = hak_policy[policy].name, .did = did, .size = hak_policy_is_of_class[policy] ? hak_class[c].size : 0,
+		.policy = hak_policy[policy].name, .did = did, .size = hak_policy_is_of_class(policy) ? hak_class[c].size : 0,
 		.windows = l->left ? l->busy : l->same ? l->same : l->quiet, .old = hak_target_read(policy, c), .new = to,
 		.before = l->before, .after = after, .evidence = v.evidence, .unit = hak_policy[policy].unit, .why = v.why};
 }
@@ -7587,7 +7600,7 @@ static _Noreturn HAK_COLD void *hak_ace_thread(HAK_UNUSED void *argument)
 }
 
 /* Makes the thread.  By the library's constructor, and in fork's child. */
-static HAK_COLD void hak_ace_start(void)
+static HAK_START void hak_ace_start(void)
 {
 	int error = hak_option.ace && !hak_ace.refused ? hak_os_thread(hak_ace_thread) : 0;
 
@@ -8429,7 +8442,7 @@ HAK_EXPORT HAK_COLD int hak_ace_policies(hak_policy_row_t *rows, size_t row_size
 		return -HAK_ERR_SIZE;
 	hak_boot_init();
 	for (int i = 0; i < HAK_POLICY_COUNT && i < most; i++) {
-		bool each = hak_policy_is_of_class[i];
+		bool each = hak_policy_is_of_class(i);
 		rows[i] = (hak_policy_row_t){.name = hak_policy[i].name, .unit = each ? "classes" : hak_policy[i].unit,
 			.target = each ? 0 : hak_target_read(i, 0), .initial = each ? 0 : hak_target_home(i, 0),
 			.windows = hak_policy[i].windows, .measure = hak_policy[i].measure, .rule = hak_policy[i].sentence};
@@ -9558,10 +9571,10 @@ static HAK_COLD void hak_live_on_signal(HAK_UNUSED int number)
 }
 
 /* By the library's constructor. */
-static HAK_COLD void hak_live_start(void)
+static HAK_START void hak_live_start(void)
 {
 	static const int numbers[] = {0, SIGHUP, SIGUSR1, SIGUSR2, SIGQUIT, SIGALRM, SIGWINCH, SIGPWR};
-	int number = numbers[hak_option.report_signal], saved = errno;
+	int number = hak_option.report_signal ? numbers[hak_option.report_signal] : 0, saved = errno;
 	struct sigaction now, ours = {.sa_handler = hak_live_on_signal, .sa_flags = SA_RESTART};
 
 	if (!number && !hak_option.stats_page)
@@ -9686,7 +9699,7 @@ static HAK_COLD void hak_fork_forget(hak_heap_t *h)
  * slow path, that is whole, and the heaps of the threads it has not got are to it like those of idle threads: it helps
  * them, and in the end takes their slabs.  Else it may call exec and nothing more, which is what the C library
  * promises; no list could be trusted, so there is nothing to repair. */
-static HAK_COLD void hak_fork_watch(void)
+static HAK_START void hak_fork_watch(void)
 {
 	uint32_t *page = hak_os_map(hak_boot.os_page, PROT_READ | PROT_WRITE);
 	if (page && hak_os_advise(page, hak_boot.os_page, MADV_WIPEONFORK)) {
@@ -9781,12 +9794,12 @@ static void hak_hg_declare(void)
 #define hak_hg_declare() ((void)0)
 #endif
 
-__attribute__((constructor)) static void hak_boot_constructor(void)
+__attribute__((constructor)) static HAK_START void hak_boot_constructor(void)
 {
 	hak_boot_init();
 	hak_hg_declare();
 	hak_fork_watch();
-	pthread_atfork(hak_fork_prepare, hak_fork_parent, hak_fork_child); /* may allocate */
+	hak_atfork(hak_fork_prepare, hak_fork_parent, hak_fork_child); /* may allocate */
 	hak_ace_start();
 	hak_live_start();
 }
@@ -9805,7 +9818,7 @@ static HAK_COLD void hak_exit_try(hak_lock_t *l)
 }
 
 /* The last of the process, after its own atexit handlers. */
-__attribute__((destructor)) static void hak_boot_destructor(void)
+__attribute__((destructor)) static HAK_START void hak_boot_destructor(void)
 {
 	const char *name = hak_option_texts[HAK_OPTION_report_at_exit];
 	if (!name || !*name || hak_load(&hak_dying))

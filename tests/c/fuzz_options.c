@@ -86,7 +86,7 @@ static void fuzz_option(int k, const char *text)
 static void fuzz_variable(const char *text)
 {
     hak_options_t before = hak_option;
-    char *variable = join(hak_env_prefix, "", text);
+    char *variable = join(HAK_ENV_PREFIX, "", text);
     const char *equals = strchr(variable, '=');
     int known = -1;
 
@@ -144,7 +144,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     case 0: fuzz_option(k, text); break;
     case 1: fuzz_variable(text); break;
     case 2: { /* next to the right name */
-        char *near = join(hak_option_all()[k].env + sizeof hak_env_prefix - 1, text, "=1");
+        char *near = join(hak_option_all()[k].env + sizeof HAK_ENV_PREFIX - 1, text, "=1");
         fuzz_variable(near);
         free(near);
         break;
