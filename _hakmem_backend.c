@@ -427,6 +427,9 @@ enum { HAK_ERRORS(HAK_NAME_ERROR) HAK_ERR_COUNT };
 
 #define HAK_EXPORT __attribute__((visibility("default")))
 #define HAK_COLD __attribute__((cold, noinline))
+/* Of a variable: it begins an OS page, or it stands on that of what is not zero at first.  See the state section. */
+#define HAK_PAGE __attribute__((aligned(4096)))
+#define HAK_DATA __attribute__((section(".data")))
 /* What every process runs, but seldom.  It stands beside the hot code, so that a process which needs no more has none of
  * what is cold in its memory: the system maps the neighbours of a page, too, 64 KiB at a time. */
 #define HAK_START __attribute__((noinline, section(".text.startup")))
@@ -538,18 +541,18 @@ typedef struct hak_lock {
 
 /* The thread that is in fork, by the address of its hak_thread.  It holds every lock from the prepare handler to those
  * of parent and child; other libraries' handlers that run in between may allocate, and then lock and unlock nothing. */
-static const void *hak_fork_thread;
+static HAK_DATA const void *hak_fork_thread;
 static _Thread_local const char hak_thread __attribute__((tls_model("initial-exec")));
 #define hak_fork_is_here() (hak_unlikely(hak_load(&hak_fork_thread) != NULL) && hak_fork_thread_is_self())
 static inline bool hak_fork_thread_is_self(void) { return hak_load(&hak_fork_thread) == &hak_thread; }
 
 /* That thread ends the process on account of a misuse.  It may hold locks, and may still allocate, in a handler of
  * SIGABRT; it unlocks nothing any more, so that the others come to rest. */
-static bool hak_dying;
+static HAK_DATA bool hak_dying;
 
 /* In a page that the system wipes in a child: 1, and 0 in one that came to be without fork's handlers (clone as a system
  * call, _Fork); behind it 1 where hak_live's files are the process's own.  NULL: the system knows no such pages. */
-static uint32_t *hak_fork_page;
+static HAK_DATA uint32_t *hak_fork_page;
 
 #ifndef HAK_PTHREAD_LOCKS
 /* A child without fork's handlers in which this is the only thread waits for a lock: whoever held it was left behind,
@@ -1008,6 +1011,9 @@ typedef struct hak_options {
 #define HAK_DEFAULT_OPTION(name, type, unit, def, lo, hi, when, help, use) .name = (def),
 static hak_options_t hak_option = {HAK_OPTIONS(HAK_DEFAULT_OPTION)}; /* set at start; relaxed after */
 
+/* What the first call touches stands on as few OS pages as may be: each of the large tables below begins on one, and what
+ * is small stands before it.  (The compiler lays out last what is defined first.  Nothing but memory hangs on it.) */
+
 /* The tables that free believes.  In the hardened library they stand together, between guards. */
 #if HAK_HARDENED
 static struct {
@@ -1016,10 +1022,10 @@ static struct {
 #else
 #define HAK_TABLE(type, name, count) static type hak_##name[count];
 #endif
-HAK_TABLE(uint32_t, unit, HAK_UNITS_MAX)                             /* the unit table */
-HAK_TABLE(hak_super_t *, super, HAK_UNITS_MAX / HAK_SUPER_UNITS)     /* metadata; NULL: not committed */
 HAK_TABLE(hak_heap_t *, heap, HAK_HEAPS_MAX)                         /* by id; set once */
-HAK_TABLE(hak_class_t, class, HAK_CLASS_COUNT)                       /* set at start, as are the next three */
+HAK_TABLE(HAK_PAGE hak_class_t, class, HAK_CLASS_COUNT)              /* set at start, as are the last three */
+HAK_TABLE(hak_super_t *, super, HAK_UNITS_MAX / HAK_SUPER_UNITS)     /* metadata; NULL: not committed */
+HAK_TABLE(uint32_t, unit, HAK_UNITS_MAX)                             /* the unit table */
 HAK_TABLE(uint8_t, class_small, HAK_SMALL_MAX + 1)                   /* by bytes, no shift: few of its lines are in use at a time */
 HAK_TABLE(uint8_t, class_mid, HAK_MID_MAX / 256 + 1)
 HAK_TABLE(uint8_t, class_big, HAK_CLASS_MAX / 8192 + 1)
@@ -1052,6 +1058,15 @@ static struct {
 	uint64_t secret[2]; /* hardened: for the order of reuse, odd, and for the seals */
 } hak_boot;
 
+#define HAK_POLICY_OF_class 1
+#define HAK_POLICY_OF_all 0
+#define HAK_POLICY_BIT(name, unit, of, windows, measure, sentence) | HAK_POLICY_OF_##of << HAK_POLICY_##name
+enum { HAK_POLICIES_OF_CLASS = 0 HAK_POLICIES(HAK_POLICY_BIT) };
+enum { HAK_TARGETS = HAK_POLICY_COUNT + __builtin_popcount(HAK_POLICIES_OF_CLASS) * (HAK_CLASSES - 1) };
+static struct { /* lock: ACE, or the first call; relaxed for readers.  Touched only by hak_target_... */
+	uint64_t value[HAK_TARGETS]; /* of one policy behind the other: one, or one for each class */
+} hak_target;
+
 static struct { /* lock: heaps */
 	hak_lock_t lock HAK_LINE;
 	uint32_t made;      /* ids up to this one have a struct; published with release */
@@ -1060,10 +1075,9 @@ static struct { /* lock: heaps */
 	uint32_t kept;      /* anybody: atomic: those of them that are HAK_KEPT_WAITING */
 	uint64_t exited;
 	hak_heap_t *free;
-} hak_heaps;
+} hak_heaps HAK_PAGE;
 
 static struct {
-	hak_shard_t shard[HAK_SHARDS_MAX];               /* those in use come first; the others are untouched */
 	uint32_t shards;                                 /* a power of two: set at start, under the purge lock after */
 	uint64_t waits, waits_stamp;                     /* anybody: contended acquisitions a second ago at most, and when */
 	uint64_t growths;                                /* purge lock */
@@ -1077,6 +1091,7 @@ static struct {
 	hak_lock_t reserving HAK_LINE;                   /* the lock "ranges" */
 	hak_range_t range[HAK_RANGES_MAX];
 	uint32_t ranges;                                 /* published with release: free reads it without the lock */
+	hak_shard_t shard[HAK_SHARDS_MAX];               /* those in use come first; the others are untouched */
 } hak_page;
 
 static hak_heap_counters_t hak_alone; /* anybody, atomic: what threads without a heap have counted */
@@ -1097,16 +1112,6 @@ static struct { /* lock: batch pool */
 	hak_batch_t *free;
 	uint64_t count;
 } hak_pool;
-
-static struct { /* lock: whales */
-	hak_lock_t lock HAK_LINE;
-	hak_whale_t *bucket[HAK_WHALE_BUCKETS];
-	hak_whale_t *unused;
-	uint64_t live, bytes, allocs, frees, hits;
-	uint64_t alloc_bytes, freed_bytes; /* ever */
-	uint64_t fresh_bytes;              /* mapped, ever */
-	uint64_t aged_bytes, over_bytes;   /* anybody, atomic: unmapped for their age, and for being too many, ever */
-} hak_whales;
 
 /* BigCache: freed blocks of the whale tier, whole, by site and size class.  Its blocks are neither live nor free. */
 static struct { /* lock: bigcache */
@@ -1165,7 +1170,17 @@ static struct { /* lock: sites */
 	uint64_t bytes;          /* anybody, atomic: mapped for all this */
 	uint64_t untracked;      /* anybody, atomic: blocks */
 	hak_site_count_t none;   /* anybody, atomic: of what has no row, as there was no memory for the table */
-} hak_sites;
+} hak_sites HAK_PAGE;
+
+static struct { /* lock: whales */
+	hak_lock_t lock HAK_LINE;
+	hak_whale_t *bucket[HAK_WHALE_BUCKETS];
+	hak_whale_t *unused;
+	uint64_t live, bytes, allocs, frees, hits;
+	uint64_t alloc_bytes, freed_bytes; /* ever */
+	uint64_t fresh_bytes;              /* mapped, ever */
+	uint64_t aged_bytes, over_bytes;   /* anybody, atomic: unmapped for their age, and for being too many, ever */
+} hak_whales;
 
 static struct hak_track_share { /* lock: its own */
 	hak_lock_t lock HAK_LINE;
@@ -1851,14 +1866,16 @@ static HAK_COLD void hak_class_init_groups(void)
 
 /* What slow paths go by where ACE may have learned better than the tables and options say.  Off, and in shadow, nobody
  * publishes anything.  A value holds from the next refill, batch or purge on: what is cached already stays as it is. */
-static struct { /* lock: ACE, or the first call; relaxed for readers.  Touched only by hak_target_... */
-	uint64_t value[HAK_POLICY_COUNT][HAK_CLASSES]; /* policies that are not of a class: [0] */
-} hak_target;
+HAK_INLINE uint64_t *hak_target_place(int policy, uint32_t c)
+{
+	uint32_t before = HAK_POLICIES_OF_CLASS & ((1u << policy) - 1);
+	return &hak_target.value[(uint32_t)policy + (uint32_t)__builtin_popcount(before) * (HAK_CLASSES - 1) + c];
+}
 
-HAK_INLINE uint64_t hak_target_read(int policy, uint32_t c) { return hak_load(&hak_target.value[policy][c]); }
+HAK_INLINE uint64_t hak_target_read(int policy, uint32_t c) { return hak_load(hak_target_place(policy, c)); }
 static HAK_START void hak_target_publish(int policy, uint32_t c, uint64_t value)
 {
-	hak_store(&hak_target.value[policy][c], value);
+	hak_store(hak_target_place(policy, c), value);
 }
 
 HAK_INLINE uint32_t hak_target_batch(uint32_t c) { return (uint32_t)hak_target_read(HAK_POLICY_batch, c); }
@@ -1882,10 +1899,6 @@ static HAK_START uint64_t hak_target_home(int policy, uint32_t c)
 	return home[policy];
 }
 
-#define HAK_POLICY_OF_class 1
-#define HAK_POLICY_OF_all 0
-#define HAK_POLICY_BIT(name, unit, of, windows, measure, sentence) | HAK_POLICY_OF_##of << HAK_POLICY_##name
-enum { HAK_POLICIES_OF_CLASS = 0 HAK_POLICIES(HAK_POLICY_BIT) };
 HAK_INLINE bool hak_policy_is_of_class(int policy) { return HAK_POLICIES_OF_CLASS >> policy & 1; }
 HAK_INLINE uint32_t hak_policy_ends(int policy) { return hak_policy_is_of_class(policy) ? HAK_CLASSES : 1; }
 
@@ -1961,10 +1974,12 @@ out:
 static HAK_START void hak_option_keep_texts(void)
 {
 	for (int i = 0; i < HAK_OPTION_COUNT; i++) {
-		char *copy = hak_option_texts[i] ? hak_meta_alloc((size_t)*hak_option_place(i) + 1) : NULL;
-		if (copy)
+		char *copy;
+		if (!hak_option_texts[i])
+			continue;
+		if ((copy = hak_meta_alloc((size_t)*hak_option_place(i) + 1)))
 			memcpy(copy, hak_option_texts[i], (size_t)*hak_option_place(i) + 1);
-		else if (hak_option_texts[i])
+		else
 			*hak_option_place(i) = 0;
 		hak_option_texts[i] = copy;
 	}
