@@ -865,12 +865,12 @@ typedef struct hak_heap {
 	uint32_t unit[HAK_UNITS_AT_HAND];   /* ... free units of slabs that were empty, for the next ones */
 	uint32_t kept;                      /* claim: HAK_KEPT_...: has slabs of a thread that has ended */
 	uint64_t kept_stamp;                /* claim: ms since when */
-	hak_bin_t bin[HAK_CLASS_COUNT];
 	hak_heap_counters_t count;
 	hak_batch_t *inbox HAK_LINE;        /* anybody: pushed with CAS; HAK_CLOSED when no thread has the heap */
 	uint64_t inbox_bytes;               /* anybody: atomic */
 	uint64_t inbox_stamp;               /* whoever pushes first: ms when the inbox ceased to be empty */
 	hak_batch_t *returned;              /* anybody: its batches, empty again: pushed with CAS, taken all at once by the owner */
+	hak_bin_t bin[HAK_CLASS_COUNT] HAK_LINE;
 	void *slot[] HAK_LINE;              /* owner: the stacks; slot[0] is NULL */
 } hak_heap_t;
 
