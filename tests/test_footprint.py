@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import re
 import struct
+from pathlib import Path
 
 import pytest
 from _helpers import library, program, succeed
 
-
-release = pytest.mark.skipif("-" in library().stem, reason="what another variant than release costs is not in question")
+release = pytest.mark.skipif(
+    "-" in Path(os.environ.get("HAKMEM_LIBRARY", "")).stem,
+    reason="what other variants than release cost is not in question",
+)
 
 
 @release
