@@ -1062,7 +1062,11 @@ static struct {
 #define HAK_POLICY_OF_all 0
 #define HAK_POLICY_BIT(name, unit, of, windows, measure, sentence) | HAK_POLICY_OF_##of << HAK_POLICY_##name
 enum { HAK_POLICIES_OF_CLASS = 0 HAK_POLICIES(HAK_POLICY_BIT) };
-enum { HAK_TARGETS = HAK_POLICY_COUNT + __builtin_popcount(HAK_POLICIES_OF_CLASS) * (HAK_CLASSES - 1) };
+_Static_assert((HAK_POLICIES_OF_CLASS & (HAK_POLICIES_OF_CLASS + 1)) == 0, "policies of a class come first");
+enum {
+	HAK_POLICIES_FIRST = __builtin_popcount(HAK_POLICIES_OF_CLASS),
+	HAK_TARGETS = HAK_POLICY_COUNT + HAK_POLICIES_FIRST * (HAK_CLASSES - 1),
+};
 static struct { /* lock: ACE, or the first call; relaxed for readers.  Touched only by hak_target_... */
 	uint64_t value[HAK_TARGETS]; /* of one policy behind the other: one, or one for each class */
 } hak_target;
@@ -1868,8 +1872,7 @@ static HAK_COLD void hak_class_init_groups(void)
  * publishes anything.  A value holds from the next refill, batch or purge on: what is cached already stays as it is. */
 HAK_INLINE uint64_t *hak_target_place(int policy, uint32_t c)
 {
-	uint32_t before = HAK_POLICIES_OF_CLASS & ((1u << policy) - 1);
-	return &hak_target.value[(uint32_t)policy + (uint32_t)__builtin_popcount(before) * (HAK_CLASSES - 1) + c];
+	return &hak_target.value[(uint32_t)policy + hak_min32((uint32_t)policy, HAK_POLICIES_FIRST) * (HAK_CLASSES - 1) + c];
 }
 
 HAK_INLINE uint64_t hak_target_read(int policy, uint32_t c) { return hak_load(hak_target_place(policy, c)); }
