@@ -88,7 +88,7 @@
 /* ================================================================ tables ======================================= */
 
 #define HAK_VERSION "0.1.0"
-#define HAK_ABI 2u /* raised when a struct of the introspection section changes its meaning */
+#define HAK_ABI 3u /* raised when a struct of the introspection section changes its meaning */
 
 /* A tier is a row: smallest and largest block, classes to a doubling, least blocks in a slab, number of classes, most KiB
  * in a stack (but one block), and most KiB in all of its stacks in a heap (0: as many as there are).  Few of the large
@@ -428,6 +428,12 @@ enum { HAK_ERRORS(HAK_NAME_ERROR) HAK_ERR_COUNT };
 
 #define HAK_EXPORT __attribute__((visibility("default")))
 #define HAK_COLD __attribute__((cold, noinline))
+/* Of a variable: it begins an OS page, or it stands on that of what is not zero at first.  See the state section. */
+#define HAK_PAGE __attribute__((aligned(4096)))
+#define HAK_DATA __attribute__((section(".data")))
+/* What every process runs, but seldom.  It stands beside the hot code, so that a process which needs no more has none of
+ * what is cold in its memory: the system maps the neighbours of a page, too, 64 KiB at a time. */
+#define HAK_START __attribute__((noinline, section(".text.startup")))
 #define HAK_NOINLINE __attribute__((noinline))
 #define HAK_INLINE static inline __attribute__((always_inline))
 #define HAK_LINE_SIZE 64
@@ -465,6 +471,16 @@ enum { HAK_ERRORS(HAK_NAME_ERROR) HAK_ERR_COUNT };
 #define hak_result(x) __asm__("" : "+a"(x))
 #else
 #define hak_result(x) ((void)0)
+#endif
+
+/* pthread_atfork is the one function that glibc links into each library, and that goes through a PLT: this is what it
+ * does, without the 48 KiB of cold code around that. */
+#ifdef __GLIBC__
+extern int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void), void *of);
+extern void *__dso_handle __attribute__((visibility("hidden")));
+#define hak_atfork(prepare, parent, child) __register_atfork(prepare, parent, child, __dso_handle)
+#else
+#define hak_atfork(prepare, parent, child) pthread_atfork(prepare, parent, child)
 #endif
 
 /* Eight bytes of memory as a number, without the first few of them. */
@@ -526,18 +542,18 @@ typedef struct hak_lock {
 
 /* The thread that is in fork, by the address of its hak_thread.  It holds every lock from the prepare handler to those
  * of parent and child; other libraries' handlers that run in between may allocate, and then lock and unlock nothing. */
-static const void *hak_fork_thread;
+static HAK_DATA const void *hak_fork_thread;
 static _Thread_local const char hak_thread __attribute__((tls_model("initial-exec")));
 #define hak_fork_is_here() (hak_unlikely(hak_load(&hak_fork_thread) != NULL) && hak_fork_thread_is_self())
 static inline bool hak_fork_thread_is_self(void) { return hak_load(&hak_fork_thread) == &hak_thread; }
 
 /* That thread ends the process on account of a misuse.  It may hold locks, and may still allocate, in a handler of
  * SIGABRT; it unlocks nothing any more, so that the others come to rest. */
-static bool hak_dying;
+static HAK_DATA bool hak_dying;
 
 /* In a page that the system wipes in a child: 1, and 0 in one that came to be without fork's handlers (clone as a system
  * call, _Fork); behind it 1 where hak_live's files are the process's own.  NULL: the system knows no such pages. */
-static uint32_t *hak_fork_page;
+static HAK_DATA uint32_t *hak_fork_page;
 
 #ifndef HAK_PTHREAD_LOCKS
 /* A child without fork's handlers in which this is the only thread waits for a lock: whoever held it was left behind,
@@ -851,12 +867,12 @@ typedef struct hak_heap {
 	uint32_t unit[HAK_UNITS_AT_HAND];   /* ... free units of slabs that were empty, for the next ones */
 	uint32_t kept;                      /* claim: HAK_KEPT_...: has slabs of a thread that has ended */
 	uint64_t kept_stamp;                /* claim: ms since when */
-	hak_bin_t bin[HAK_CLASS_COUNT];
 	hak_heap_counters_t count;
 	hak_batch_t *inbox HAK_LINE;        /* anybody: pushed with CAS; HAK_CLOSED when no thread has the heap */
 	uint64_t inbox_bytes;               /* anybody: atomic */
 	uint64_t inbox_stamp;               /* whoever pushes first: ms when the inbox ceased to be empty */
 	hak_batch_t *returned;              /* anybody: its batches, empty again: pushed with CAS, taken all at once by the owner */
+	hak_bin_t bin[HAK_CLASS_COUNT] HAK_LINE;
 	void *slot[] HAK_LINE;              /* owner: the stacks; slot[0] is NULL */
 } hak_heap_t;
 
@@ -997,6 +1013,9 @@ typedef struct hak_options {
 #define HAK_DEFAULT_OPTION(name, type, unit, def, lo, hi, when, help, use) .name = (def),
 static hak_options_t hak_option = {HAK_OPTIONS(HAK_DEFAULT_OPTION)}; /* set at start; relaxed after */
 
+/* What the first call touches stands on as few OS pages as may be: each of the large tables below begins on one, and what
+ * is small stands before it.  (The compiler lays out last what is defined first.  Nothing but memory hangs on it.) */
+
 /* The tables that free believes.  In the hardened library they stand together, between guards. */
 #if HAK_HARDENED
 static struct {
@@ -1005,10 +1024,10 @@ static struct {
 #else
 #define HAK_TABLE(type, name, count) static type hak_##name[count];
 #endif
-HAK_TABLE(uint32_t, unit, HAK_UNITS_MAX)                             /* the unit table */
-HAK_TABLE(hak_super_t *, super, HAK_UNITS_MAX / HAK_SUPER_UNITS)     /* metadata; NULL: not committed */
 HAK_TABLE(hak_heap_t *, heap, HAK_HEAPS_MAX)                         /* by id; set once */
-HAK_TABLE(hak_class_t, class, HAK_CLASS_COUNT)                       /* set at start, as are the next three */
+HAK_TABLE(HAK_PAGE hak_class_t, class, HAK_CLASS_COUNT)              /* set at start, as are the last three */
+HAK_TABLE(hak_super_t *, super, HAK_UNITS_MAX / HAK_SUPER_UNITS)     /* metadata; NULL: not committed */
+HAK_TABLE(uint32_t, unit, HAK_UNITS_MAX)                             /* the unit table */
 HAK_TABLE(uint8_t, class_small, HAK_SMALL_MAX + 1)                   /* by bytes, no shift: few of its lines are in use at a time */
 HAK_TABLE(uint8_t, class_mid, HAK_MID_MAX / 256 + 1)
 HAK_TABLE(uint8_t, class_big, HAK_CLASS_MAX / 8192 + 1)
@@ -1041,6 +1060,19 @@ static struct {
 	uint64_t secret[2]; /* hardened: for the order of reuse, odd, and for the seals */
 } hak_boot;
 
+#define HAK_POLICY_OF_class 1
+#define HAK_POLICY_OF_all 0
+#define HAK_POLICY_BIT(name, unit, of, windows, measure, sentence) | HAK_POLICY_OF_##of << HAK_POLICY_##name
+enum { HAK_POLICIES_OF_CLASS = 0 HAK_POLICIES(HAK_POLICY_BIT) };
+_Static_assert((HAK_POLICIES_OF_CLASS & (HAK_POLICIES_OF_CLASS + 1)) == 0, "policies of a class come first");
+enum {
+	HAK_POLICIES_FIRST = __builtin_popcount(HAK_POLICIES_OF_CLASS),
+	HAK_TARGETS = HAK_POLICY_COUNT + HAK_POLICIES_FIRST * (HAK_CLASSES - 1),
+};
+static struct { /* lock: ACE, or the first call; relaxed for readers.  Touched only by hak_target_... */
+	uint64_t value[HAK_TARGETS]; /* of one policy behind the other: one, or one for each class */
+} hak_target;
+
 static struct { /* lock: heaps */
 	hak_lock_t lock HAK_LINE;
 	uint32_t made;      /* ids up to this one have a struct; published with release */
@@ -1049,10 +1081,9 @@ static struct { /* lock: heaps */
 	uint32_t kept;      /* anybody: atomic: those of them that are HAK_KEPT_WAITING */
 	uint64_t exited;
 	hak_heap_t *free;
-} hak_heaps;
+} hak_heaps HAK_PAGE;
 
 static struct {
-	hak_shard_t shard[HAK_SHARDS_MAX];               /* those in use come first; the others are untouched */
 	uint32_t shards;                                 /* a power of two: set at start, under the purge lock after */
 	uint64_t waits, waits_stamp;                     /* anybody: contended acquisitions a second ago at most, and when */
 	uint64_t growths;                                /* purge lock */
@@ -1066,6 +1097,7 @@ static struct {
 	hak_lock_t reserving HAK_LINE;                   /* the lock "ranges" */
 	hak_range_t range[HAK_RANGES_MAX];
 	uint32_t ranges;                                 /* published with release: free reads it without the lock */
+	hak_shard_t shard[HAK_SHARDS_MAX];               /* those in use come first; the others are untouched */
 } hak_page;
 
 static hak_heap_counters_t hak_alone; /* anybody, atomic: what threads without a heap have counted */
@@ -1086,16 +1118,6 @@ static struct { /* lock: batch pool */
 	hak_batch_t *free;
 	uint64_t count;
 } hak_pool;
-
-static struct { /* lock: whales */
-	hak_lock_t lock HAK_LINE;
-	hak_whale_t *bucket[HAK_WHALE_BUCKETS];
-	hak_whale_t *unused;
-	uint64_t live, bytes, allocs, frees, hits;
-	uint64_t alloc_bytes, freed_bytes; /* ever */
-	uint64_t fresh_bytes;              /* mapped, ever */
-	uint64_t aged_bytes, over_bytes;   /* anybody, atomic: unmapped for their age, and for being too many, ever */
-} hak_whales;
 
 /* BigCache: freed blocks of the whale tier, whole, by site and size class.  Its blocks are neither live nor free. */
 static struct { /* lock: bigcache */
@@ -1154,7 +1176,17 @@ static struct { /* lock: sites */
 	uint64_t bytes;          /* anybody, atomic: mapped for all this */
 	uint64_t untracked;      /* anybody, atomic: blocks */
 	hak_site_count_t none;   /* anybody, atomic: of what has no row, as there was no memory for the table */
-} hak_sites;
+} hak_sites HAK_PAGE;
+
+static struct { /* lock: whales */
+	hak_lock_t lock HAK_LINE;
+	hak_whale_t *bucket[HAK_WHALE_BUCKETS];
+	hak_whale_t *unused;
+	uint64_t live, bytes, allocs, frees, hits;
+	uint64_t alloc_bytes, freed_bytes; /* ever */
+	uint64_t fresh_bytes;              /* mapped, ever */
+	uint64_t aged_bytes, over_bytes;   /* anybody, atomic: unmapped for their age, and for being too many, ever */
+} hak_whales;
 
 static struct hak_track_share { /* lock: its own */
 	hak_lock_t lock HAK_LINE;
@@ -1224,10 +1256,17 @@ static struct {
 	uint32_t ticks HAK_LINE;         /* anybody: slow paths that no heap counts */
 } hak_watch HAK_LINE = {.look = &hak_watch.calm, .next = UINT64_MAX, .soon = UINT64_MAX};
 
-/* Threads start on a heap that is empty and constant: its stacks have nothing to pop and its tag owns no unit, so
- * that the first malloc and free take the slow path, and no init test stands on the fast one. */
-static const hak_heap_t hak_heap_none = {.tag = 0xFFFFFF00u, .slot = {NULL}};
-static const hak_heap_t hak_heap_dead = {.tag = 0xFFFFFF00u, .slot = {NULL}}; /* the same, after the thread's end */
+/* Threads start on a heap that is empty and never written: its stacks have nothing to pop and none has room, whatever
+ * class its tag makes of a unit word, so that the first malloc and free take the slow path, and no init test stands on the
+ * fast one.  It is all zeros, which cost nothing where nobody has written (and slot[0] among them, which its size does
+ * not count); who did would fault in the debug and the hardened library, where it is constant. */
+#if HAK_DEBUG || HAK_HARDENED
+#define HAK_NEVER_WRITTEN const
+#else
+#define HAK_NEVER_WRITTEN
+#endif
+static HAK_NEVER_WRITTEN hak_heap_t hak_heap_none = {.slot = {NULL}};
+static HAK_NEVER_WRITTEN hak_heap_t hak_heap_dead = {.slot = {NULL}}; /* the same, after the thread's end */
 #define HAK_HEAP_START ((hak_heap_t *)(uintptr_t)&hak_heap_none)
 /* What the hot paths take for the thread's heap, and what it is.  They differ where call sites are captured: there the
  * first stays on the empty heap, so that each call comes to the slow paths. */
@@ -1304,7 +1343,7 @@ static size_t hak_os_half(size_t len) /* what is done of a call that is refused;
 #define hak_os_half(len) 0
 #endif
 
-static void *hak_os_map(size_t len, int protection) /* NULL: refused */
+static HAK_START void *hak_os_map(size_t len, int protection) /* NULL: refused */
 {
 	void *p = hak_os_refuses(HAK_CALL_MMAP) ? MAP_FAILED
 	        : mmap(NULL, len, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -1313,14 +1352,14 @@ static void *hak_os_map(size_t len, int protection) /* NULL: refused */
 
 /* False: refused, and all of it is mapped still.  Where a process has as many mappings as it may (vm.max_map_count),
  * the system takes no piece out of the middle of one. */
-static bool hak_os_unmap(void *p, size_t len)
+static HAK_START bool hak_os_unmap(void *p, size_t len)
 {
 	return !len || (!hak_os_refuses(HAK_CALL_MUNMAP) && munmap(p, len) == 0);
 }
 
 /* len bytes at a multiple of align (at least an OS page).  *whole, *whole_len: what is mapped; it is more if the system
  * does not take the ends back. */
-static void *hak_os_map_aligned(size_t len, size_t align, int protection, char **whole, size_t *whole_len)
+static HAK_START void *hak_os_map_aligned(size_t len, size_t align, int protection, char **whole, size_t *whole_len)
 {
 	size_t slack = align > hak_boot.os_page ? align : 0, head, tail;
 	char *p, *q;
@@ -1478,13 +1517,13 @@ static HAK_COLD int hak_os_thread(void *(*run)(void *))
 	return error;
 }
 
-static HAK_COLD uint64_t hak_os_memory(void)
+static HAK_START uint64_t hak_os_memory(void)
 {
 	struct sysinfo s;
 	return sysinfo(&s) ? 0 : (uint64_t)s.totalram * s.mem_unit;
 }
 
-static HAK_COLD uint64_t hak_os_address_limit(void)
+static HAK_START uint64_t hak_os_address_limit(void)
 {
 	struct rlimit r;
 	return getrlimit(RLIMIT_AS, &r) || r.rlim_cur == RLIM_INFINITY ? UINT64_MAX : r.rlim_cur;
@@ -1519,14 +1558,18 @@ static HAK_COLD const char *hak_say_text(char *to, size_t size, const char *from
 	return to;
 }
 
-static const char *const hak_error_texts[] = {
-#define HAK_ERROR_TEXT(name, text) text,
-	HAK_ERRORS(HAK_ERROR_TEXT)
-};
-static const char *const hak_error_names[] = {
-#define HAK_ERROR_WORD(name, text) #name,
-	HAK_ERRORS(HAK_ERROR_WORD)
-};
+/* Texts that stand one behind the other, each with its NUL: the one n further on.  Long tables have such a text in place
+ * of pointers, which the dynamic linker would have to write in every process that starts. */
+static HAK_COLD const char *hak_text_at(const char *texts, size_t n)
+{
+	while (n--)
+		texts += strlen(texts) + 1;
+	return texts;
+}
+
+#define HAK_ERROR_TEXTS(name, text) #name "\0" text "\0"
+static const char hak_errors[] = HAK_ERRORS(HAK_ERROR_TEXTS);
+static HAK_COLD const char *hak_error_says(int error) { return hak_text_at(hak_errors, 2 * (size_t)error + 1); }
 
 static HAK_COLD void hak_assert_failed(const char *what, int line)
 {
@@ -1541,15 +1584,43 @@ typedef struct hak_option_row { /* introspection ABI: record "option" */
 	int64_t initial, least, most;
 } hak_option_row_t;
 
-static const char hak_env_prefix[] = "HAKMEM_";
-#define HAK_OPTION_ROW(name, type, unit, def, lo, hi, when, help, use) {#name, NULL, #type, unit, #when, help, use, def, lo, hi},
-static hak_option_row_t hak_option_rows[] = {HAK_OPTIONS(HAK_OPTION_ROW)};
-#define HAK_OPTION_PLACE(name, type, unit, def, lo, hi, when, help, use) &hak_option.name,
-static int64_t *const hak_option_places[] = {HAK_OPTIONS(HAK_OPTION_PLACE)};
-enum { HAK_OPTION_COUNT = sizeof hak_option_rows / sizeof *hak_option_rows };
+#define HAK_ENV_PREFIX "HAKMEM_"
+#define HAK_OPTION_WORDS(name, type, unit, def, lo, hi, when, help, use) #name "\0" #type "\0" unit "\0" #when "\0" help "\0" use "\0"
+static const char hak_option_words[] = HAK_OPTIONS(HAK_OPTION_WORDS);
+#define HAK_OPTION_NUMBERS(name, type, unit, def, lo, hi, when, help, use) {def, lo, hi},
+static const int64_t hak_option_numbers[][3] = {HAK_OPTIONS(HAK_OPTION_NUMBERS)};
+enum { HAK_OPTION_COUNT = sizeof hak_option_numbers / sizeof *hak_option_numbers };
+_Static_assert(sizeof(hak_options_t) == HAK_OPTION_COUNT * sizeof(int64_t), "one behind the other");
+#define hak_option_place(i) ((int64_t *)(void *)&hak_option + (i))
+static hak_option_row_t hak_option_rows[HAK_OPTION_COUNT]; /* by hak_option_all; lock: metadata */
 static const char *hak_option_texts[HAK_OPTION_COUNT]; /* of options that are texts: in the environment, then copied */
 #define HAK_OPTION_INDEX(name, type, unit, def, lo, hi, when, help, use) HAK_OPTION_##name,
 enum { HAK_OPTIONS(HAK_OPTION_INDEX) };
+
+/* The rows of the table, made when they are first asked for: most processes never do. */
+static HAK_COLD const hak_option_row_t *hak_option_all(void)
+{
+	static char names[HAK_OPTION_COUNT][40];
+	static uint32_t made;
+	const char *words = hak_option_words;
+
+	if (hak_load_acquire(&made))
+		return hak_option_rows;
+	hak_lock(&hak_meta.lock);
+	for (int i = 0; i < HAK_OPTION_COUNT && !hak_load(&made); i++) {
+		const char *text[6];
+		for (int k = 0; k < 6; k++, words = hak_text_at(words, 1))
+			text[k] = words;
+		memcpy(names[i], HAK_ENV_PREFIX, sizeof HAK_ENV_PREFIX);
+		for (size_t k = 0; text[0][k]; k++)
+			names[i][sizeof HAK_ENV_PREFIX - 1 + k] = (char)(text[0][k] >= 'a' && text[0][k] <= 'z' ? text[0][k] - 32 : text[0][k]);
+		hak_option_rows[i] = (hak_option_row_t){text[0], names[i], text[1], text[2], text[3], text[4], text[5],
+			hak_option_numbers[i][0], hak_option_numbers[i][1], hak_option_numbers[i][2]};
+	}
+	hak_store_release(&made, 1u);
+	hak_unlock(&hak_meta.lock);
+	return hak_option_rows;
+}
 
 /* The value of a word of a mode, whose words stand in the unit's place; -1: it is none of them. */
 static HAK_COLD int64_t hak_option_word(const char *words, const char *text)
@@ -1625,7 +1696,7 @@ static HAK_COLD void hak_option_read(const char *variable)
 		HAK_PYTHON_ENV(HAK_PYTHON_ENV_ROW)
 	};
 	const char *equals = strchr(variable, '=');
-	const hak_option_row_t *near = NULL;
+	const hak_option_row_t *rows = hak_option_all(), *near = NULL;
 	unsigned nearest = 4; /* a name farther off was not meant */
 	char name[64], text[101];
 	size_t len;
@@ -1637,11 +1708,11 @@ static HAK_COLD void hak_option_read(const char *variable)
 		if (strlen(python[i]) == len && strncmp(variable, python[i], len) == 0)
 			return;
 	for (int i = 0; i < HAK_OPTION_COUNT; i++) {
-		const hak_option_row_t *row = &hak_option_rows[i];
+		const hak_option_row_t *row = &rows[i];
 		int64_t value;
 		if (strlen(row->env) == len && strncmp(variable, row->env, len) == 0) {
 			bool good = hak_option_parse_text(row, equals + 1, &value) && value >= row->least && value <= row->most;
-			*hak_option_places[i] = good ? value : row->initial; /* where a name stands twice, the last counts */
+			*hak_option_place(i) = good ? value : row->initial; /* where a name stands twice, the last counts */
 			hak_option_texts[i] = good && row->type[0] == 't' ? equals + 1 : NULL;
 			if (!good && row->least == row->most)
 				hak_sayf("hakmem: %s=%s: needs the %s library (python -m hakmem run --%s); ignored\n", row->env,
@@ -1660,33 +1731,25 @@ static HAK_COLD void hak_option_read(const char *variable)
 	}
 	hak_say_text(name, sizeof name, variable, len);
 	for (int i = 0; i < HAK_OPTION_COUNT; i++) {
-		unsigned d = hak_option_distance(name, hak_option_rows[i].env);
-		if (d < nearest && d < strlen(hak_option_rows[i].name)) { /* not one of which no letter is left */
+		unsigned d = hak_option_distance(name, rows[i].env);
+		if (d < nearest && d < strlen(rows[i].name)) { /* not one of which no letter is left */
 			nearest = d;
-			near = &hak_option_rows[i];
+			near = &rows[i];
 		}
 	}
 	hak_sayf("hakmem: %s: no such option%s%s%s; ignored\n", name, near ? ", did you mean " : "", near ? near->env : "",
 	         near ? "?" : "");
 }
 
-static HAK_COLD void hak_option_init(void)
+static HAK_START void hak_option_init(void)
 {
-	static char names[HAK_OPTION_COUNT][40];
 	extern char **environ;
 
-	for (int i = 0; i < HAK_OPTION_COUNT; i++) {
-		char *at = names[i];
-		for (const char *s = hak_env_prefix; *s; s++)
-			*at++ = *s;
-		for (const char *s = hak_option_rows[i].name; *s; s++)
-			*at++ = (char)(*s >= 'a' && *s <= 'z' ? *s - 32 : *s);
-		hak_option_rows[i].env = names[i];
-	}
 	if (getauxval(AT_SECURE)) /* setuid: the environment is somebody else's */
 		return;
 	for (char **e = environ; e && *e; e++)
-		if (strncmp(*e, hak_env_prefix, sizeof hak_env_prefix - 1) == 0)
+		/* Its first letters stand in the code: most processes have no page of constants then. */
+		if ((*e)[0] == HAK_ENV_PREFIX[0] && (*e)[1] == HAK_ENV_PREFIX[1] && strncmp(*e, HAK_ENV_PREFIX, sizeof HAK_ENV_PREFIX - 1) == 0)
 			hak_option_read(*e);
 }
 
@@ -1711,7 +1774,7 @@ HAK_INLINE uint32_t hak_class_of(size_t n) /* n <= HAK_CLASS_MAX */
 }
 
 /* Units of a slab: the fewest that hold `least` blocks and waste a sixteenth at most. */
-static HAK_COLD uint32_t hak_class_units(uint32_t size, uint32_t least)
+static HAK_START uint32_t hak_class_units(uint32_t size, uint32_t least)
 {
 	for (uint32_t units = 1;; units++) {
 		uint32_t bytes = units << HAK_UNIT_SHIFT, blocks = bytes / size;
@@ -1723,7 +1786,7 @@ static HAK_COLD uint32_t hak_class_units(uint32_t size, uint32_t least)
 HAK_INLINE uint32_t hak_group_capacity(const hak_class_t *base) { return hak_min32(base->first, HAK_GROUP_STACK); }
 
 /* Fills the class table, the three size tables and the layout of the stacks from the rows of HAK_TIERS. */
-static HAK_COLD void hak_class_init(void)
+static HAK_START void hak_class_init(void)
 {
 	const int64_t tier_on[] = {hak_option.tls_tiny, hak_option.tls_l2, hak_option.tls_l25};
 	uint32_t c = 0, slot = 1;
@@ -1809,14 +1872,15 @@ static HAK_COLD void hak_class_init_groups(void)
 
 /* What slow paths go by where ACE may have learned better than the tables and options say.  Off, and in shadow, nobody
  * publishes anything.  A value holds from the next refill, batch or purge on: what is cached already stays as it is. */
-static struct { /* lock: ACE, or the first call; relaxed for readers.  Touched only by hak_target_... */
-	uint64_t value[HAK_POLICY_COUNT][HAK_CLASSES]; /* policies that are not of a class: [0] */
-} hak_target;
-
-HAK_INLINE uint64_t hak_target_read(int policy, uint32_t c) { return hak_load(&hak_target.value[policy][c]); }
-static HAK_COLD void hak_target_publish(int policy, uint32_t c, uint64_t value)
+HAK_INLINE uint64_t *hak_target_place(int policy, uint32_t c)
 {
-	hak_store(&hak_target.value[policy][c], value);
+	return &hak_target.value[(uint32_t)policy + hak_min32((uint32_t)policy, HAK_POLICIES_FIRST) * (HAK_CLASSES - 1) + c];
+}
+
+HAK_INLINE uint64_t hak_target_read(int policy, uint32_t c) { return hak_load(hak_target_place(policy, c)); }
+static HAK_START void hak_target_publish(int policy, uint32_t c, uint64_t value)
+{
+	hak_store(hak_target_place(policy, c), value);
 }
 
 HAK_INLINE uint32_t hak_target_batch(uint32_t c) { return (uint32_t)hak_target_read(HAK_POLICY_batch, c); }
@@ -1827,7 +1891,7 @@ HAK_INLINE uint64_t hak_target_bigcache(void) { return hak_target_read(HAK_POLIC
 HAK_INLINE uint64_t hak_target_purge(void) { return hak_target_read(HAK_POLICY_purge, 0); }
 
 /* Where a target begins, and goes back to: the class table, the geometry, the user's options. */
-static HAK_COLD uint64_t hak_target_home(int policy, uint32_t c)
+static HAK_START uint64_t hak_target_home(int policy, uint32_t c)
 {
 	const uint64_t home[] = {
 		[HAK_POLICY_batch] = hak_class[c].batch,
@@ -1840,20 +1904,15 @@ static HAK_COLD uint64_t hak_target_home(int policy, uint32_t c)
 	return home[policy];
 }
 
-static const bool hak_policy_is_of_class[] = {
-#define HAK_POLICY_OF_class true
-#define HAK_POLICY_OF_all false
-#define HAK_POLICY_IS_OF_CLASS(name, unit, of, windows, measure, sentence) HAK_POLICY_OF_##of,
-	HAK_POLICIES(HAK_POLICY_IS_OF_CLASS)
-};
-HAK_INLINE uint32_t hak_policy_ends(int policy) { return hak_policy_is_of_class[policy] ? HAK_CLASSES : 1; }
+HAK_INLINE bool hak_policy_is_of_class(int policy) { return HAK_POLICIES_OF_CLASS >> policy & 1; }
+HAK_INLINE uint32_t hak_policy_ends(int policy) { return hak_policy_is_of_class(policy) ? HAK_CLASSES : 1; }
 
 #if HAK_DEBUG
 /* For tests: publishes a target as ACE does.  It must be one that ACE could want. */
 HAK_EXPORT void hak_debug_target(int policy, uint32_t c, uint64_t value) { hak_target_publish(policy, c, value); }
 #endif
 
-static HAK_COLD void hak_target_init(void)
+static HAK_START void hak_target_init(void)
 {
 	for (int policy = 0; policy < HAK_POLICY_COUNT; policy++)
 		for (uint32_t c = 0; c < hak_policy_ends(policy); c++)
@@ -1863,7 +1922,7 @@ static HAK_COLD void hak_target_init(void)
 /* =================================================== metadata ================================================== */
 
 /* A mapping for metadata.  Hardened: with a guard before and behind, so that nothing runs into it from a neighbour. */
-static HAK_COLD char *hak_meta_map(size_t len)
+static HAK_START char *hak_meta_map(size_t len)
 {
 	char *p;
 	if (!HAK_HARDENED)
@@ -1884,7 +1943,7 @@ static HAK_COLD bool hak_meta_unmap(void *p, size_t len) /* the same; false: ref
 }
 
 /* Zeroed memory that is never given back; NULL when there is none. */
-static HAK_COLD void *hak_meta_alloc(size_t n)
+static HAK_START void *hak_meta_alloc(size_t n)
 {
 	void *p = NULL;
 	n = hak_round_up(n, 64);
@@ -1917,14 +1976,16 @@ out:
 }
 
 /* The program may write over its environment. */
-static HAK_COLD void hak_option_keep_texts(void)
+static HAK_START void hak_option_keep_texts(void)
 {
 	for (int i = 0; i < HAK_OPTION_COUNT; i++) {
-		char *copy = hak_option_texts[i] ? hak_meta_alloc((size_t)*hak_option_places[i] + 1) : NULL;
-		if (copy)
-			memcpy(copy, hak_option_texts[i], (size_t)*hak_option_places[i] + 1);
-		else if (hak_option_texts[i])
-			*hak_option_places[i] = 0;
+		char *copy;
+		if (!hak_option_texts[i])
+			continue;
+		if ((copy = hak_meta_alloc((size_t)*hak_option_place(i) + 1)))
+			memcpy(copy, hak_option_texts[i], (size_t)*hak_option_place(i) + 1);
+		else
+			*hak_option_place(i) = 0;
 		hak_option_texts[i] = copy;
 	}
 }
@@ -2440,13 +2501,13 @@ static HAK_COLD int hak_rules_add(const char *text, bool say)
 		if (error && !say)
 			return error;
 		if (error)
-			hak_sayf("hakmem: %s: %s: %s; ignored\n", hak_option_rows[HAK_OPTION_site_rules].env,
-			         hak_say_text(shown, sizeof shown, text, (size_t)(end - text)), hak_error_texts[error]);
+			hak_sayf("hakmem: %s: %s: %s; ignored\n", hak_option_all()[HAK_OPTION_site_rules].env,
+			         hak_say_text(shown, sizeof shown, text, (size_t)(end - text)), hak_error_says(error));
 	}
 	return HAK_ERR_OK;
 }
 
-static HAK_COLD void hak_site_init(void)
+static HAK_START void hak_site_init(void)
 {
 	if (hak_option.sites)
 		hak_store(&hak_sites.on, 1u);
@@ -3119,7 +3180,7 @@ HAK_INLINE uint64_t hak_shard_bit(const hak_shard_t *shard) { return 1ull << hak
 		sum_;                                                                \
 	})
 
-static HAK_COLD void hak_shard_init(void)
+static HAK_START void hak_shard_init(void)
 {
 	uint32_t n = 1;
 	while (n < (uint32_t)hak_option.shards)
@@ -3481,7 +3542,7 @@ static void hak_run_cut_locked(hak_shard_t *shard, hak_slab_t *r, uint32_t skip,
 }
 
 /* Reserves another range of at least `units`, halving what it asks for until the system agrees. */
-static HAK_COLD bool hak_range_reserve_locked(uint32_t units)
+static HAK_START bool hak_range_reserve_locked(uint32_t units)
 {
 	uint32_t i = hak_page.ranges, first = HAK_SUPER_UNITS;
 	size_t least = hak_round_up((size_t)units << HAK_UNIT_SHIFT, HAK_SUPER), want = (size_t)hak_option.reserve, limit, mapped;
@@ -3553,7 +3614,7 @@ static uint32_t hak_range_need_locked(const hak_range_t *r, const hak_shard_t *s
 /* Commits *n units of superslabs at the end of a range, so that the shard gets a free run of `units`, and gives them to
  * it.  An old range may have room: what the last one was reserved for was larger, or the system refused it.  Locks of
  * the shard and of the ranges; returns the first unit, 0: out of memory. */
-static HAK_COLD uint32_t hak_range_commit_locked(hak_shard_t *shard, uint32_t units, uint32_t *n)
+static HAK_START uint32_t hak_range_commit_locked(hak_shard_t *shard, uint32_t units, uint32_t *n)
 {
 	hak_range_t *r = NULL;
 	uint32_t u;
@@ -3590,7 +3651,7 @@ static HAK_COLD uint32_t hak_range_commit_locked(hak_shard_t *shard, uint32_t un
 }
 
 /* New superslabs for a shard, so that it has a free run of `units`. */
-static HAK_COLD bool hak_page_grow_locked(hak_shard_t *shard, uint32_t units, uint64_t now)
+static HAK_START bool hak_page_grow_locked(hak_shard_t *shard, uint32_t units, uint64_t now)
 {
 	uint32_t u, n;
 
@@ -3640,7 +3701,7 @@ static bool hak_shard_peek(const hak_shard_t *shard, int kind, uint32_t units)
 }
 
 /* Likewise of the kind, or of one that is better to take: a dirty run costs no memory. */
-static hak_slab_t *hak_run_find_best_locked(const hak_shard_t *shard, int kind, uint32_t units)
+static HAK_START hak_slab_t *hak_run_find_best_locked(const hak_shard_t *shard, int kind, uint32_t units)
 {
 	hak_slab_t *r = hak_run_find_locked(shard, HAK_DIRTY, units);
 	return r || kind == HAK_DIRTY ? r : hak_run_find_locked(shard, HAK_CLEAN, units);
@@ -3725,7 +3786,7 @@ static HAK_COLD bool hak_run_unkeep_oldest_locked(hak_shard_t *shard, uint64_t b
 /* No free run of the shard with dirty units is as long as `need`: one in BigCache may be, or become so with its
  * neighbours.  The shortest of the oldest that is long enough leaves it, or else the oldest.  False: all together would
  * not do. */
-static HAK_COLD bool hak_run_unkeep_for_locked(hak_shard_t *shard, uint32_t need)
+static HAK_START bool hak_run_unkeep_for_locked(hak_shard_t *shard, uint32_t need)
 {
 	hak_big_t *best = NULL, *oldest, *b;
 	if (!hak_run_kept(shard) || shard->count.dirty_units + hak_run_kept(shard) < need)
@@ -3762,7 +3823,7 @@ static HAK_COLD void hak_run_unkeep_at_locked(hak_shard_t *shard, uint32_t u)
  * all is free changes its shard, so that memory follows the load: that comes first.  A run is taken where it is, if
  * `here`: *at is its shard then, and that lock is held instead.  What is longer than a superslab never moves: so long
  * runs would be torn to pieces.  NULL: there is nothing.  The lock of *at may have been let go in between. */
-static HAK_COLD hak_slab_t *hak_shard_borrow_locked(hak_shard_t **at, uint32_t units, int kind, bool here, uint64_t now)
+static HAK_START hak_slab_t *hak_shard_borrow_locked(hak_shard_t **at, uint32_t units, int kind, bool here, uint64_t now)
 {
 	hak_shard_t *own = *at, *other;
 	hak_slab_t *r;
@@ -4695,7 +4756,7 @@ static _Noreturn HAK_COLD void hak_die(const char *call, const void *p, int erro
 {
 	char what[160];
 	hak_describe(p, &error, what, sizeof what);
-	hak_sayf("hakmem: %s(%p): %s%s\n", call, p, hak_error_texts[error], what);
+	hak_sayf("hakmem: %s(%p): %s%s\n", call, p, hak_error_says(error), what);
 	hak_store(&hak_dying, true);
 	hak_store(&hak_fork_thread, &hak_thread);
 	abort();
@@ -6303,7 +6364,7 @@ static HAK_COLD void hak_heap_warm(hak_heap_t *h, bool touch)
 
 /* ============================================ thread start and end ============================================= */
 
-static HAK_COLD hak_heap_t *hak_heap_make_locked(uint32_t id) /* lock: heaps.  NULL: out of memory */
+static HAK_START hak_heap_t *hak_heap_make_locked(uint32_t id) /* lock: heaps.  NULL: out of memory */
 {
 	hak_heap_t *h = hak_meta_alloc(sizeof *h + hak_boot.slots * sizeof(void *));
 	if (!h)
@@ -6396,7 +6457,7 @@ static HAK_COLD void hak_heap_detach(void *heap)
 
 /* Runs once, at the first call that needs it: that may be before any constructor, and from inside the dynamic linker,
  * so nothing here may allocate. */
-static HAK_COLD void hak_boot_init_slow(void)
+static HAK_START void hak_boot_init_slow(void)
 {
 	uint32_t zero = 0;
 	int saved = errno;
@@ -6431,7 +6492,7 @@ HAK_INLINE void hak_boot_init(void)
 }
 
 /* h, which waits for a thread and is on no list any more, becomes the calling thread's. */
-static HAK_COLD void hak_heap_begin(hak_heap_t *h)
+static HAK_START void hak_heap_begin(hak_heap_t *h)
 {
 	hak_claim(h);
 	hak_store(&h->inbox, NULL);
@@ -7398,7 +7459,7 @@ static HAK_COLD void hak_ace_note_locked(int policy, uint32_t c, const char *did
 {
 	const hak_learner_t *l = &hak_ace.learner[policy][c];
 	hak_ace.log[hak_ace.decided++ % HAK_ACE_LOG] = (hak_decision_t){.ms = hak_os_now() - hak_boot.start,
-		.policy = hak_policy[policy].name, .did = did, .size = hak_policy_is_of_class[policy] ? hak_class[c].size : 0,
+		.policy = hak_policy[policy].name, .did = did, .size = hak_policy_is_of_class(policy) ? hak_class[c].size : 0,
 		.windows = l->left ? l->busy : l->same ? l->same : l->quiet, .old = hak_target_read(policy, c), .new = to,
 		.before = l->before, .after = after, .evidence = v.evidence, .unit = hak_policy[policy].unit, .why = v.why};
 }
@@ -7596,7 +7657,7 @@ static _Noreturn HAK_COLD void *hak_ace_thread(HAK_UNUSED void *argument)
 }
 
 /* Makes the thread.  By the library's constructor, and in fork's child. */
-static HAK_COLD void hak_ace_start(void)
+static HAK_START void hak_ace_start(void)
 {
 	int error = hak_option.ace && !hak_ace.refused ? hak_os_thread(hak_ace_thread) : 0;
 
@@ -7833,8 +7894,14 @@ typedef struct hak_policy_row { HAK_POLICY_FIELDS(HAK_DECLARE_FIELD) } hak_polic
 typedef struct hak_setting { HAK_SETTING_FIELDS(HAK_DECLARE_FIELD) } hak_setting_t;
 typedef struct hak_stats { HAK_GLOBAL_STATS(HAK_DECLARE_COUNTER) HAK_HEAP_COUNTERS(HAK_DECLARE_COUNTER) } hak_stats_t;
 
-typedef struct hak_field { const char *name, *kind, *unit, *view, *help; uint32_t offset, size; } hak_field_t;
-typedef struct hak_record { const char *name; const hak_field_t *fields; uint32_t count, size; } hak_record_t;
+typedef struct hak_field { uint32_t offset, size; } hak_field_t;
+typedef struct hak_record {
+	const char *name, *kinds;  /* kinds: a letter for each field */
+	const char *texts;         /* HAK_FIELD_TEXTS for each field, one behind the other: name, unit, views, help */
+	const hak_field_t *fields;
+	uint32_t count, size;      /* fields; bytes of a row */
+	uint32_t texts_len, reserved;
+} hak_record_t;
 typedef struct hak_about {
 	uint32_t abi, size;
 	const char *version, *variant;
@@ -7842,24 +7909,26 @@ typedef struct hak_about {
 	uint32_t count, reserved;
 } hak_about_t;
 
-#define HAK_FIELD(type, kind, name, unit, view, help) \
-	{#name, #kind, unit, view, help, offsetof(type, name), sizeof(((type *)0)->name)},
-#define HAK_CLASS_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_class_row_t, kind, name, unit, view, help)
-#define HAK_TIER_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_tier_row_t, kind, name, unit, view, help)
-#define HAK_HEAP_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_heap_row_t, kind, name, unit, view, help)
-#define HAK_LOCK_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_lock_row_t, kind, name, unit, view, help)
-#define HAK_SHARD_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_shard_row_t, kind, name, unit, view, help)
-#define HAK_SEGMENT_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_segment_t, kind, name, unit, view, help)
-#define HAK_MAPPING_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_mapping_t, kind, name, unit, view, help)
-#define HAK_BIG_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_big_row_t, kind, name, unit, view, help)
-#define HAK_OWNER_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_owner_t, kind, name, unit, view, help)
-#define HAK_OPTION_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_option_row_t, kind, name, unit, view, help)
-#define HAK_SITE_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_site_row_t, kind, name, unit, view, help)
-#define HAK_RULE_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_rule_row_t, kind, name, unit, view, help)
-#define HAK_POLICY_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_policy_row_t, kind, name, unit, view, help)
-#define HAK_DECISION_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_decision_t, kind, name, unit, view, help)
-#define HAK_SETTING_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_setting_t, kind, name, unit, view, help)
-#define HAK_STAT_FIELD(name, unit, view, help) HAK_FIELD(hak_stats_t, Q, name, unit, view, help)
+#define HAK_FIELD(type, name) {offsetof(type, name), sizeof(((type *)0)->name)},
+#define HAK_FIELD_KIND(kind, name, unit, view, help) #kind
+#define HAK_FIELD_TEXTS(kind, name, unit, view, help) #name "\0" unit "\0" view "\0" help "\0"
+enum { HAK_TEXTS = 4 }; /* of a field */
+#define HAK_CLASS_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_class_row_t, name)
+#define HAK_TIER_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_tier_row_t, name)
+#define HAK_HEAP_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_heap_row_t, name)
+#define HAK_LOCK_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_lock_row_t, name)
+#define HAK_SHARD_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_shard_row_t, name)
+#define HAK_SEGMENT_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_segment_t, name)
+#define HAK_MAPPING_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_mapping_t, name)
+#define HAK_BIG_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_big_row_t, name)
+#define HAK_OWNER_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_owner_t, name)
+#define HAK_OPTION_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_option_row_t, name)
+#define HAK_SITE_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_site_row_t, name)
+#define HAK_RULE_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_rule_row_t, name)
+#define HAK_POLICY_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_policy_row_t, name)
+#define HAK_DECISION_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_decision_t, name)
+#define HAK_SETTING_FIELD(kind, name, unit, view, help) HAK_FIELD(hak_setting_t, name)
+#define HAK_STAT_FIELD(name, unit, view, help) HAK_FIELD(hak_stats_t, name)
 static const hak_field_t hak_class_fields[] = {HAK_CLASS_FIELDS(HAK_CLASS_FIELD)};
 static const hak_field_t hak_tier_fields[] = {HAK_TIER_FIELDS(HAK_TIER_FIELD)};
 static const hak_field_t hak_heap_fields[] = {HAK_HEAP_FIELDS(HAK_HEAP_FIELD)};
@@ -7875,25 +7944,31 @@ static const hak_field_t hak_rule_fields[] = {HAK_RULE_FIELDS(HAK_RULE_FIELD)};
 static const hak_field_t hak_policy_fields[] = {HAK_POLICY_FIELDS(HAK_POLICY_FIELD)};
 static const hak_field_t hak_decision_fields[] = {HAK_DECISION_FIELDS(HAK_DECISION_FIELD)};
 static const hak_field_t hak_setting_fields[] = {HAK_SETTING_FIELDS(HAK_SETTING_FIELD)};
+enum { HAK_STAT_COUNT = sizeof(hak_stats_t) / sizeof(uint64_t) };
 static const hak_field_t hak_stat_fields[] = {HAK_GLOBAL_STATS(HAK_STAT_FIELD) HAK_HEAP_COUNTERS(HAK_STAT_FIELD)};
-#define HAK_RECORD(name, fields, type) {name, fields, sizeof fields / sizeof *fields, sizeof(type)}
+#define HAK_STAT_KIND(name, unit, view, help) "Q"
+#define HAK_STAT_TEXTS(name, unit, view, help) HAK_FIELD_TEXTS(Q, name, unit, view, help)
+static const char hak_stat_texts[] = HAK_GLOBAL_STATS(HAK_STAT_TEXTS) HAK_HEAP_COUNTERS(HAK_STAT_TEXTS);
+#define HAK_RECORD(name, kinds, texts, fields, type) \
+	{name, kinds, texts, fields, sizeof fields / sizeof *fields, sizeof(type), sizeof(texts) - 1, 0}
+#define HAK_RECORD_OF(name, X, fields, type) HAK_RECORD(name, X(HAK_FIELD_KIND), X(HAK_FIELD_TEXTS), fields, type)
 static const hak_record_t hak_records[] = {
-	HAK_RECORD("stats", hak_stat_fields, hak_stats_t),
-	HAK_RECORD("class", hak_class_fields, hak_class_row_t),
-	HAK_RECORD("tier", hak_tier_fields, hak_tier_row_t),
-	HAK_RECORD("heap", hak_heap_fields, hak_heap_row_t),
-	HAK_RECORD("lock", hak_lock_fields, hak_lock_row_t),
-	HAK_RECORD("segment", hak_segment_fields, hak_segment_t),
-	HAK_RECORD("mapping", hak_mapping_fields, hak_mapping_t),
-	HAK_RECORD("option", hak_option_fields, hak_option_row_t),
-	HAK_RECORD("owner", hak_owner_fields, hak_owner_t),
-	HAK_RECORD("shard", hak_shard_fields, hak_shard_row_t),
-	HAK_RECORD("big", hak_big_fields, hak_big_row_t),
-	HAK_RECORD("site", hak_site_fields, hak_site_row_t),
-	HAK_RECORD("rule", hak_rule_fields, hak_rule_row_t),
-	HAK_RECORD("policy", hak_policy_fields, hak_policy_row_t),
-	HAK_RECORD("decision", hak_decision_fields, hak_decision_t),
-	HAK_RECORD("setting", hak_setting_fields, hak_setting_t),
+	HAK_RECORD("stats", HAK_GLOBAL_STATS(HAK_STAT_KIND) HAK_HEAP_COUNTERS(HAK_STAT_KIND), hak_stat_texts, hak_stat_fields, hak_stats_t),
+	HAK_RECORD_OF("class", HAK_CLASS_FIELDS, hak_class_fields, hak_class_row_t),
+	HAK_RECORD_OF("tier", HAK_TIER_FIELDS, hak_tier_fields, hak_tier_row_t),
+	HAK_RECORD_OF("heap", HAK_HEAP_FIELDS, hak_heap_fields, hak_heap_row_t),
+	HAK_RECORD_OF("lock", HAK_LOCK_FIELDS, hak_lock_fields, hak_lock_row_t),
+	HAK_RECORD_OF("segment", HAK_SEGMENT_FIELDS, hak_segment_fields, hak_segment_t),
+	HAK_RECORD_OF("mapping", HAK_MAPPING_FIELDS, hak_mapping_fields, hak_mapping_t),
+	HAK_RECORD_OF("option", HAK_OPTION_FIELDS, hak_option_fields, hak_option_row_t),
+	HAK_RECORD_OF("owner", HAK_OWNER_FIELDS, hak_owner_fields, hak_owner_t),
+	HAK_RECORD_OF("shard", HAK_SHARD_FIELDS, hak_shard_fields, hak_shard_row_t),
+	HAK_RECORD_OF("big", HAK_BIG_FIELDS, hak_big_fields, hak_big_row_t),
+	HAK_RECORD_OF("site", HAK_SITE_FIELDS, hak_site_fields, hak_site_row_t),
+	HAK_RECORD_OF("rule", HAK_RULE_FIELDS, hak_rule_fields, hak_rule_row_t),
+	HAK_RECORD_OF("policy", HAK_POLICY_FIELDS, hak_policy_fields, hak_policy_row_t),
+	HAK_RECORD_OF("decision", HAK_DECISION_FIELDS, hak_decision_fields, hak_decision_t),
+	HAK_RECORD_OF("setting", HAK_SETTING_FIELDS, hak_setting_fields, hak_setting_t),
 };
 static const hak_about_t hak_about_this = {
 	HAK_ABI, sizeof(hak_about_t), HAK_VERSION, HAK_VARIANT, hak_records, sizeof hak_records / sizeof *hak_records, 0};
@@ -7928,12 +8003,12 @@ static hak_lock_t *hak_shared_lock_next(const hak_lock_t *l)
 
 HAK_EXPORT const char *hak_error_name(int code)
 {
-	return code >= 0 && code < HAK_ERR_COUNT ? hak_error_names[code] : "UNKNOWN";
+	return code >= 0 && code < HAK_ERR_COUNT ? hak_text_at(hak_errors, 2 * (size_t)code) : "UNKNOWN";
 }
 
 HAK_EXPORT const char *hak_error_text(int code)
 {
-	return code >= 0 && code < HAK_ERR_COUNT ? hak_error_texts[code] : "unknown error";
+	return code >= 0 && code < HAK_ERR_COUNT ? hak_error_says(code) : "unknown error";
 }
 
 /* Sums over all heaps and the orphans, one row for each class, and the counters of heaps into *sum.  What is received
@@ -8424,7 +8499,7 @@ HAK_EXPORT HAK_COLD int hak_ace_policies(hak_policy_row_t *rows, size_t row_size
 		return -HAK_ERR_SIZE;
 	hak_boot_init();
 	for (int i = 0; i < HAK_POLICY_COUNT && i < most; i++) {
-		bool each = hak_policy_is_of_class[i];
+		bool each = hak_policy_is_of_class(i);
 		rows[i] = (hak_policy_row_t){.name = hak_policy[i].name, .unit = each ? "classes" : hak_policy[i].unit,
 			.target = each ? 0 : hak_target_read(i, 0), .initial = each ? 0 : hak_target_home(i, 0),
 			.windows = hak_policy[i].windows, .measure = hak_policy[i].measure, .rule = hak_policy[i].sentence};
@@ -8553,10 +8628,11 @@ HAK_EXPORT HAK_COLD int hak_stats_snapshot(hak_stats_t *s, size_t size)
 HAK_EXPORT HAK_COLD uint64_t hak_stat(const char *name)
 {
 	hak_stats_t s;
+	const char *text = hak_stat_texts;
 	hak_stats_snapshot(&s, sizeof s);
-	for (size_t i = 0; i < sizeof hak_stat_fields / sizeof *hak_stat_fields; i++)
-		if (strcmp(hak_stat_fields[i].name, name) == 0)
-			return *(const uint64_t *)(const void *)((const char *)&s + hak_stat_fields[i].offset);
+	for (size_t i = 0; i < HAK_STAT_COUNT; i++, text = hak_text_at(text, HAK_TEXTS))
+		if (strcmp(text, name) == 0)
+			return ((const uint64_t *)(const void *)&s)[i];
 	return UINT64_MAX;
 }
 
@@ -8614,15 +8690,15 @@ HAK_EXPORT HAK_COLD int hak_tier_table(hak_tier_row_t *rows, size_t row_size, in
 
 HAK_EXPORT HAK_COLD const hak_option_row_t *hak_option_table(int *count)
 {
-	hak_boot_init(); /* it writes the env names */
 	*count = HAK_OPTION_COUNT;
-	return hak_option_rows;
+	return hak_option_all();
 }
 
 static HAK_COLD int hak_option_index(const char *name)
 {
+	const hak_option_row_t *rows = hak_option_all();
 	for (int i = 0; i < HAK_OPTION_COUNT; i++)
-		if (strcmp(hak_option_rows[i].name, name) == 0)
+		if (strcmp(rows[i].name, name) == 0)
 			return i;
 	return -1;
 }
@@ -8633,7 +8709,7 @@ HAK_EXPORT HAK_COLD int hak_option_get(const char *name, int64_t *out)
 	hak_boot_init();
 	if (i < 0)
 		return HAK_ERR_NO_OPTION;
-	*out = hak_load(hak_option_places[i]);
+	*out = hak_load(hak_option_place(i));
 	return HAK_ERR_OK;
 }
 
@@ -8643,9 +8719,9 @@ HAK_EXPORT HAK_COLD int hak_option_parse(const char *name, const char *text, int
 	int i = hak_option_index(name);
 	if (i < 0)
 		return HAK_ERR_NO_OPTION;
-	if (!hak_option_parse_text(&hak_option_rows[i], text, out))
+	if (!hak_option_parse_text(&hak_option_all()[i], text, out))
 		return HAK_ERR_TEXT;
-	return *out < hak_option_rows[i].least || *out > hak_option_rows[i].most ? HAK_ERR_RANGE : HAK_ERR_OK;
+	return *out < hak_option_all()[i].least || *out > hak_option_all()[i].most ? HAK_ERR_RANGE : HAK_ERR_OK;
 }
 
 HAK_EXPORT HAK_COLD int hak_option_set(const char *name, int64_t value)
@@ -8654,11 +8730,11 @@ HAK_EXPORT HAK_COLD int hak_option_set(const char *name, int64_t value)
 	hak_boot_init();
 	if (i < 0)
 		return HAK_ERR_NO_OPTION;
-	if (value < hak_option_rows[i].least || value > hak_option_rows[i].most)
+	if (value < hak_option_all()[i].least || value > hak_option_all()[i].most)
 		return HAK_ERR_RANGE;
-	if (hak_option_rows[i].when[0] == 's')
+	if (hak_option_all()[i].when[0] == 's')
 		return HAK_ERR_WHEN;
-	hak_ace_set_option(hak_option_places[i], value);
+	hak_ace_set_option(hak_option_place(i), value);
 	return HAK_ERR_OK;
 }
 
@@ -8667,7 +8743,7 @@ HAK_EXPORT HAK_COLD const char *hak_option_text(const char *name)
 {
 	int i = hak_option_index(name);
 	hak_boot_init();
-	return i < 0 || hak_option_rows[i].type[0] != 't' ? NULL : hak_option_texts[i] ? hak_option_texts[i] : "";
+	return i < 0 || hak_option_all()[i].type[0] != 't' ? NULL : hak_option_texts[i] ? hak_option_texts[i] : "";
 }
 
 /* Adds the rules of a text, written as HAKMEM_SITE_RULES has them; of two for one site the last counts.  The first that
@@ -8907,17 +8983,19 @@ static HAK_COLD void hak_report_write_locked(const char *when)
 {
 	hak_class_row_t *class = hak_report.class;
 	hak_tier_row_t *tier = hak_report.tier;
+	const char *name = hak_stat_texts, *help;
 	uint64_t up = hak_os_now() - hak_boot.start;
 
 	hak_stats_fill(&hak_report.stats, class, HAK_STATS_PATIENT);
 	hak_tier_fill(tier, &hak_report.stats, class);
 	hak_report_line_locked("hakmem " HAK_VERSION " " HAK_VARIANT ", process %d, %s, %llu.%03llu s after its first call\n\n",
 	                (int)getpid(), when, (unsigned long long)(up / 1000), (unsigned long long)(up % 1000));
-	for (size_t i = 0; i < sizeof hak_stat_fields / sizeof *hak_stat_fields; i++) {
-		const hak_field_t *d = &hak_stat_fields[i];
-		uint64_t value = *(const uint64_t *)(const void *)((const char *)&hak_report.stats + d->offset);
-		if (strstr(d->view, "summary") || (value && strstr(d->view, "pools")))
-			hak_report_line_locked("%20llu %-12s %-24s %s\n", (unsigned long long)value, d->unit, d->name, d->help);
+	for (size_t i = 0; i < HAK_STAT_COUNT; i++, name = hak_text_at(help, 1)) {
+		const char *unit = hak_text_at(name, 1), *view = hak_text_at(unit, 1);
+		uint64_t value = ((const uint64_t *)(const void *)&hak_report.stats)[i];
+		help = hak_text_at(view, 1);
+		if (strstr(view, "summary") || (value && strstr(view, "pools")))
+			hak_report_line_locked("%20llu %-12s %-24s %s\n", (unsigned long long)value, unit, name, help);
 	}
 	hak_report_line_locked("\n%-8s %16s %16s %14s %18s %18s\n", "tier", "allocs", "frees", "live blocks", "live bytes", "cached bytes");
 	for (size_t i = 0; i < HAK_TIER_COUNT; i++)
@@ -9101,14 +9179,14 @@ static struct { /* lock: live */
 
 static HAK_COLD int hak_option_rows_copy(hak_option_row_t *rows, size_t row_size, int most)
 {
-	memcpy(rows, hak_option_rows, row_size * (size_t)most);
+	memcpy(rows, hak_option_all(), row_size * (size_t)most);
 	return HAK_OPTION_COUNT;
 }
 
 static HAK_COLD int hak_setting_table(hak_setting_t *rows, HAK_UNUSED size_t row_size, int most)
 {
 	for (int i = 0; i < most; i++)
-		rows[i] = (hak_setting_t){.name = hak_option_rows[i].name, .value = hak_load(hak_option_places[i]),
+		rows[i] = (hak_setting_t){.name = hak_option_all()[i].name, .value = hak_load(hak_option_place(i)),
 			.text = hak_option_texts[i] ? hak_option_texts[i] : ""};
 	return HAK_OPTION_COUNT;
 }
@@ -9159,20 +9237,21 @@ static HAK_COLD size_t hak_live_describe(const hak_live_file_t *f, size_t count,
 	len = hak_live_put(to, len, HAK_VARIANT, '\n');
 	for (size_t i = 0; i < count; i++) {
 		const hak_record_t *r = f->record[i];
+		const char *name = r->texts;
 		len = hak_live_put(to, len, "record", '\t');
 		len = hak_live_put(to, len, r->name, '\t');
 		len = hak_live_put_number(to, len, r->size, '\t');
 		len = hak_live_put_number(to, len, f->row[i], '\t');
 		len = hak_live_put_number(to, len, f->most[i], '\n');
-		for (uint32_t k = 0; k < r->count; k++) {
-			const hak_field_t *d = &r->fields[k];
+		for (uint32_t k = 0; k < r->count; k++, name = hak_text_at(name, HAK_TEXTS)) {
+			const char kind[] = {r->kinds[k], '\0'}, *unit = hak_text_at(name, 1), *view = hak_text_at(unit, 1);
 			len = hak_live_put(to, len, "field", '\t');
-			len = hak_live_put(to, len, d->name, '\t');
-			len = hak_live_put(to, len, d->kind, '\t');
-			len = hak_live_put(to, len, d->unit, '\t');
-			len = hak_live_put(to, len, d->view, '\t');
-			len = hak_live_put_number(to, len, d->offset, '\t');
-			len = hak_live_put(to, len, d->help, '\n');
+			len = hak_live_put(to, len, name, '\t');
+			len = hak_live_put(to, len, kind, '\t');
+			len = hak_live_put(to, len, unit, '\t');
+			len = hak_live_put(to, len, view, '\t');
+			len = hak_live_put_number(to, len, r->fields[k].offset, '\t');
+			len = hak_live_put(to, len, hak_text_at(view, 1), '\n');
 		}
 	}
 	return len;
@@ -9280,7 +9359,7 @@ static HAK_COLD uint64_t hak_live_settle_locked(hak_live_file_t *f, size_t i, in
 	count[0] = count[1] < f->most[i] ? count[1] : f->most[i];
 	sum = count[0] + count[1];
 	for (uint32_t k = 0; k < f->record[i]->count; k++)
-		if (f->record[i]->fields[k].kind[0] == 'z')
+		if (f->record[i]->kinds[k] == 'z')
 			for (uint64_t r = 0; r < count[0]; r++) {
 				char *at = rows + r * f->record[i]->size + f->record[i]->fields[k].offset;
 				*(uint64_t *)(void *)at = hak_live_word_locked(f, *(const char **)(void *)at);
@@ -9549,10 +9628,10 @@ static HAK_COLD void hak_live_on_signal(HAK_UNUSED int number)
 }
 
 /* By the library's constructor. */
-static HAK_COLD void hak_live_start(void)
+static HAK_START void hak_live_start(void)
 {
 	static const int numbers[] = {0, SIGHUP, SIGUSR1, SIGUSR2, SIGQUIT, SIGALRM, SIGWINCH, SIGPWR};
-	int number = numbers[hak_option.report_signal], saved = errno;
+	int number = hak_option.report_signal ? numbers[hak_option.report_signal] : 0, saved = errno;
 	struct sigaction now, ours = {.sa_handler = hak_live_on_signal, .sa_flags = SA_RESTART};
 
 	if (!number && !hak_option.stats_page)
@@ -9677,7 +9756,7 @@ static HAK_COLD void hak_fork_forget(hak_heap_t *h)
  * slow path, that is whole, and the heaps of the threads it has not got are to it like those of idle threads: it helps
  * them, and in the end takes their slabs.  Else it may call exec and nothing more, which is what the C library
  * promises; no list could be trusted, so there is nothing to repair. */
-static HAK_COLD void hak_fork_watch(void)
+static HAK_START void hak_fork_watch(void)
 {
 	uint32_t *page = hak_os_map(hak_boot.os_page, PROT_READ | PROT_WRITE);
 	if (page && hak_os_advise(page, hak_boot.os_page, MADV_WIPEONFORK)) {
@@ -9772,12 +9851,12 @@ static void hak_hg_declare(void)
 #define hak_hg_declare() ((void)0)
 #endif
 
-__attribute__((constructor)) static void hak_boot_constructor(void)
+__attribute__((constructor)) static HAK_START void hak_boot_constructor(void)
 {
 	hak_boot_init();
 	hak_hg_declare();
 	hak_fork_watch();
-	pthread_atfork(hak_fork_prepare, hak_fork_parent, hak_fork_child); /* may allocate */
+	hak_atfork(hak_fork_prepare, hak_fork_parent, hak_fork_child); /* may allocate */
 	hak_ace_start();
 	hak_live_start();
 }
@@ -9796,7 +9875,7 @@ static HAK_COLD void hak_exit_try(hak_lock_t *l)
 }
 
 /* The last of the process, after its own atexit handlers. */
-__attribute__((destructor)) static void hak_boot_destructor(void)
+__attribute__((destructor)) static HAK_START void hak_boot_destructor(void)
 {
 	const char *name = hak_option_texts[HAK_OPTION_report_at_exit];
 	if (!name || !*name || hak_load(&hak_dying))
@@ -9926,24 +10005,24 @@ HAK_EXPORT struct mallinfo mallinfo(void)
 HAK_EXPORT void malloc_stats(void)
 {
 	hak_stats_t s;
+	const char *name = hak_stat_texts;
 	hak_stats_snapshot(&s, sizeof s);
-	for (size_t i = 0; i < sizeof hak_stat_fields / sizeof *hak_stat_fields; i++)
-		hak_sayf("hakmem: %-24s %14llu %s\n", hak_stat_fields[i].name,
-		         *(const unsigned long long *)(const void *)((const char *)&s + hak_stat_fields[i].offset),
-		         hak_stat_fields[i].unit);
+	for (size_t i = 0; i < HAK_STAT_COUNT; i++, name = hak_text_at(name, HAK_TEXTS))
+		hak_sayf("hakmem: %-24s %14llu %s\n", name,
+		         (unsigned long long)((const uint64_t *)(const void *)&s)[i], hak_text_at(name, 1));
 }
 
 HAK_EXPORT int malloc_info(int options, FILE *stream)
 {
 	hak_stats_t s;
+	const char *name = hak_stat_texts;
 	if (options != 0)
 		return errno = EINVAL, -1;
 	hak_stats_snapshot(&s, sizeof s);
 	fputs("<malloc version=\"hakmem-" HAK_VERSION "\">\n", stream);
-	for (size_t i = 0; i < sizeof hak_stat_fields / sizeof *hak_stat_fields; i++)
-		fprintf(stream, "<stat name=\"%s\" unit=\"%s\" value=\"%llu\"/>\n", hak_stat_fields[i].name,
-		        hak_stat_fields[i].unit,
-		        *(const unsigned long long *)(const void *)((const char *)&s + hak_stat_fields[i].offset));
+	for (size_t i = 0; i < HAK_STAT_COUNT; i++, name = hak_text_at(name, HAK_TEXTS))
+		fprintf(stream, "<stat name=\"%s\" unit=\"%s\" value=\"%llu\"/>\n", name, hak_text_at(name, 1),
+		        (unsigned long long)((const uint64_t *)(const void *)&s)[i]);
 	fputs("</malloc>\n", stream);
 	return 0;
 }

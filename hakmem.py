@@ -68,7 +68,7 @@ __all__ = [
 ]  # fmt: skip
 __version__ = "0.1.0"
 
-_ABI = 2
+_ABI = 3
 _HERE = Path(__file__).resolve().parent
 
 
@@ -92,8 +92,8 @@ def _structure(name: str, kinds: Iterable[str], fields: Iterable[str]) -> Any:
 
 
 # the only layouts typed in by hand: they describe all the others
-_RawField = _structure("hak_field", "zzzzzII", ("name", "kind", "unit", "view", "help", "offset", "size"))
-_RawRecord = _structure("hak_record", "zPII", ("name", "fields", "nfields", "size"))
+_RawField = _structure("hak_field", "II", ("offset", "size"))
+_RawRecord = _structure("hak_record", "zzPPIIII", "name kinds texts fields nfields size texts_len reserved".split())
 _RawAbout = _structure("hak_about", "IIzzPII", ("abi", "size", "version", "variant", "records", "nrecords", "reserved"))
 
 
@@ -239,7 +239,8 @@ class _Layout:
 def _layout(described: Any) -> _Layout:
     name = described.name.decode()
     raw_fields = (_RawField * described.nfields).from_address(described.fields)
-    fields = tuple(_Field(*[getattr(raw, part).decode() for part in _Field._fields]) for raw in raw_fields)
+    texts = iter(ctypes.string_at(described.texts, described.texts_len).decode().split("\0"))
+    fields = tuple(map(_Field, texts, described.kinds.decode(), texts, texts, texts))
     structure = _structure(name, [field.kind for field in fields], [field.name for field in fields])
     made = [(getattr(structure, field.name).offset, getattr(structure, field.name).size) for field in fields]
     if made != [(raw.offset, raw.size) for raw in raw_fields] or ctypes.sizeof(structure) != described.size:

@@ -572,11 +572,12 @@ def test_an_unknown_option_is_refused_with_the_nearest():
 ABOUT = """
 #include <stdint.h>
 #include <stddef.h>
-struct field { const char *name, *kind, *unit, *view, *help; uint32_t offset, size; };
-struct record { const char *name; const struct field *fields; uint32_t nfields, size; };
+struct field { uint32_t offset, size; };
+struct record { const char *name, *kinds, *texts; const struct field *fields; uint32_t nfields, size, texts_len, x; };
 struct about { uint32_t abi, size; const char *version, *variant; const struct record *records; uint32_t nrecords, x; };
-static const struct field fields[] = {{"allocs", "Q", "", "", "", OFFSET, 8}, {"frees", "Q", "", "", "", 8, 8}};
-static const struct record records[] = {{"stats", fields, 2, 16}};
+static const char texts[] = "allocs\\0\\0\\0\\0frees\\0\\0\\0";
+static const struct field fields[] = {{OFFSET, 8}, {8, 8}};
+static const struct record records[] = {{"stats", "QQ", texts, fields, 2, 16, sizeof texts, 0}};
 static const struct about about = {ABI, sizeof about, "9.8.7", "release", records, 1, 0};
 const struct about *hak_about(void) { return &about; }
 """

@@ -462,7 +462,7 @@ static void counted(void)
     }
     take_snapshot(&s);
     for (uint32_t i = 0; i < record("stats")->nfields; i++) {
-        const char *name = record("stats")->fields[i].name;
+        const char *name = about_text(record("stats"), i, TEXT_NAME);
         if (strncmp(name, "ace_", 4) && strcmp(name, "metadata_bytes") && strcmp(name, "committed_bytes")
             && strncmp(name, "shared_locks", 12)) /* ACE's own lock, and the memory of rings, are not in question */
             printf("%s %llu\n", name, (unsigned long long)of(&s, name));

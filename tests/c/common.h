@@ -191,8 +191,8 @@ static UNUSED const void *field_at(const char *of, const void *row, const char *
 {
     const struct hak_record *r = record(of);
     for (uint32_t i = 0; i < r->nfields; i++) {
-        if (strcmp(r->fields[i].name, name) == 0) {
-            *kind = r->fields[i].kind[0];
+        if (strcmp(about_text(r, i, TEXT_NAME), name) == 0) {
+            *kind = r->kinds[i];
             return (const char *)row + r->fields[i].offset;
         }
     }

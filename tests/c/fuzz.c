@@ -101,7 +101,7 @@ static uint32_t ask_owner(const void *p, uint64_t *base, uint64_t *size, const c
     *base = about_number(o, row, "base");
     *size = about_number(o, row, "size");
     for (uint32_t i = 0; i < o->nfields; i++)
-        if (strcmp(o->fields[i].name, "state") == 0) memcpy(state, row + o->fields[i].offset, sizeof *state);
+        if (strcmp(about_text(o, i, TEXT_NAME), "state") == 0) memcpy(state, row + o->fields[i].offset, sizeof *state);
     uint64_t class = about_number(o, row, "class");
     return class < classes ? (uint32_t)class : CLASS_NONE;
 }

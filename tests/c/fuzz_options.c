@@ -39,8 +39,8 @@ static void check_one_line(const char *begins)
 static void check_untouched(const hak_options_t *before, int but)
 {
     for (int i = 0; i < HAK_OPTION_COUNT; i++) {
-        const char *at = (const char *)before + ((char *)hak_option_places[i] - (char *)&hak_option);
-        CHECK(i == but || *hak_option_places[i] == *(const int64_t *)(const void *)at);
+        const char *at = (const char *)before + ((char *)hak_option_place(i) - (char *)&hak_option);
+        CHECK(i == but || *hak_option_place(i) == *(const int64_t *)(const void *)at);
     }
 }
 
@@ -56,7 +56,7 @@ static char *join(const char *name, const char *middle, const char *text)
 
 static void fuzz_option(int k, const char *text)
 {
-    const hak_option_row_t *row = &hak_option_rows[k];
+    const hak_option_row_t *row = &hak_option_all()[k];
     hak_options_t before = hak_option;
     int64_t value = -77, again;
     char number[32], begins[64];
@@ -71,11 +71,11 @@ static void fuzz_option(int k, const char *text)
         snprintf(number, sizeof number, "%lld", (long long)value);
         CHECK(hak_option_parse(row->name, number, &again) == HAK_ERR_OK && again == value);
     }
-    *hak_option_places[k] = row->most;
+    *hak_option_place(k) = row->most;
     char *variable = join(row->env, "=", text);
     hak_option_read(variable);
     free(variable);
-    CHECK(*hak_option_places[k] == (code == HAK_ERR_OK ? value : row->initial));
+    CHECK(*hak_option_place(k) == (code == HAK_ERR_OK ? value : row->initial));
     check_untouched(&before, k);
     snprintf(begins, sizeof begins, "hakmem: %s=", row->env);
     if (code == HAK_ERR_OK) CHECK(said.length == 0);
@@ -86,13 +86,13 @@ static void fuzz_option(int k, const char *text)
 static void fuzz_variable(const char *text)
 {
     hak_options_t before = hak_option;
-    char *variable = join(hak_env_prefix, "", text);
+    char *variable = join(HAK_ENV_PREFIX, "", text);
     const char *equals = strchr(variable, '=');
     int known = -1;
 
     for (int i = 0; equals && i < HAK_OPTION_COUNT; i++)
-        if (strlen(hak_option_rows[i].env) == (size_t)(equals - variable)
-            && memcmp(hak_option_rows[i].env, variable, (size_t)(equals - variable)) == 0)
+        if (strlen(hak_option_all()[i].env) == (size_t)(equals - variable)
+            && memcmp(hak_option_all()[i].env, variable, (size_t)(equals - variable)) == 0)
             known = i;
     hak_option_read(variable);
     check_untouched(&before, known);
@@ -123,9 +123,9 @@ static void fuzz_distance(int k, const char *text)
 {
     char *a = join("", "", text), *b = join(text, "", text);
     if (strlen(a) > 300) a[300] = '\0';
-    CHECK(hak_option_distance(a, hak_option_rows[k].env) == distance(a, hak_option_rows[k].env));
-    if (strlen(b) < 64) CHECK(hak_option_distance(hak_option_rows[k].env, b) == distance(hak_option_rows[k].env, b));
-    else CHECK(hak_option_distance(hak_option_rows[k].env, b) == UINT_MAX);
+    CHECK(hak_option_distance(a, hak_option_all()[k].env) == distance(a, hak_option_all()[k].env));
+    if (strlen(b) < 64) CHECK(hak_option_distance(hak_option_all()[k].env, b) == distance(hak_option_all()[k].env, b));
+    else CHECK(hak_option_distance(hak_option_all()[k].env, b) == UINT_MAX);
     free(a);
     free(b);
 }
@@ -144,7 +144,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     case 0: fuzz_option(k, text); break;
     case 1: fuzz_variable(text); break;
     case 2: { /* next to the right name */
-        char *near = join(hak_option_rows[k].env + sizeof hak_env_prefix - 1, text, "=1");
+        char *near = join(hak_option_all()[k].env + sizeof HAK_ENV_PREFIX - 1, text, "=1");
         fuzz_variable(near);
         free(near);
         break;

@@ -72,8 +72,8 @@ static void description(void)
         CHECK(at, "%s", line);
         at += strlen(line);
         for (uint32_t k = 0; k < r->nfields; k++, at += strlen(line)) {
-            const struct hak_field *f = &r->fields[k];
-            snprintf(line, sizeof line, "field\t%s\t%s\t%s\t%s\t%u\t%s\n", f->name, f->kind, f->unit, f->view, f->offset, f->help);
+            snprintf(line, sizeof line, "field\t%s\t%c\t%s\t%s\t%u\t%s\n", about_text(r, k, TEXT_NAME), r->kinds[k],
+                     about_text(r, k, TEXT_UNIT), about_text(r, k, TEXT_VIEW), r->fields[k].offset, about_text(r, k, TEXT_HELP));
             CHECK(strncmp(at, line, strlen(line)) == 0, "%s", line);
         }
     }
@@ -100,7 +100,7 @@ static void rows(void)
     CHECK(STAT("allocs") - STAT("frees") == STAT("live_blocks") && STAT("live_blocks") >= COUNT_OF(kept));
     CHECK(STAT("alloc_bytes") - STAT("freed_bytes") == STAT("live_bytes"));
     for (uint32_t i = 0; i < record("stats")->nfields; i++) { /* but for the free that ended the slow path, and what tells of it */
-        const char *name = record("stats")->fields[i].name;
+        const char *name = about_text(record("stats"), i, TEXT_NAME);
         uint64_t a = STAT(name), b = of(&now, name), off = a > b ? a - b : b - a;
         CHECK(off <= 4 || strstr(name, "lock") || strstr(name, "claim") || off <= 8 * MIB, "%s: %llu, %llu", name, (unsigned long long)a, (unsigned long long)b);
         if (strcmp(name, "live_blocks") == 0) CHECK(a == b || a == b + 1 || b == a + 1, "%llu %llu", (unsigned long long)a, (unsigned long long)b);
