@@ -21,7 +21,7 @@ OPTIONS = {"ASAN_OPTIONS": "exitcode=66", "UBSAN_OPTIONS": "print_stacktrace=1"}
 # What the fuzzer has to find: mistakes planted in the allocator.
 MISTAKES = {
     "calloc returns what was there": (
-        "return hak_likely(p != NULL) ? memset(p, 0, n) : p;",
+        "return zero ? hak_zero(p, asked) : p;",
         "return p;",
     ),
     "realloc copies too little": (
