@@ -1444,6 +1444,7 @@ static struct result run_leak(void)
 
 enum { STRIDE = 10000019 }; /* a prime above every number of slots: a walk by it comes everywhere */
 enum { FRACTION = 21 };     /* bits of a random fraction, of which 64 bits give three */
+enum { PARCELS = 16 };      /* that may wait for a thread: else what is live would grow while one sleeps, the more the quicker the rest */
 
 struct parcel {
 	struct parcel *next;
@@ -1453,6 +1454,7 @@ struct parcel {
 
 static struct inbox {
 	_Alignas(64) _Atomic(struct parcel *) newest; /* the thread before pushes, its own takes all */
+	_Atomic uint64_t waiting;                     /* how many they are */
 } *inboxes;
 
 static size_t falling_size(uint64_t bits) /* the product of three random numbers: an eighth of the range on average */
@@ -1471,6 +1473,10 @@ static struct block *walk(struct worker *worker, uint64_t *at)
 static void parcel_send(struct worker *worker, uint64_t *at, uint64_t count)
 {
 	struct inbox *inbox = &inboxes[(worker->index + 1) % key.threads];
+	if (atomic_fetch_add(&inbox->waiting, 1) >= PARCELS) {
+		atomic_fetch_sub(&inbox->waiting, 1);
+		return;
+	}
 	struct parcel *parcel = checked(malloc(sizeof *parcel + count * sizeof *parcel->blocks));
 	parcel->count = count;
 	for (uint64_t i = 0; i < count; i++) {
@@ -1492,6 +1498,7 @@ static void parcels_free(struct inbox *inbox)
 		for (uint64_t i = 0; i < parcel->count; i++)
 			block_free(&parcel->blocks[i]);
 		free(parcel);
+		atomic_fetch_sub(&inbox->waiting, 1);
 	}
 }
 
