@@ -347,7 +347,8 @@ enum {
 	HAK_MAP_WORDS = 128,              /* words of such a bitmap: 64 KiB in blocks of 8 bytes */
 	HAK_REGRET_MS = 100,              /* memory that is wanted again so soon should not have been purged */
 	HAK_PURGE_SUPERS = 16,            /* superslabs given back in one call at most */
-	HAK_TICK = 64,                    /* slow paths between two looks at the clock */
+	HAK_TICK_EACH = 8,                /* a slow path takes as long as so many frees into a batch that is there */
+	HAK_TICK = 64 * HAK_TICK_EACH,    /* from one look at the clock to the next */
 	HAK_STATS_US = 300,               /* time in which statistics are to be read, or it is tried again ... */
 	HAK_STATS_TRIES = 10,             /* ... so often */
 	HAK_WATCH_PART = 16,              /* a change by that part of the bytes in use, and so many bytes, is shown soon: ... */
@@ -839,7 +840,7 @@ typedef struct hak_heap {
 	uint32_t id;
 	uint16_t top[HAK_CLASS_COUNT];      /* owner: index at which the stack is full; 0: not in use, as floor and index */
 	uint16_t floor[HAK_CLASS_COUNT];    /* owner: index of the NULL below the stack */
-	uint32_t tick;                      /* owner: slow paths until the clock is looked at */
+	int32_t tick;                       /* owner: work of slow paths until the clock is looked at, below 0 at once */
 	uint32_t spares;                    /* owner: batches in spare */
 	hak_batch_t *spare;                 /* owner: empty batches */
 	hak_batch_t *out[HAK_OUT_SLOTS];    /* owner: batches being filled */
@@ -5743,9 +5744,9 @@ HAK_INLINE bool hak_remote_add(hak_heap_t *h, void *p, uint32_t word)
 	hak_batch_t *b = h->out[i];
 
 	if (!b || h->out_owner[i] != owner || b->count >= HAK_REMOTE_BLOCKS - 1 || b->bytes + size >= hak_target_remote()
-	    || size >= HAK_REMOTE_AT_ONCE || h->tick == 0)
+	    || size >= HAK_REMOTE_AT_ONCE || h->tick < 0)
 		return false;
-	h->tick--; /* it is a slow path: see hak_heap_tick */
+	h->tick--; /* as slow paths do, of which it is a short one */
 	hak_count(&h->count.remote_frees, 1u);
 	hak_count(&h->bin[c].sent, 1u);
 	b->block[b->count++] = p;
@@ -6204,7 +6205,7 @@ static HAK_COLD void hak_heap_tick_slow(hak_heap_t *h)
 
 HAK_INLINE void hak_heap_tick(hak_heap_t *h) /* owner, no claim */
 {
-	if (hak_unlikely(h->tick-- == 0) || hak_unlikely(hak_load(hak_load(&hak_watch.look)) != 0))
+	if (hak_unlikely((h->tick -= HAK_TICK_EACH) < 0) || hak_unlikely(hak_load(hak_load(&hak_watch.look)) != 0))
 		hak_heap_tick_slow(h);
 }
 
