@@ -816,6 +816,8 @@ typedef struct hak_heap_counters {
 	HAK_HEAP_COUNTERS(HAK_DECLARE_COUNTER)
 } hak_heap_counters_t;
 
+enum { HAK_SERVED_WORDS = (HAK_CLASS_COUNT + 63) / 64 };
+
 typedef struct hak_heap {
 	uint64_t v[HAK_CLASS_COUNT];        /* owner: 16 bits stack index, 48 bits count of allocations; first, for short addresses */
 	uint32_t tag;                       /* id << 8; a unit word less this is the class if the heap owns the unit */
@@ -849,6 +851,7 @@ typedef struct hak_heap {
 	uint32_t unit[HAK_UNITS_AT_HAND];   /* ... free units of slabs that were empty, for the next ones */
 	uint32_t kept;                      /* claim: HAK_KEPT_...: has slabs of a thread that has ended */
 	uint64_t kept_stamp;                /* claim: ms since when */
+	uint64_t served[HAK_SERVED_WORDS];  /* claim: bit for each class of which it ever had a stack in use or a slab */
 	hak_bin_t bin[HAK_CLASS_COUNT];
 	hak_heap_counters_t count;
 	hak_batch_t *inbox HAK_LINE;        /* anybody: pushed with CAS; HAK_CLOSED when no thread has the heap */
@@ -5053,6 +5056,24 @@ static hak_heap_t *hak_heap_by_id(uint32_t id)
 	return id < HAK_HEAPS_MAX ? hak_load_acquire(&hak_heap[id]) : NULL;
 }
 
+/* The first class from c on of which h ever had a stack in use or a slab, else HAK_CLASS_COUNT: the others have nothing
+ * in them, and their part of the struct may never have been touched.  Owner, or claim. */
+HAK_INLINE uint32_t hak_heap_served(const hak_heap_t *h, uint32_t c)
+{
+	uint64_t left = c < HAK_CLASS_COUNT ? hak_load(&h->served[c / 64]) >> c % 64 : 0;
+	if (left)
+		return c + (uint32_t)__builtin_ctzll(left);
+	for (uint32_t i = c / 64 + 1; i < HAK_SERVED_WORDS; i++)
+		if ((left = hak_load(&h->served[i])))
+			return i * 64 + (uint32_t)__builtin_ctzll(left);
+	return HAK_CLASS_COUNT;
+}
+
+static void hak_heap_serve_locked(hak_heap_t *h, uint32_t c)
+{
+	hak_store(&h->served[c / 64], h->served[c / 64] | 1ull << c % 64);
+}
+
 HAK_INLINE uint32_t hak_heap_level(const hak_heap_t *h, uint32_t c)
 {
 	return (uint32_t)(hak_load(&h->v[c]) & 0xFFFF) - h->floor[c];
@@ -5144,7 +5165,9 @@ static void hak_heap_flush_locked(hak_heap_t *h, uint32_t c, uint32_t n)
 /* All of them, down to nothing, and out of use.  Owner. */
 static HAK_COLD void hak_heap_flush_all_locked(hak_heap_t *h)
 {
-	for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++) {
+	for (uint32_t c = 0; (c = hak_heap_served(h, c)) < HAK_CLASS_COUNT; c++) {
+		if (!hak_heap_capacity(h, c))
+			continue;
 		hak_heap_flush_locked(h, c, hak_heap_level(h, c));
 		hak_heap_stack_reset(h, c);
 	}
@@ -5153,7 +5176,7 @@ static HAK_COLD void hak_heap_flush_all_locked(hak_heap_t *h)
 static uint64_t hak_heap_slab_bytes(const hak_heap_t *h)
 {
 	uint64_t sum = 0;
-	for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++)
+	for (uint32_t c = 0; (c = hak_heap_served(h, c)) < HAK_CLASS_COUNT; c++)
 		sum += (uint64_t)h->bin[c].slabs * hak_class[c].units;
 	return sum << HAK_UNIT_SHIFT;
 }
@@ -5162,7 +5185,7 @@ static uint64_t hak_heap_slab_bytes(const hak_heap_t *h)
 static HAK_COLD size_t hak_heap_purge_locked(hak_heap_t *h)
 {
 	size_t sum = 0;
-	for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++) {
+	for (uint32_t c = 0; (c = hak_heap_served(h, c)) < HAK_CLASS_COUNT; c++) {
 		hak_bin_t *b = &h->bin[c];
 		if (b->current && b->current->used == 0)
 			hak_heap_release_locked(h, b->current);
@@ -5525,7 +5548,7 @@ static HAK_COLD bool hak_heap_disown_locked(hak_heap_t *h, uint64_t stamp)
 		hak_gauge_tell_locked(h, t);
 		h->used_bytes[t] = h->told_bytes[t] = h->told_low[t] = h->told_span[t] = 0;
 	}
-	for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++) {
+	for (uint32_t c = 0; (c = hak_heap_served(h, c)) < HAK_CLASS_COUNT; c++) {
 		hak_bin_t *b = &h->bin[c];
 		for (hak_slab_t *s; (s = b->current ? b->current : b->partial.head ? b->partial.head : b->full.head);) {
 			hak_heap_delist_locked(h, s);
@@ -5692,7 +5715,7 @@ static void hak_remote_free(hak_heap_t *h, void *p, uint32_t word)
 static HAK_COLD uint32_t hak_heap_strays_locked(hak_heap_t *h, void **stray, uint32_t most)
 {
 	uint32_t n = 0;
-	for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++)
+	for (uint32_t c = 0; (c = hak_heap_served(h, c)) < HAK_CLASS_COUNT; c++)
 		for (uint32_t i = hak_heap_level(h, c); i > 0 && n < most; i--) {
 			void **at = &h->slot[h->floor[c] + i];
 			if (hak_word(hak_unit_of(*at)) == (h->tag | c))
@@ -5791,6 +5814,7 @@ HAK_INLINE uint32_t hak_adapt_begin_locked(hak_heap_t *h, uint32_t c)
 		hak_cache_charge((uint64_t)capacity * k->size, true);
 	}
 	h->bin[c].young = true;
+	hak_heap_serve_locked(h, c);
 	hak_heap_stack_resize(h, c, capacity);
 	return capacity;
 }
@@ -5894,7 +5918,7 @@ HAK_INLINE hak_adapted_t hak_adapt_maybe_locked(hak_heap_t *h, uint32_t c, bool 
 /* Ends the periods that are a second old.  Owner, no claim. */
 static HAK_COLD void hak_adapt_all(hak_heap_t *h)
 {
-	for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++) {
+	for (uint32_t c = 0; (c = hak_heap_served(h, c)) < HAK_CLASS_COUNT; c++) {
 		hak_adapted_t a = {.class = c};
 		if (!hak_heap_capacity(h, c))
 			continue;
@@ -5925,6 +5949,7 @@ static void hak_heap_adopt_locked(hak_heap_t *h, hak_shard_t *shard, uint32_t c)
 	hak_count(&shard->orphan_used[c], -(uint64_t)s->used);
 	hak_words_set(s->unit, s->len, h->tag | c);
 	hak_heap_enlist_locked(h, s, k);
+	hak_heap_serve_locked(h, c);
 	hak_count(&h->bin[c].used, s->used);
 	h->used_bytes[k->tier] += bytes;
 	h->told_bytes[k->tier] += bytes;
@@ -5939,6 +5964,7 @@ static void hak_heap_make_slab_locked(hak_heap_t *h, uint32_t c, uint32_t u, uin
 {
 	hak_slab_init(u, units, c);
 	hak_words_set(u, units, h->tag | c);
+	hak_heap_serve_locked(h, c);
 	hak_heap_enlist_locked(h, hak_slab_of(u), &hak_class[c]);
 	hak_count(&h->count.slabs_new, 1u);
 	hak_count(&h->bin[c].slabs, 1u);
@@ -5967,7 +5993,7 @@ static HAK_NOINLINE bool hak_heap_new_slab_locked(hak_heap_t *h, uint32_t c)
 	shard = hak_orphan_find(h->shard ? hak_shard_numbered(h->shard - 1) : hak_shard_for(0, h->id), c);
 	hak_heap_adopt_locked(h, shard, c);
 	if (b->partial.head) {
-		for (uint32_t d = 0; d < hak_load_acquire(&hak_class_end); d++)
+		for (uint32_t d = 0; (d = hak_heap_served(h, d)) < HAK_CLASS_COUNT; d++)
 			if (h->bin[d].misses && !hak_bin_has_room(&h->bin[d]))
 				hak_heap_adopt_locked(h, shard, d);
 	} else if ((u = hak_run_alloc_locked(&shard, units, hak_option.tiny_use_superslab ? 1 : HAK_SUPER_UNITS, &zero, hak_os_now()))) {
@@ -6051,6 +6077,8 @@ static HAK_COLD bool hak_heap_break_up_locked(hak_heap_t *h)
 	if (waits)
 		hak_heap_flush_all_locked(h);
 	over = hak_heap_disown_locked(h, h->kept_stamp);
+	if (waits)
+		h->lost = 0; /* there is nothing in its stacks to sort out */
 	if (waits && hak_load(&hak_heaps.idle) >= HAK_KEPT_HEAPS)
 		hak_heap_purge_stacks(h);
 	return over;
@@ -6338,6 +6366,7 @@ static HAK_COLD bool hak_heap_abandon(hak_heap_t *h, bool keep)
 	} else {
 		hak_heap_flush_all_locked(h);
 		over = hak_heap_disown_locked(h, hak_os_now());
+		h->lost = 0; /* there is nothing in its stacks to sort out */
 	}
 	hak_unclaim(h);
 	hak_batch_reroute(NULL, stray);
@@ -9649,7 +9678,7 @@ static HAK_COLD void hak_fork_parent(void)
  * inbox since fork-prepare.  Those blocks stay used for ever, as do the blocks that the threads held themselves. */
 static HAK_COLD void hak_fork_forget(hak_heap_t *h)
 {
-	for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++) {
+	for (uint32_t c = 0; (c = hak_heap_served(h, c)) < HAK_CLASS_COUNT; c++) {
 		/* As if the thread had taken all that stood there: so the counts say as well that it is used. */
 		hak_store(&h->v[c], h->v[c] + ((uint64_t)hak_heap_level(h, c) << 16));
 		hak_heap_stack_reset(h, c);
