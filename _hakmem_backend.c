@@ -829,6 +829,7 @@ typedef struct hak_heap {
 	hak_batch_t *spare;                 /* owner: empty batches */
 	hak_batch_t *out[HAK_OUT_SLOTS];    /* owner: batches being filled */
 	uint32_t out_owner[HAK_OUT_SLOTS];  /* owner: for which heap */
+	uint32_t outs;                      /* owner: batches in out */
 	uint64_t out_stamp;                 /* owner: ms when what is pending was last posted */
 	uint64_t period_stamp;              /* owner: ms when periods were last ended for their age */
 	uint32_t helped;                    /* owner: heaps looked at for one that needs help, in turn */
@@ -4476,14 +4477,24 @@ static uint32_t hak_slab_take(hak_slab_t *s, const hak_class_t *k, void **out, u
 	return got;
 }
 
-HAK_INLINE void hak_slab_put(hak_slab_t *s, uint32_t index)
+HAK_INLINE void hak_slab_mark(hak_slab_t *s, uint32_t index) /* in the bitmap alone: hak_slab_count_put is to follow */
 {
 	s->map[index / 64] |= 1ull << (index % 64);
-	s->free++;
-	s->used--;
-	s->purged = 0;
 	if (index / 64 < s->hint)
 		s->hint = (uint16_t)(index / 64);
+}
+
+HAK_INLINE void hak_slab_count_put(hak_slab_t *s, uint32_t n)
+{
+	s->free += n;
+	s->used -= n;
+	s->purged = 0;
+}
+
+HAK_INLINE void hak_slab_put(hak_slab_t *s, uint32_t index)
+{
+	hak_slab_mark(s, index);
+	hak_slab_count_put(s, 1);
 }
 
 HAK_INLINE bool hak_slab_has_room(const hak_slab_t *s, const hak_class_t *k)
@@ -5021,17 +5032,13 @@ static void hak_heap_release_units_locked(hak_heap_t *h)
 	}
 }
 
-/* A block of slab s, which h owns, goes into the bitmap.  An empty slab is released; the owner keeps the current one,
- * so that a thread at the edge of a slab does not go to the page heap each time.  Returns whether s is gone. */
-HAK_INLINE bool hak_heap_put_locked(hak_heap_t *h, hak_slab_t *s, const hak_class_t *k, const void *p, bool owner)
+/* n blocks of slab s, which h owns, have gone into the bitmap.  An empty slab is released; the owner keeps the current
+ * one, so that a thread at the edge of a slab does not go to the page heap each time.  Returns whether s is gone. */
+HAK_INLINE bool hak_heap_count_put_locked(hak_heap_t *h, hak_slab_t *s, const hak_class_t *k, uint32_t n, bool owner)
 {
-	uint32_t i;
-	int error = hak_slab_index(s, k, p, &i);
-	if (hak_unlikely(error))
-		hak_die("free", p, error);
-	hak_slab_put(s, i);
-	hak_count(&h->bin[s->class].used, -1ull);
-	h->used_bytes[k->tier] -= k->size;
+	hak_slab_count_put(s, n);
+	hak_count(&h->bin[s->class].used, -(uint64_t)n);
+	h->used_bytes[k->tier] -= (uint64_t)n * k->size;
 	hak_gauge_watch_locked(h, k->tier);
 	if (hak_unlikely(s->where == HAK_IN_FULL)) {
 		hak_heap_delist_locked(h, s);
@@ -5041,6 +5048,23 @@ HAK_INLINE bool hak_heap_put_locked(hak_heap_t *h, hak_slab_t *s, const hak_clas
 		return false;
 	hak_heap_release_locked(h, s);
 	return true;
+}
+
+/* Marks a block of slab s, which h owns, as free in the bitmap. */
+HAK_INLINE void hak_heap_mark_locked(hak_slab_t *s, const hak_class_t *k, const void *p)
+{
+	uint32_t i;
+	int error = hak_slab_index(s, k, p, &i);
+	if (hak_unlikely(error))
+		hak_die("free", p, error);
+	hak_slab_mark(s, i);
+}
+
+/* One block goes into the bitmap. */
+HAK_INLINE bool hak_heap_put_locked(hak_heap_t *h, hak_slab_t *s, const hak_class_t *k, const void *p, bool owner)
+{
+	hak_heap_mark_locked(s, k, p);
+	return hak_heap_count_put_locked(h, s, k, 1, owner);
 }
 
 HAK_INLINE uint64_t hak_heap_used_locked(const hak_heap_t *h) /* bytes */
@@ -5138,23 +5162,23 @@ static void hak_heap_push(hak_heap_t *h, uint32_t c, void *p)
 	hak_store(&h->v[c], v + 1);
 }
 
-/* Moves the n oldest blocks of a stack into bitmaps.  Owner. */
+/* Moves the n oldest blocks of a stack into bitmaps: those of a slab that stand together are counted together.  Owner. */
 static void hak_heap_flush_locked(hak_heap_t *h, uint32_t c, uint32_t n)
 {
 	const hak_class_t *k = &hak_class[c];
 	void **bottom = &h->slot[h->floor[c] + 1];
 	uint32_t level = hak_heap_level(h, c);
-	hak_slab_t *s = NULL;
 
-	for (uint32_t i = 0; i < n; i++) {
+	for (uint32_t i = 0, first = 0; i < n; first = i) {
 		uint32_t u = hak_unit_of(bottom[i]);
-		if (!s || u - s->unit >= s->len) {
-			if (hak_unlikely(hak_word(u) != (h->tag | c))) /* its slab is gone: it stood here twice */
-				hak_die("free", bottom[i], HAK_ERR_ALREADY_FREE);
-			s = hak_slab_head(u);
-		}
-		if (hak_heap_put_locked(h, s, k, bottom[i], true))
-			s = NULL;
+		if (hak_unlikely(hak_word(u) != (h->tag | c))) /* its slab is gone: it stood here twice */
+			hak_die("free", bottom[i], HAK_ERR_ALREADY_FREE);
+		hak_slab_t *s = hak_slab_head(u);
+		size_t len = (size_t)s->len << HAK_UNIT_SHIFT;
+		do
+			hak_heap_mark_locked(s, k, bottom[i]);
+		while (++i < n && (size_t)((char *)bottom[i] - s->base) < len);
+		hak_heap_count_put_locked(h, s, k, i - first, true);
 	}
 	memmove(bottom, bottom + n, (level - n) * sizeof(void *));
 	hak_store(&h->v[c], h->v[c] - n);
@@ -5643,11 +5667,13 @@ static HAK_NOINLINE void hak_batch_post(hak_heap_t *self, hak_batch_t *b, uint32
 
 static HAK_NOINLINE void hak_heap_post_all(hak_heap_t *h) /* owner */
 {
-	for (uint32_t i = 0; i < HAK_OUT_SLOTS; i++) {
+	for (uint32_t i = 0; i < HAK_OUT_SLOTS && h->outs; i++) {
 		hak_batch_t *b = h->out[i];
+		if (!b)
+			continue;
 		h->out[i] = NULL;
-		if (b)
-			hak_batch_post(h, b, h->out_owner[i]);
+		h->outs--;
+		hak_batch_post(h, b, h->out_owner[i]);
 	}
 }
 
@@ -5664,6 +5690,7 @@ HAK_INLINE void hak_remote_send(hak_heap_t *h, void *p, uint32_t word, bool stra
 	}
 	if (b && h->out_owner[i] != owner) {
 		h->out[i] = NULL;
+		h->outs--;
 		hak_batch_post(h, b, h->out_owner[i]);
 		b = NULL;
 	}
@@ -5674,6 +5701,7 @@ HAK_INLINE void hak_remote_send(hak_heap_t *h, void *p, uint32_t word, bool stra
 		}
 		h->out_owner[i] = owner;
 		h->out[i] = b;
+		h->outs++;
 	}
 	if (!strayed)
 		hak_count(&h->bin[c].sent, 1u);
@@ -5681,6 +5709,7 @@ HAK_INLINE void hak_remote_send(hak_heap_t *h, void *p, uint32_t word, bool stra
 	b->bytes += size;
 	if (b->count == HAK_REMOTE_BLOCKS || b->bytes >= hak_target_remote() || size >= HAK_REMOTE_AT_ONCE) {
 		h->out[i] = NULL;
+		h->outs--;
 		hak_batch_post(h, b, owner);
 	}
 }
@@ -6901,7 +6930,7 @@ HAK_INLINE hak_heap_t *hak_free_heap(void *p, uint32_t u, uint32_t word)
 	return h;
 }
 
-/* NULL, a full stack, a block of another heap or of none, a large block, or no block at all; any block where sites are
+/* A full stack, a block of another heap or of none, a large block, or no block at all; any block where sites are
  * captured. */
 static HAK_NOINLINE void hak_free_slow(void *p)
 {
@@ -6909,10 +6938,6 @@ static HAK_NOINLINE void hak_free_slow(void *p)
 	hak_heap_t *h;
 	int saved = errno;
 
-	if (!p) {
-		hak_count_own(frees_null);
-		return;
-	}
 	if (hak_unlikely(hak_option.sites))
 		hak_site_forget(p);
 	u = hak_unit_of(p);
@@ -6950,6 +6975,15 @@ static HAK_NOINLINE void hak_free_other(void *p, size_t from, hak_heap_t *h)
 {
 	if (HAK_HARDENED || !hak_remote_add(h, p, (uint32_t)from + h->tag))
 		hak_free_slow(p);
+}
+
+/* NULL, or what lies beyond the range that the fast path knows.  Likewise: a thread's end alone frees NULL 15 times. */
+static HAK_NOINLINE void hak_free_far(void *p)
+{
+	if (p)
+		hak_free_slow(p);
+	else
+		hak_count_own(frees_null);
 }
 
 /* =================================================== HOT PATHS ================================================= */
@@ -7009,7 +7043,7 @@ HAK_INLINE void hak_hot_free(void *p)
 	size_t u = ((uintptr_t)p - hak_fast.base) >> HAK_UNIT_SHIFT;
 
 	if (hak_unlikely(u >= hak_fast.units))
-		return hak_free_slow(p);
+		return hak_free_far(p);
 	/* One load and one comparison: on a unit with blocks, owned by this heap, and of which class. */
 	size_t c = (uint32_t)(hak_load(&hak_unit[u]) - h->tag);
 	if (hak_unlikely(c > 255))
@@ -9685,6 +9719,7 @@ static HAK_COLD void hak_fork_forget(hak_heap_t *h)
 	}
 	for (uint32_t i = 0; i < HAK_OUT_SLOTS; i++)
 		h->out[i] = NULL;
+	h->outs = 0;
 	h->spare = NULL;
 	h->spares = 0;
 	h->lost = 0;
