@@ -6227,7 +6227,7 @@ static HAK_NOINLINE void *hak_heap_refill(hak_heap_t *h, uint32_t c)
 {
 	const hak_class_t *k = &hak_class[c];
 	hak_bin_t *b = &h->bin[c];
-	void *block[HAK_BATCH_MOST + 1], *p;
+	void **block, *p;
 	hak_batch_t *stray;
 	hak_adapted_t adapted = {.class = c};
 	uint32_t n, got = 0, at, capacity;
@@ -6254,13 +6254,18 @@ static HAK_NOINLINE void *hak_heap_refill(hak_heap_t *h, uint32_t c)
 		hak_count(&b->flushed, 1u); /* it was put there, by the inbox or a thread before this one, and is taken out */
 	} else {
 		n = hak_min32(hak_target_batch(k->base), hak_max32(capacity / 2, 1));
+		block = &h->slot[at]; /* the NULL below the stack, for the one to return: no stack of the thread's own is needed */
 		got = hak_heap_take_locked(h, c, block, capacity ? n + 1 : 1);
 		if (got) { /* top-down, so that pops come in the order of addresses */
 			if (HAK_HARDENED)
 				hak_guard_mix(block, got, h->v[c]);
 			p = block[0];
-			for (uint32_t i = got; --i > 0;)
-				h->slot[++at] = block[i];
+			block[0] = NULL;
+			for (uint32_t i = 1, j = got - 1; i < j; i++, j--) {
+				void *low = block[i];
+				block[i] = block[j];
+				block[j] = low;
+			}
 			uint64_t v = h->v[c] + 0x10000 + (got - 1);
 			if (hak_unlikely(v >> 63)) { /* 47 bits of count: fold them */
 				hak_count(&b->folded, v >> 16);
