@@ -834,6 +834,8 @@ typedef struct hak_heap_counters {
 	HAK_HEAP_COUNTERS(HAK_DECLARE_COUNTER)
 } hak_heap_counters_t;
 
+enum { HAK_SERVED_WORDS = (HAK_CLASS_COUNT + 63) / 64 };
+
 typedef struct hak_heap {
 	uint64_t v[HAK_CLASS_COUNT];        /* owner: 16 bits stack index, 48 bits count of allocations; first, for short addresses */
 	uint32_t tag;                       /* id << 8; a unit word less this is the class if the heap owns the unit */
@@ -845,6 +847,7 @@ typedef struct hak_heap {
 	hak_batch_t *spare;                 /* owner: empty batches */
 	hak_batch_t *out[HAK_OUT_SLOTS];    /* owner: batches being filled */
 	uint32_t out_owner[HAK_OUT_SLOTS];  /* owner: for which heap */
+	uint32_t outs;                      /* owner: batches in out */
 	uint64_t out_stamp;                 /* owner: ms when what is pending was last posted */
 	uint64_t period_stamp;              /* owner: ms when periods were last ended for their age */
 	uint32_t helped;                    /* owner: heaps looked at for one that needs help, in turn */
@@ -868,6 +871,7 @@ typedef struct hak_heap {
 	uint32_t unit[HAK_UNITS_AT_HAND];   /* ... free units of slabs that were empty, for the next ones */
 	uint32_t kept;                      /* claim: HAK_KEPT_...: has slabs of a thread that has ended */
 	uint64_t kept_stamp;                /* claim: ms since when */
+	uint64_t served[HAK_SERVED_WORDS];  /* claim: bit for each class of which it ever had a stack in use or a slab */
 	hak_heap_counters_t count;
 	hak_batch_t *inbox HAK_LINE;        /* anybody: pushed with CAS; HAK_CLOSED when no thread has the heap */
 	uint64_t inbox_bytes;               /* anybody: atomic */
@@ -4537,14 +4541,24 @@ static uint32_t hak_slab_take(hak_slab_t *s, const hak_class_t *k, void **out, u
 	return got;
 }
 
-HAK_INLINE void hak_slab_put(hak_slab_t *s, uint32_t index)
+HAK_INLINE void hak_slab_mark(hak_slab_t *s, uint32_t index) /* in the bitmap alone: hak_slab_count_put is to follow */
 {
 	s->map[index / 64] |= 1ull << (index % 64);
-	s->free++;
-	s->used--;
-	s->purged = 0;
 	if (index / 64 < s->hint)
 		s->hint = (uint16_t)(index / 64);
+}
+
+HAK_INLINE void hak_slab_count_put(hak_slab_t *s, uint32_t n)
+{
+	s->free += n;
+	s->used -= n;
+	s->purged = 0;
+}
+
+HAK_INLINE void hak_slab_put(hak_slab_t *s, uint32_t index)
+{
+	hak_slab_mark(s, index);
+	hak_slab_count_put(s, 1);
 }
 
 HAK_INLINE bool hak_slab_has_room(const hak_slab_t *s, const hak_class_t *k)
@@ -5082,17 +5096,13 @@ static void hak_heap_release_units_locked(hak_heap_t *h)
 	}
 }
 
-/* A block of slab s, which h owns, goes into the bitmap.  An empty slab is released; the owner keeps the current one,
- * so that a thread at the edge of a slab does not go to the page heap each time.  Returns whether s is gone. */
-HAK_INLINE bool hak_heap_put_locked(hak_heap_t *h, hak_slab_t *s, const hak_class_t *k, const void *p, bool owner)
+/* n blocks of slab s, which h owns, have gone into the bitmap.  An empty slab is released; the owner keeps the current
+ * one, so that a thread at the edge of a slab does not go to the page heap each time.  Returns whether s is gone. */
+HAK_INLINE bool hak_heap_count_put_locked(hak_heap_t *h, hak_slab_t *s, const hak_class_t *k, uint32_t n, bool owner)
 {
-	uint32_t i;
-	int error = hak_slab_index(s, k, p, &i);
-	if (hak_unlikely(error))
-		hak_die("free", p, error);
-	hak_slab_put(s, i);
-	hak_count(&h->bin[s->class].used, -1ull);
-	h->used_bytes[k->tier] -= k->size;
+	hak_slab_count_put(s, n);
+	hak_count(&h->bin[s->class].used, -(uint64_t)n);
+	h->used_bytes[k->tier] -= (uint64_t)n * k->size;
 	hak_gauge_watch_locked(h, k->tier);
 	if (hak_unlikely(s->where == HAK_IN_FULL)) {
 		hak_heap_delist_locked(h, s);
@@ -5102,6 +5112,23 @@ HAK_INLINE bool hak_heap_put_locked(hak_heap_t *h, hak_slab_t *s, const hak_clas
 		return false;
 	hak_heap_release_locked(h, s);
 	return true;
+}
+
+/* Marks a block of slab s, which h owns, as free in the bitmap. */
+HAK_INLINE void hak_heap_mark_locked(hak_slab_t *s, const hak_class_t *k, const void *p)
+{
+	uint32_t i;
+	int error = hak_slab_index(s, k, p, &i);
+	if (hak_unlikely(error))
+		hak_die("free", p, error);
+	hak_slab_mark(s, i);
+}
+
+/* One block goes into the bitmap. */
+HAK_INLINE bool hak_heap_put_locked(hak_heap_t *h, hak_slab_t *s, const hak_class_t *k, const void *p, bool owner)
+{
+	hak_heap_mark_locked(s, k, p);
+	return hak_heap_count_put_locked(h, s, k, 1, owner);
 }
 
 HAK_INLINE uint64_t hak_heap_used_locked(const hak_heap_t *h) /* bytes */
@@ -5115,6 +5142,24 @@ HAK_INLINE uint64_t hak_heap_used_locked(const hak_heap_t *h) /* bytes */
 static hak_heap_t *hak_heap_by_id(uint32_t id)
 {
 	return id < HAK_HEAPS_MAX ? hak_load_acquire(&hak_heap[id]) : NULL;
+}
+
+/* The first class from c on of which h ever had a stack in use or a slab, else HAK_CLASS_COUNT: the others have nothing
+ * in them, and their part of the struct may never have been touched.  Owner, or claim. */
+HAK_INLINE uint32_t hak_heap_served(const hak_heap_t *h, uint32_t c)
+{
+	uint64_t left = c < HAK_CLASS_COUNT ? hak_load(&h->served[c / 64]) >> c % 64 : 0;
+	if (left)
+		return c + (uint32_t)__builtin_ctzll(left);
+	for (uint32_t i = c / 64 + 1; i < HAK_SERVED_WORDS; i++)
+		if ((left = hak_load(&h->served[i])))
+			return i * 64 + (uint32_t)__builtin_ctzll(left);
+	return HAK_CLASS_COUNT;
+}
+
+static void hak_heap_serve_locked(hak_heap_t *h, uint32_t c)
+{
+	hak_store(&h->served[c / 64], h->served[c / 64] | 1ull << c % 64);
 }
 
 HAK_INLINE uint32_t hak_heap_level(const hak_heap_t *h, uint32_t c)
@@ -5190,23 +5235,23 @@ static void hak_heap_push(hak_heap_t *h, uint32_t c, void *p)
 	hak_store(&h->v[c], v + 1);
 }
 
-/* Moves the n oldest blocks of a stack into bitmaps.  Owner. */
+/* Moves the n oldest blocks of a stack into bitmaps: those of a slab that stand together are counted together.  Owner. */
 static void hak_heap_flush_locked(hak_heap_t *h, uint32_t c, uint32_t n)
 {
 	const hak_class_t *k = &hak_class[c];
 	void **bottom = &h->slot[h->floor[c] + 1];
 	uint32_t level = hak_heap_level(h, c);
-	hak_slab_t *s = NULL;
 
-	for (uint32_t i = 0; i < n; i++) {
+	for (uint32_t i = 0, first = 0; i < n; first = i) {
 		uint32_t u = hak_unit_of(bottom[i]);
-		if (!s || u - s->unit >= s->len) {
-			if (hak_unlikely(hak_word(u) != (h->tag | c))) /* its slab is gone: it stood here twice */
-				hak_die("free", bottom[i], HAK_ERR_ALREADY_FREE);
-			s = hak_slab_head(u);
-		}
-		if (hak_heap_put_locked(h, s, k, bottom[i], true))
-			s = NULL;
+		if (hak_unlikely(hak_word(u) != (h->tag | c))) /* its slab is gone: it stood here twice */
+			hak_die("free", bottom[i], HAK_ERR_ALREADY_FREE);
+		hak_slab_t *s = hak_slab_head(u);
+		size_t len = (size_t)s->len << HAK_UNIT_SHIFT;
+		do
+			hak_heap_mark_locked(s, k, bottom[i]);
+		while (++i < n && (size_t)((char *)bottom[i] - s->base) < len);
+		hak_heap_count_put_locked(h, s, k, i - first, true);
 	}
 	memmove(bottom, bottom + n, (level - n) * sizeof(void *));
 	hak_store(&h->v[c], h->v[c] - n);
@@ -5217,7 +5262,9 @@ static void hak_heap_flush_locked(hak_heap_t *h, uint32_t c, uint32_t n)
 /* All of them, down to nothing, and out of use.  Owner. */
 static HAK_COLD void hak_heap_flush_all_locked(hak_heap_t *h)
 {
-	for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++) {
+	for (uint32_t c = 0; (c = hak_heap_served(h, c)) < HAK_CLASS_COUNT; c++) {
+		if (!hak_heap_capacity(h, c))
+			continue;
 		hak_heap_flush_locked(h, c, hak_heap_level(h, c));
 		hak_heap_stack_reset(h, c);
 	}
@@ -5226,7 +5273,7 @@ static HAK_COLD void hak_heap_flush_all_locked(hak_heap_t *h)
 static uint64_t hak_heap_slab_bytes(const hak_heap_t *h)
 {
 	uint64_t sum = 0;
-	for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++)
+	for (uint32_t c = 0; (c = hak_heap_served(h, c)) < HAK_CLASS_COUNT; c++)
 		sum += (uint64_t)h->bin[c].slabs * hak_class[c].units;
 	return sum << HAK_UNIT_SHIFT;
 }
@@ -5235,7 +5282,7 @@ static uint64_t hak_heap_slab_bytes(const hak_heap_t *h)
 static HAK_COLD size_t hak_heap_purge_locked(hak_heap_t *h)
 {
 	size_t sum = 0;
-	for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++) {
+	for (uint32_t c = 0; (c = hak_heap_served(h, c)) < HAK_CLASS_COUNT; c++) {
 		hak_bin_t *b = &h->bin[c];
 		if (b->current && b->current->used == 0)
 			hak_heap_release_locked(h, b->current);
@@ -5598,7 +5645,7 @@ static HAK_COLD bool hak_heap_disown_locked(hak_heap_t *h, uint64_t stamp)
 		hak_gauge_tell_locked(h, t);
 		h->used_bytes[t] = h->told_bytes[t] = h->told_low[t] = h->told_span[t] = 0;
 	}
-	for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++) {
+	for (uint32_t c = 0; (c = hak_heap_served(h, c)) < HAK_CLASS_COUNT; c++) {
 		hak_bin_t *b = &h->bin[c];
 		for (hak_slab_t *s; (s = b->current ? b->current : b->partial.head ? b->partial.head : b->full.head);) {
 			hak_heap_delist_locked(h, s);
@@ -5693,11 +5740,13 @@ static HAK_NOINLINE void hak_batch_post(hak_heap_t *self, hak_batch_t *b, uint32
 
 static HAK_NOINLINE void hak_heap_post_all(hak_heap_t *h) /* owner */
 {
-	for (uint32_t i = 0; i < HAK_OUT_SLOTS; i++) {
+	for (uint32_t i = 0; i < HAK_OUT_SLOTS && h->outs; i++) {
 		hak_batch_t *b = h->out[i];
+		if (!b)
+			continue;
 		h->out[i] = NULL;
-		if (b)
-			hak_batch_post(h, b, h->out_owner[i]);
+		h->outs--;
+		hak_batch_post(h, b, h->out_owner[i]);
 	}
 }
 
@@ -5714,6 +5763,7 @@ HAK_INLINE void hak_remote_send(hak_heap_t *h, void *p, uint32_t word, bool stra
 	}
 	if (b && h->out_owner[i] != owner) {
 		h->out[i] = NULL;
+		h->outs--;
 		hak_batch_post(h, b, h->out_owner[i]);
 		b = NULL;
 	}
@@ -5724,6 +5774,7 @@ HAK_INLINE void hak_remote_send(hak_heap_t *h, void *p, uint32_t word, bool stra
 		}
 		h->out_owner[i] = owner;
 		h->out[i] = b;
+		h->outs++;
 	}
 	if (!strayed)
 		hak_count(&h->bin[c].sent, 1u);
@@ -5731,6 +5782,7 @@ HAK_INLINE void hak_remote_send(hak_heap_t *h, void *p, uint32_t word, bool stra
 	b->bytes += size;
 	if (b->count == HAK_REMOTE_BLOCKS || b->bytes >= hak_target_remote() || size >= HAK_REMOTE_AT_ONCE) {
 		h->out[i] = NULL;
+		h->outs--;
 		hak_batch_post(h, b, owner);
 	}
 }
@@ -5765,7 +5817,7 @@ static void hak_remote_free(hak_heap_t *h, void *p, uint32_t word)
 static HAK_COLD uint32_t hak_heap_strays_locked(hak_heap_t *h, void **stray, uint32_t most)
 {
 	uint32_t n = 0;
-	for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++)
+	for (uint32_t c = 0; (c = hak_heap_served(h, c)) < HAK_CLASS_COUNT; c++)
 		for (uint32_t i = hak_heap_level(h, c); i > 0 && n < most; i--) {
 			void **at = &h->slot[h->floor[c] + i];
 			if (hak_word(hak_unit_of(*at)) == (h->tag | c))
@@ -5865,6 +5917,7 @@ HAK_INLINE uint32_t hak_adapt_begin_locked(hak_heap_t *h, uint32_t c)
 		hak_cache_charge((uint64_t)capacity * k->size, true);
 	}
 	h->bin[c].young = true;
+	hak_heap_serve_locked(h, c);
 	hak_heap_stack_resize(h, c, capacity);
 	return capacity;
 }
@@ -5968,7 +6021,7 @@ HAK_INLINE hak_adapted_t hak_adapt_maybe_locked(hak_heap_t *h, uint32_t c, bool 
 /* Ends the periods that are a second old.  Owner, no claim. */
 static HAK_COLD void hak_adapt_all(hak_heap_t *h)
 {
-	for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++) {
+	for (uint32_t c = 0; (c = hak_heap_served(h, c)) < HAK_CLASS_COUNT; c++) {
 		hak_adapted_t a = {.class = c};
 		if (!hak_heap_capacity(h, c))
 			continue;
@@ -5999,6 +6052,7 @@ static void hak_heap_adopt_locked(hak_heap_t *h, hak_shard_t *shard, uint32_t c)
 	hak_count(&shard->orphan_used[c], -(uint64_t)s->used);
 	hak_words_set(s->unit, s->len, h->tag | c);
 	hak_heap_enlist_locked(h, s, k);
+	hak_heap_serve_locked(h, c);
 	hak_count(&h->bin[c].used, s->used);
 	h->used_bytes[k->tier] += bytes;
 	h->told_bytes[k->tier] += bytes;
@@ -6013,6 +6067,7 @@ static void hak_heap_make_slab_locked(hak_heap_t *h, uint32_t c, uint32_t u, uin
 {
 	hak_slab_init(u, units, c);
 	hak_words_set(u, units, h->tag | c);
+	hak_heap_serve_locked(h, c);
 	hak_heap_enlist_locked(h, hak_slab_of(u), &hak_class[c]);
 	hak_count(&h->count.slabs_new, 1u);
 	hak_count(&h->bin[c].slabs, 1u);
@@ -6041,7 +6096,7 @@ static HAK_NOINLINE bool hak_heap_new_slab_locked(hak_heap_t *h, uint32_t c)
 	shard = hak_orphan_find(h->shard ? hak_shard_numbered(h->shard - 1) : hak_shard_for(0, h->id), c);
 	hak_heap_adopt_locked(h, shard, c);
 	if (b->partial.head) {
-		for (uint32_t d = 0; d < hak_load_acquire(&hak_class_end); d++)
+		for (uint32_t d = 0; (d = hak_heap_served(h, d)) < HAK_CLASS_COUNT; d++)
 			if (h->bin[d].misses && !hak_bin_has_room(&h->bin[d]))
 				hak_heap_adopt_locked(h, shard, d);
 	} else if ((u = hak_run_alloc_locked(&shard, units, hak_option.tiny_use_superslab ? 1 : HAK_SUPER_UNITS, &zero, hak_os_now()))) {
@@ -6125,6 +6180,8 @@ static HAK_COLD bool hak_heap_break_up_locked(hak_heap_t *h)
 	if (waits)
 		hak_heap_flush_all_locked(h);
 	over = hak_heap_disown_locked(h, h->kept_stamp);
+	if (waits)
+		h->lost = 0; /* there is nothing in its stacks to sort out */
 	if (waits && hak_load(&hak_heaps.idle) >= HAK_KEPT_HEAPS)
 		hak_heap_purge_stacks(h);
 	return over;
@@ -6244,7 +6301,7 @@ static HAK_NOINLINE void *hak_heap_refill(hak_heap_t *h, uint32_t c)
 {
 	const hak_class_t *k = &hak_class[c];
 	hak_bin_t *b = &h->bin[c];
-	void *block[HAK_BATCH_MOST + 1], *p;
+	void **block, *p;
 	hak_batch_t *stray;
 	hak_adapted_t adapted = {.class = c};
 	uint32_t n, got = 0, at, capacity;
@@ -6271,13 +6328,18 @@ static HAK_NOINLINE void *hak_heap_refill(hak_heap_t *h, uint32_t c)
 		hak_count(&b->flushed, 1u); /* it was put there, by the inbox or a thread before this one, and is taken out */
 	} else {
 		n = hak_min32(hak_target_batch(k->base), capacity / 2); /* none with room for one: that is for the next free */
+		block = &h->slot[at]; /* the NULL below the stack, for the one to return: no stack of the thread's own is needed */
 		got = hak_heap_take_locked(h, c, block, n + 1);
 		if (got) { /* top-down, so that pops come in the order of addresses */
 			if (HAK_HARDENED)
 				hak_guard_mix(block, got, h->v[c]);
 			p = block[0];
-			for (uint32_t i = got; --i > 0;)
-				h->slot[++at] = block[i];
+			block[0] = NULL;
+			for (uint32_t i = 1, j = got - 1; i < j; i++, j--) {
+				void *low = block[i];
+				block[i] = block[j];
+				block[j] = low;
+			}
 			uint64_t v = h->v[c] + 0x10000 + (got - 1);
 			if (hak_unlikely(v >> 63)) { /* 47 bits of count: fold them */
 				hak_count(&b->folded, v >> 16);
@@ -6412,6 +6474,7 @@ static HAK_COLD bool hak_heap_abandon(hak_heap_t *h, bool keep)
 	} else {
 		hak_heap_flush_all_locked(h);
 		over = hak_heap_disown_locked(h, hak_os_now());
+		h->lost = 0; /* there is nothing in its stacks to sort out */
 	}
 	hak_unclaim(h);
 	hak_batch_reroute(NULL, stray);
@@ -6946,7 +7009,7 @@ HAK_INLINE hak_heap_t *hak_free_heap(void *p, uint32_t u, uint32_t word)
 	return h;
 }
 
-/* NULL, a full stack, a block of another heap or of none, a large block, or no block at all; any block where sites are
+/* A full stack, a block of another heap or of none, a large block, or no block at all; any block where sites are
  * captured. */
 static HAK_NOINLINE void hak_free_slow(void *p)
 {
@@ -6954,10 +7017,6 @@ static HAK_NOINLINE void hak_free_slow(void *p)
 	hak_heap_t *h;
 	int saved = errno;
 
-	if (!p) {
-		hak_count_own(frees_null);
-		return;
-	}
 	if (hak_unlikely(hak_option.sites))
 		hak_site_forget(p);
 	u = hak_unit_of(p);
@@ -6995,6 +7054,15 @@ static HAK_NOINLINE void hak_free_other(void *p, size_t from, hak_heap_t *h)
 {
 	if (HAK_HARDENED || !hak_remote_add(h, p, (uint32_t)from + h->tag))
 		hak_free_slow(p);
+}
+
+/* NULL, or what lies beyond the range that the fast path knows.  Likewise: a thread's end alone frees NULL 15 times. */
+static HAK_NOINLINE void hak_free_far(void *p)
+{
+	if (p)
+		hak_free_slow(p);
+	else
+		hak_count_own(frees_null);
 }
 
 /* =================================================== HOT PATHS ================================================= */
@@ -7054,7 +7122,7 @@ HAK_INLINE void hak_hot_free(void *p)
 	size_t u = ((uintptr_t)p - hak_fast.base) >> HAK_UNIT_SHIFT;
 
 	if (hak_unlikely(u >= hak_fast.units))
-		return hak_free_slow(p);
+		return hak_free_far(p);
 	/* One load and one comparison: on a unit with blocks, owned by this heap, and of which class. */
 	size_t c = (uint32_t)(hak_load(&hak_unit[u]) - h->tag);
 	if (hak_unlikely(c > 255))
@@ -9741,13 +9809,14 @@ static HAK_COLD void hak_fork_parent(void)
  * inbox since fork-prepare.  Those blocks stay used for ever, as do the blocks that the threads held themselves. */
 static HAK_COLD void hak_fork_forget(hak_heap_t *h)
 {
-	for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++) {
+	for (uint32_t c = 0; (c = hak_heap_served(h, c)) < HAK_CLASS_COUNT; c++) {
 		/* As if the thread had taken all that stood there: so the counts say as well that it is used. */
 		hak_store(&h->v[c], h->v[c] + ((uint64_t)hak_heap_level(h, c) << 16));
 		hak_heap_stack_reset(h, c);
 	}
 	for (uint32_t i = 0; i < HAK_OUT_SLOTS; i++)
 		h->out[i] = NULL;
+	h->outs = 0;
 	h->spare = NULL;
 	h->spares = 0;
 	h->lost = 0;

@@ -731,7 +731,9 @@ class Heaps(System):
         self.held(h.claim)
         if h.kept == WAITING or not self.has("the look whether a heap waits before its stacks are flushed"):
             yield from self.hak_heap_flush_all_locked(h)
+        waits = h.kept == WAITING
         yield from self.hak_heap_disown_locked(h)
+        h.lost = h.lost and not waits
 
     def hak_heap_help(self, me: Any, h: Any) -> Thread:
         yield "hak_inbox_is_stale(h, now) || hak_heap_is_left(h, now)"
@@ -819,6 +821,7 @@ class Heaps(System):
         else:
             yield from self.hak_heap_flush_all_locked(h)
             yield from self.hak_heap_disown_locked(h)
+            h.lost = False
         self.hak_unclaim(h)
         if self.has("the rerouting of strays after a drain"):
             yield from self.hak_batch_reroute(stray)
