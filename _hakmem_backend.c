@@ -7016,6 +7016,15 @@ HAK_EXPORT void *hak_calloc(size_t count, size_t size)
 	return hak_hot_malloc_for(hak_guard_room(n), n, HAK_INLINED, true);
 }
 
+/* Whether p, which lies on unit u of a slab of class k, is where a block begins. */
+HAK_INLINE bool hak_block_begins(const void *p, uint32_t u, const hak_class_t *k)
+{
+	uint64_t offset = (uintptr_t)p % HAK_UNIT;
+	if (k->units > 1)
+		offset += (uint64_t)hak_slab_of(u)->back << HAK_UNIT_SHIFT;
+	return ((offset * k->reciprocal) >> 40) * k->size == offset;
+}
+
 /* Bytes of the block at p that its caller may use, and those that it has room for.  Aborts if there is none. */
 static size_t hak_block_size(const void *p, const char *call, size_t *room)
 {
@@ -7024,8 +7033,7 @@ static size_t hak_block_size(const void *p, const char *call, size_t *room)
 
 	if (hak_word_owner(word) >= HAK_OWNER_ORPHAN) {
 		const hak_class_t *k = &hak_class[hak_word_class(word)];
-		uint64_t offset = (uint64_t)((const char *)p - hak_slab_head(u)->base);
-		if (((offset * k->reciprocal) >> 40) * k->size != offset)
+		if (!hak_block_begins(p, u, k))
 			hak_die(call, p, HAK_ERR_INTERIOR);
 		*room = k->size;
 		return HAK_HARDENED ? hak_guard_asked(p, u, k, call) : k->size;
@@ -7108,7 +7116,7 @@ static HAK_COLD void *hak_site_resize(void *p, size_t n, const void *caller)
 	return q;
 }
 
-HAK_INLINE void *hak_realloc_for(void *p, size_t n, const void *caller)
+static HAK_NOINLINE void *hak_realloc_slow(void *p, size_t n, const void *caller)
 {
 	if (!p)
 		return hak_hot_malloc(n, caller);
@@ -7119,7 +7127,27 @@ HAK_INLINE void *hak_realloc_for(void *p, size_t n, const void *caller)
 	return hak_unlikely(hak_option.sites) ? hak_site_resize(p, n, caller) : hak_block_resize(p, n, caller);
 }
 
-HAK_EXPORT void *hak_realloc(void *p, size_t n) { return hak_realloc_for(p, n, HAK_CALLER); }
+/* Most calls append to a buffer that has the room: a block of this heap, which stays where it is if at least half of it
+ * is wanted.  NULL has no unit, and n = 0 leaves more than half. */
+HAK_INLINE void *hak_realloc_for(void *p, size_t n, const void *caller)
+{
+	hak_heap_t *h = hak_self;
+	size_t u = ((uintptr_t)p - hak_fast.base) >> HAK_UNIT_SHIFT;
+
+	if (HAK_HARDENED || hak_unlikely(u >= hak_fast.units))
+		return hak_realloc_slow(p, n, caller ? caller : HAK_CALLER);
+	size_t c = (uint32_t)(hak_load(&hak_unit[u]) - h->tag);
+	if (hak_unlikely(c > 255))
+		return hak_realloc_slow(p, n, caller ? caller : HAK_CALLER);
+	const hak_class_t *k = &hak_class[c];
+	hak_afresh(k);
+	if (hak_unlikely(k->size - n > k->size / 2 || !hak_block_begins(p, (uint32_t)u, k)))
+		return hak_realloc_slow(p, n, caller ? caller : HAK_CALLER);
+	hak_count(&h->count.reallocs_kept, 1u);
+	return p;
+}
+
+HAK_EXPORT void *hak_realloc(void *p, size_t n) { return hak_realloc_for(p, n, HAK_INLINED); }
 
 /* align: a power of two (the callers check). */
 static void *hak_aligned(size_t align, size_t n, const void *caller)
