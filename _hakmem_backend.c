@@ -379,6 +379,7 @@ enum {
 	HAK_SITE_RULES = 1024,            /* rules at most */
 	HAK_SITE_WHERE = 512,             /* bytes of a rule's left side, its NUL included */
 	HAK_TRACK_SHARES = 64,            /* parts of the table of sites' blocks, with a lock each */
+	HAK_GROWN = 128,                  /* blocks that a heap remembers to have grown by moving; a power of two */
 	HAK_GROUP_STACK = 32,             /* most blocks in a stack of a lifetime group */
 	HAK_RING = 512,                   /* events in a ring: 8 KiB */
 	HAK_RING_EVERY = 8,               /* refills of a class that one event stands for at first ... */
@@ -831,6 +832,7 @@ typedef struct hak_heap {
 	uint64_t period_stamp;              /* owner: ms when periods were last ended for their age */
 	uint32_t helped;                    /* owner: heaps looked at for one that needs help, in turn */
 	uint32_t thread;                    /* owner: its thread's id for the system, 0 without one */
+	uint16_t grown[HAK_GROWN];          /* owner: the blocks to which realloc moved what had grown, by address bits */
 	hak_ring_t *ring;                   /* constant; NULL: it tells ACE nothing */
 	bool running;                       /* a thread has it: heaps lock */
 	uint8_t dying;                      /* owner: how often its destructor has put itself off */
@@ -7056,6 +7058,40 @@ HAK_EXPORT size_t hak_usable_size(const void *p)
 	return p ? hak_block_size(p, "malloc_usable_size", &room) : 0;
 }
 
+/* Where this thread's heap remembers that the block at p came of a realloc that moved what had grown, and what it notes
+ * of it.  The heaps without a thread note nothing: they are constant. */
+HAK_INLINE uint16_t *hak_grown_place(hak_heap_t *h, const void *p, uint16_t *note)
+{
+	uint32_t bits = (uint32_t)((uintptr_t)p >> 3) * 0x9E3779B1u; /* the upper ones depend on all of them */
+	*note = (uint16_t)(bits / HAK_GROWN);
+	return &h->grown[bits >> (32 - __builtin_ctz(HAK_GROWN))];
+}
+
+/* The room to ask for where `want` is more than that of the block at p.  Who appends, and has moved before, will again:
+ * a quarter more than there is halves the moves and the bytes copied.  A block that grows once gets what it was asked
+ * for, and so does one that grows by more than a quarter. */
+static size_t hak_grown_room(const void *p, size_t want, size_t room)
+{
+	size_t more = room + room / 4;
+	uint16_t note;
+	return want < more && more <= HAK_CLASS_MAX && *hak_grown_place(hak_own, p, &note) == note ? more : want;
+}
+
+/* What was at p has grown, and is at q.  The next block at p begins anew. */
+static void hak_grown_moved(const void *p, const void *q)
+{
+	hak_heap_t *h = hak_own;
+	uint16_t note, *place;
+
+	if (h->id) {
+		place = hak_grown_place(h, p, &note);
+		if (*place == note)
+			*place = 0;
+		place = hak_grown_place(h, q, &note);
+		*place = note;
+	}
+}
+
 /* The block at p, made larger or smaller.  n > 0. */
 static HAK_NOINLINE void *hak_block_resize(void *p, size_t n, const void *caller)
 {
@@ -7089,15 +7125,22 @@ static HAK_NOINLINE void *hak_block_resize(void *p, size_t n, const void *caller
 	}
 	if (HAK_HARDENED)
 		hak_guard_check_for("realloc", p);
+	bool grows = want > room;
+	if (grows)
+		want = hak_grown_room(p, want, room);
 	uint32_t c = hak_word_class(hak_word(hak_unit_of(p)));
 	if (c >= HAK_CLASSES && !hak_option.sites && hak_word_owner(hak_word(hak_unit_of(p))) >= HAK_OWNER_ORPHAN) {
 		bool zero; /* a block of a group stays in it */
 		q = hak_guard_open_any(hak_block_alloc_by(want, 1, 0, &zero, hak_policy_of_class(c)), n);
 	} else {
-		q = hak_hot_malloc(n, caller);
+		q = hak_hot_malloc_for(want, n, caller, false);
+		if (!q && want > hak_guard_room(n))
+			q = hak_hot_malloc(n, caller);
 	}
 	if (!q)
 		return n <= size ? hak_guard_resize_any(p, n) : NULL; /* no block is too large to stay as it is */
+	if (grows)
+		hak_grown_moved(p, q);
 	memcpy(q, p, n < size ? n : size);
 	hak_hot_free(p);
 	return q;
