@@ -7058,8 +7058,7 @@ HAK_EXPORT size_t hak_usable_size(const void *p)
 	return p ? hak_block_size(p, "malloc_usable_size", &room) : 0;
 }
 
-/* Where this thread's heap remembers that the block at p came of a realloc that moved what had grown, and what it notes
- * of it.  The heaps without a thread note nothing: they are constant. */
+/* Where a heap remembers that the block at p came of a realloc that moved what had grown, and what it notes of it. */
 HAK_INLINE uint16_t *hak_grown_place(hak_heap_t *h, const void *p, uint16_t *note)
 {
 	uint32_t bits = (uint32_t)((uintptr_t)p >> 3) * 0x9E3779B1u; /* the upper ones depend on all of them */
@@ -7070,26 +7069,21 @@ HAK_INLINE uint16_t *hak_grown_place(hak_heap_t *h, const void *p, uint16_t *not
 /* The room to ask for where `want` is more than that of the block at p.  Who appends, and has moved before, will again:
  * a quarter more than there is halves the moves and the bytes copied.  A block that grows once gets what it was asked
  * for, and so does one that grows by more than a quarter. */
-static size_t hak_grown_room(const void *p, size_t want, size_t room)
+HAK_INLINE size_t hak_grown_room(hak_heap_t *h, const void *p, size_t want, size_t room)
 {
 	size_t more = room + room / 4;
 	uint16_t note;
-	return want < more && more <= HAK_CLASS_MAX && *hak_grown_place(hak_own, p, &note) == note ? more : want;
+	return want < more && more <= HAK_CLASS_MAX && *hak_grown_place(h, p, &note) == note ? more : want;
 }
 
 /* What was at p has grown, and is at q.  The next block at p begins anew. */
-static void hak_grown_moved(const void *p, const void *q)
+HAK_INLINE void hak_grown_moved(hak_heap_t *h, const void *p, const void *q)
 {
-	hak_heap_t *h = hak_own;
-	uint16_t note, *place;
-
-	if (h->id) {
-		place = hak_grown_place(h, p, &note);
-		if (*place == note)
-			*place = 0;
-		place = hak_grown_place(h, q, &note);
-		*place = note;
-	}
+	uint16_t note, *place = hak_grown_place(h, p, &note);
+	if (*place == note)
+		*place = 0;
+	place = hak_grown_place(h, q, &note);
+	*place = note;
 }
 
 /* The block at p, made larger or smaller.  n > 0. */
@@ -7127,7 +7121,7 @@ static HAK_NOINLINE void *hak_block_resize(void *p, size_t n, const void *caller
 		hak_guard_check_for("realloc", p);
 	bool grows = want > room;
 	if (grows)
-		want = hak_grown_room(p, want, room);
+		want = hak_grown_room(hak_own, p, want, room);
 	uint32_t c = hak_word_class(hak_word(hak_unit_of(p)));
 	if (c >= HAK_CLASSES && !hak_option.sites && hak_word_owner(hak_word(hak_unit_of(p))) >= HAK_OWNER_ORPHAN) {
 		bool zero; /* a block of a group stays in it */
@@ -7139,8 +7133,8 @@ static HAK_NOINLINE void *hak_block_resize(void *p, size_t n, const void *caller
 	}
 	if (!q)
 		return n <= size ? hak_guard_resize_any(p, n) : NULL; /* no block is too large to stay as it is */
-	if (grows)
-		hak_grown_moved(p, q);
+	if (grows && hak_own->id) /* the heaps that stand for none are constant */
+		hak_grown_moved(hak_own, p, q);
 	memcpy(q, p, n < size ? n : size);
 	hak_hot_free(p);
 	return q;
@@ -7170,6 +7164,28 @@ static HAK_NOINLINE void *hak_realloc_slow(void *p, size_t n, const void *caller
 	return hak_unlikely(hak_option.sites) ? hak_site_resize(p, n, caller) : hak_block_resize(p, n, caller);
 }
 
+/* A block of class c of h, this thread's heap, that has not the room for n: it moves at once if there is a block at hand,
+ * and its own stack has a place.  In the stack it is still used (invariant 3), and only this thread takes it from there:
+ * so it is copied last, and nothing has to be kept meanwhile. */
+static HAK_NOINLINE void *hak_realloc_move(void *p, size_t n, const void *caller, hak_heap_t *h, size_t c)
+{
+	size_t room = hak_class[c].size, want = hak_grown_room(h, p, n, room);
+
+	if (n <= room || want > HAK_CLASS_MAX || c >= HAK_CLASSES)
+		return hak_realloc_slow(p, n, caller);
+	uint32_t to = hak_class_of(want);
+	uint64_t from_v = hak_load(&h->v[c]), to_v = hak_load(&h->v[to]);
+	size_t at = from_v & 0xFFFF;
+	void *q = h->slot[to_v & 0xFFFF];
+	if (!q || at == h->top[c] || h->slot[at] == p)
+		return hak_realloc_slow(p, n, caller);
+	hak_store(&h->v[to], to_v + HAK_POP);
+	h->slot[at + 1] = p;
+	hak_store(&h->v[c], from_v + HAK_PUSH);
+	hak_grown_moved(h, p, q);
+	return memcpy(q, p, room);
+}
+
 /* Most calls append to a buffer that has the room: a block of this heap, which stays where it is if at least half of it
  * is wanted.  NULL has no unit, and n = 0 leaves more than half. */
 HAK_INLINE void *hak_realloc_for(void *p, size_t n, const void *caller)
@@ -7184,8 +7200,10 @@ HAK_INLINE void *hak_realloc_for(void *p, size_t n, const void *caller)
 		return hak_realloc_slow(p, n, caller ? caller : HAK_CALLER);
 	const hak_class_t *k = &hak_class[c];
 	hak_afresh(k);
-	if (hak_unlikely(k->size - n > k->size / 2 || !hak_block_begins(p, (uint32_t)u, k)))
+	if (hak_unlikely(!hak_block_begins(p, (uint32_t)u, k)))
 		return hak_realloc_slow(p, n, caller ? caller : HAK_CALLER);
+	if (hak_unlikely(k->size - n > k->size / 2))
+		return hak_realloc_move(p, n, caller ? caller : HAK_CALLER, h, c);
 	hak_count(&h->count.reallocs_kept, 1u);
 	return p;
 }
