@@ -7068,7 +7068,8 @@ HAK_INLINE uint16_t *hak_grown_place(hak_heap_t *h, const void *p, uint16_t *not
 
 /* The room to ask for where `want` is more than that of the block at p.  Who appends, and has moved before, will again:
  * a quarter more than there is halves the moves and the bytes copied.  A block that grows once gets what it was asked
- * for, and so does one that grows by more than a quarter. */
+ * for, and so does one that grows by more than a quarter.  free does not look here: where what had grown was freed, the
+ * next block may be taken for it, and cost a quarter more. */
 HAK_INLINE size_t hak_grown_room(hak_heap_t *h, const void *p, size_t want, size_t room)
 {
 	size_t more = room + room / 4;
