@@ -381,6 +381,7 @@ enum {
 	HAK_SITE_RULES = 1024,            /* rules at most */
 	HAK_SITE_WHERE = 512,             /* bytes of a rule's left side, its NUL included */
 	HAK_TRACK_SHARES = 64,            /* parts of the table of sites' blocks, with a lock each */
+	HAK_GROWN = 128,                  /* blocks that a heap remembers to have grown by moving; a power of two */
 	HAK_GROUP_STACK = 32,             /* most blocks in a stack of a lifetime group */
 	HAK_RING = 512,                   /* events in a ring: 8 KiB */
 	HAK_RING_EVERY = 8,               /* refills of a class that one event stands for at first ... */
@@ -852,6 +853,7 @@ typedef struct hak_heap {
 	uint64_t period_stamp;              /* owner: ms when periods were last ended for their age */
 	uint32_t helped;                    /* owner: heaps looked at for one that needs help, in turn */
 	uint32_t thread;                    /* owner: its thread's id for the system, 0 without one */
+	uint16_t grown[HAK_GROWN];          /* owner: the blocks to which realloc moved what had grown, by address bits */
 	hak_ring_t *ring;                   /* constant; NULL: it tells ACE nothing */
 	bool running;                       /* a thread has it: heaps lock */
 	uint8_t dying;                      /* owner: how often its destructor has put itself off */
@@ -7158,6 +7160,15 @@ HAK_EXPORT void *hak_calloc(size_t count, size_t size)
 	return hak_hot_malloc_for(hak_guard_room(n), n, HAK_INLINED, true);
 }
 
+/* Whether p, which lies on unit u of a slab of class k, is where a block begins. */
+HAK_INLINE bool hak_block_begins(const void *p, uint32_t u, const hak_class_t *k)
+{
+	uint64_t offset = (uintptr_t)p % HAK_UNIT;
+	if (k->units > 1)
+		offset += (uint64_t)hak_slab_of(u)->back << HAK_UNIT_SHIFT;
+	return ((offset * k->reciprocal) >> 40) * k->size == offset;
+}
+
 /* Bytes of the block at p that its caller may use, and those that it has room for.  Aborts if there is none. */
 static size_t hak_block_size(const void *p, const char *call, size_t *room)
 {
@@ -7166,8 +7177,7 @@ static size_t hak_block_size(const void *p, const char *call, size_t *room)
 
 	if (hak_word_owner(word) >= HAK_OWNER_ORPHAN) {
 		const hak_class_t *k = &hak_class[hak_word_class(word)];
-		uint64_t offset = (uint64_t)((const char *)p - hak_slab_head(u)->base);
-		if (((offset * k->reciprocal) >> 40) * k->size != offset)
+		if (!hak_block_begins(p, u, k))
 			hak_die(call, p, HAK_ERR_INTERIOR);
 		*room = k->size;
 		return HAK_HARDENED ? hak_guard_asked(p, u, k, call) : k->size;
@@ -7188,6 +7198,35 @@ HAK_EXPORT size_t hak_usable_size(const void *p)
 {
 	size_t room;
 	return p ? hak_block_size(p, "malloc_usable_size", &room) : 0;
+}
+
+/* Where a heap remembers that the block at p came of a realloc that moved what had grown, and what it notes of it. */
+HAK_INLINE uint16_t *hak_grown_place(hak_heap_t *h, const void *p, uint16_t *note)
+{
+	uint32_t bits = (uint32_t)((uintptr_t)p >> 3) * 0x9E3779B1u; /* the upper ones depend on all of them */
+	*note = (uint16_t)(bits / HAK_GROWN);
+	return &h->grown[bits >> (32 - __builtin_ctz(HAK_GROWN))];
+}
+
+/* The room to ask for where `want` is more than that of the block at p.  Who appends, and has moved before, will again:
+ * a quarter more than there is halves the moves and the bytes copied.  A block that grows once gets what it was asked
+ * for, and so does one that grows by more than a quarter.  free does not look here: where what had grown was freed, the
+ * next block may be taken for it, and cost a quarter more. */
+HAK_INLINE size_t hak_grown_room(hak_heap_t *h, const void *p, size_t want, size_t room)
+{
+	size_t more = room + room / 4;
+	uint16_t note;
+	return want < more && more <= HAK_CLASS_MAX && *hak_grown_place(h, p, &note) == note ? more : want;
+}
+
+/* What was at p has grown, and is at q.  The next block at p begins anew. */
+HAK_INLINE void hak_grown_moved(hak_heap_t *h, const void *p, const void *q)
+{
+	uint16_t note, *place = hak_grown_place(h, p, &note);
+	if (*place == note)
+		*place = 0;
+	place = hak_grown_place(h, q, &note);
+	*place = note;
 }
 
 /* The block at p, made larger or smaller.  n > 0. */
@@ -7223,15 +7262,22 @@ static HAK_NOINLINE void *hak_block_resize(void *p, size_t n, const void *caller
 	}
 	if (HAK_HARDENED)
 		hak_guard_check_for("realloc", p);
+	bool grows = want > room;
+	if (grows)
+		want = hak_grown_room(hak_own, p, want, room);
 	uint32_t c = hak_word_class(hak_word(hak_unit_of(p)));
 	if (c >= HAK_CLASSES && !hak_option.sites && hak_word_owner(hak_word(hak_unit_of(p))) >= HAK_OWNER_ORPHAN) {
 		bool zero; /* a block of a group stays in it */
 		q = hak_guard_open_any(hak_block_alloc_by(want, 1, 0, &zero, hak_policy_of_class(c)), n);
 	} else {
-		q = hak_hot_malloc(n, caller);
+		q = hak_hot_malloc_for(want, n, caller, false);
+		if (!q && want > hak_guard_room(n))
+			q = hak_hot_malloc(n, caller);
 	}
 	if (!q)
 		return n <= size ? hak_guard_resize_any(p, n) : NULL; /* no block is too large to stay as it is */
+	if (grows && hak_own->id) /* the heaps that stand for none are constant */
+		hak_grown_moved(hak_own, p, q);
 	memcpy(q, p, n < size ? n : size);
 	hak_hot_free(p);
 	return q;
@@ -7250,7 +7296,7 @@ static HAK_COLD void *hak_site_resize(void *p, size_t n, const void *caller)
 	return q;
 }
 
-HAK_INLINE void *hak_realloc_for(void *p, size_t n, const void *caller)
+static HAK_NOINLINE void *hak_realloc_slow(void *p, size_t n, const void *caller)
 {
 	if (!p)
 		return hak_hot_malloc(n, caller);
@@ -7261,7 +7307,51 @@ HAK_INLINE void *hak_realloc_for(void *p, size_t n, const void *caller)
 	return hak_unlikely(hak_option.sites) ? hak_site_resize(p, n, caller) : hak_block_resize(p, n, caller);
 }
 
-HAK_EXPORT void *hak_realloc(void *p, size_t n) { return hak_realloc_for(p, n, HAK_CALLER); }
+/* A block of class c of h, this thread's heap, that has not the room for n: it moves at once if there is a block at hand,
+ * and its own stack has a place.  In the stack it is still used (invariant 3), and only this thread takes it from there:
+ * so it is copied last, and nothing has to be kept meanwhile. */
+static HAK_NOINLINE void *hak_realloc_move(void *p, size_t n, const void *caller, hak_heap_t *h, size_t c)
+{
+	size_t room = hak_class[c].size, want = hak_grown_room(h, p, n, room);
+
+	if (n <= room || want > HAK_CLASS_MAX || c >= HAK_CLASSES)
+		return hak_realloc_slow(p, n, caller);
+	uint32_t to = hak_class_of(want);
+	uint64_t from_v = hak_load(&h->v[c]), to_v = hak_load(&h->v[to]);
+	size_t at = from_v & 0xFFFF;
+	void *q = h->slot[to_v & 0xFFFF];
+	if (!q || at == h->top[c] || h->slot[at] == p)
+		return hak_realloc_slow(p, n, caller);
+	hak_store(&h->v[to], to_v + HAK_POP);
+	h->slot[at + 1] = p;
+	hak_store(&h->v[c], from_v + HAK_PUSH);
+	hak_grown_moved(h, p, q);
+	return memcpy(q, p, room);
+}
+
+/* Most calls append to a buffer that has the room: a block of this heap, which stays where it is if at least half of it
+ * is wanted.  NULL has no unit, and n = 0 leaves more than half. */
+HAK_INLINE void *hak_realloc_for(void *p, size_t n, const void *caller)
+{
+	hak_heap_t *h = hak_self;
+	size_t u = ((uintptr_t)p - hak_fast.base) >> HAK_UNIT_SHIFT;
+
+	if (HAK_HARDENED || hak_unlikely(u >= hak_fast.units))
+		return hak_realloc_slow(p, n, caller ? caller : HAK_CALLER);
+	size_t c = (uint32_t)(hak_load(&hak_unit[u]) - h->tag);
+	if (hak_unlikely(c > 255))
+		return hak_realloc_slow(p, n, caller ? caller : HAK_CALLER);
+	const hak_class_t *k = &hak_class[c];
+	hak_afresh(k);
+	if (hak_unlikely(!hak_block_begins(p, (uint32_t)u, k)))
+		return hak_realloc_slow(p, n, caller ? caller : HAK_CALLER);
+	if (hak_unlikely(k->size - n > k->size / 2))
+		return hak_realloc_move(p, n, caller ? caller : HAK_CALLER, h, c);
+	hak_count(&h->count.reallocs_kept, 1u);
+	return p;
+}
+
+HAK_EXPORT void *hak_realloc(void *p, size_t n) { return hak_realloc_for(p, n, HAK_INLINED); }
 
 /* align: a power of two (the callers check). */
 static void *hak_aligned(size_t align, size_t n, const void *caller)
