@@ -7077,15 +7077,16 @@ static HAK_NOINLINE void hak_free_far(void *p)
 /* memset to 0.  What is called most is a few stores here, of which the middle ones may overlap: a call costs as much. */
 HAK_INLINE void *hak_zero(void *p, size_t n)
 {
-	char *from = p, *to = from + n;
+	char *from = p;
 
 	if (hak_unlikely(n - 16 > 64 - 16))
 		return memset(p, 0, n);
 	memset(from, 0, 16);
-	memset(to - 16, 0, 16);
+	memset(from + n - 16, 0, 16);
 	if (n > 32) {
+		hak_afresh(n);
 		memset(from + 16, 0, 16);
-		memset(to - 32, 0, 16);
+		memset(from + n - 32, 0, 16);
 	}
 	return p;
 }

@@ -930,14 +930,14 @@ def scaling_tables(rows: Sequence[Row]) -> str:
 
 # ---- Instructions
 
-# label: (workload and keys, budget: DESIGN.md's row "first version", for a malloc+free pair, loop and PLT included)
+# label: (workload and keys, what hakmem's malloc and free may take at most, loop and PLT included)
 LOOPS = {
-    "64 B": (("pairs", "size=64"), 54),
-    "1 KiB": (("pairs", "size=1024"), 54),
-    "16 KiB": (("pairs", "size=16384"), 58),
-    "256 KiB": (("pairs", "size=262144"), 78),
-    "calloc 64 B": (("calloc", "size=64"), 88),
-    "burst of 64": (("burst", "size=64"), 58),
+    "64 B": (("pairs", "size=64"), 48),
+    "1 KiB": (("pairs", "size=1024"), 48),
+    "16 KiB": (("pairs", "size=16384"), 50),
+    "256 KiB": (("pairs", "size=262144"), 70),
+    "calloc 64 B": (("calloc", "size=64"), 60),
+    "burst of 64": (("burst", "size=64"), 50),
 }
 FEW, MANY = 6_400, 70_400  # pairs; the difference of two runs leaves start-up and warm-up out
 
@@ -968,8 +968,8 @@ def count_pair(label: str, allocator: Allocator) -> Row:
 def verdict(row: Row, budget: int) -> str:
     if row.instructions is None:
         return "failed"
-    excess = round(row.instructions, 1) - budget
-    return "ok" if excess <= 0 else f"over by {excess:.1f}"
+    excess = round(row.instructions) - budget  # slow paths depend on the clock: a count may differ by 0.4
+    return "ok" if excess <= 0 else f"over by {excess}"
 
 
 def instruction_table(rows: Sequence[Row]) -> str:
@@ -979,7 +979,7 @@ def instruction_table(rows: Sequence[Row]) -> str:
         by_allocator.setdefault(row.allocator, []).append(row)
     lines = [[name, *(cell(row.instructions, ".1f") or "failed" for row in own)] for name, own in by_allocator.items()]
     budgets = [budget for _, budget in LOOPS.values()]
-    lines.append(["budget (first version)", *map(str, budgets)])
+    lines.append(["aim", *map(str, budgets)])
     if HAKMEM in by_allocator:
         lines.append(["hakmem keeps it", *map(verdict, by_allocator[HAKMEM], budgets)])
     failures = [f"failed: {row.allocator}, {row.workload}: {row.failure}" for row in rows if row.failure]
