@@ -89,6 +89,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -145,6 +146,7 @@ PEERS = {
         ("TCMALLOC_", "HEAP"),
         "apt install libtcmalloc-minimal4 | dnf install gperftools-libs",
     ),
+    "mimalloc3": (("cmeel.prefix/lib/libmimalloc.so.3*",), ("MIMALLOC_",), "pip install cmeel-mimalloc"),
     "rpmalloc": (("librpmalloc*.so*",), ("RPMALLOC_",), "build it, then --peer rpmalloc=PATH"),
     "snmalloc": (("libsnmallocshim.so*",), ("SNMALLOC_",), "build it, then --peer snmalloc=PATH"),
 }
@@ -163,11 +165,12 @@ NOT_PASSED_ON = (
 
 
 def library_folders() -> Iterator[Path]:
-    """Where `make install` and distributions put shared libraries, in this order."""
+    """Where `make install`, distributions and pip put shared libraries, in this order."""
     for root in (Path("/usr/local"), Path("/usr")):
         yield from sorted((root / "lib").glob(f"{platform.machine()}-linux-*"))
         yield root / "lib64"
         yield root / "lib"
+    yield Path(sysconfig.get_path("platlib"))
 
 
 def find_library(sonames: Iterable[str]) -> Path | None:
