@@ -1265,7 +1265,7 @@ static struct {
 
 /* Threads start on a heap that is empty and never written: its stacks have nothing to pop and none has room, whatever
  * class its tag makes of a unit word, so that the first malloc and free take the slow path, and no init test stands on the
- * fast one.  It is all zeros, which cost nothing where nobody has written (and slot[0] among them, which its size does
+ * fast one (realloc looks at no stack, so it asks for the tag).  It is all zeros, which cost nothing where nobody has written (and slot[0] among them, which its size does
  * not count); who did would fault in the debug and the hardened library, where it is constant. */
 #if HAK_DEBUG || HAK_HARDENED
 #define HAK_NEVER_WRITTEN const
@@ -7271,9 +7271,12 @@ static HAK_NOINLINE void *hak_block_resize(void *p, size_t n, const void *caller
 		bool zero; /* a block of a group stays in it */
 		q = hak_guard_open_any(hak_block_alloc_by(want, 1, 0, &zero, hak_policy_of_class(c)), n);
 	} else {
+		int saved = errno;
 		q = hak_hot_malloc_for(want, n, caller, false);
-		if (!q && want > hak_guard_room(n))
+		if (!q && want > hak_guard_room(n)) {
+			errno = saved; /* what was refused was not asked for */
 			q = hak_hot_malloc(n, caller);
+		}
 	}
 	if (!q)
 		return n <= size ? hak_guard_resize_any(p, n) : NULL; /* no block is too large to stay as it is */
@@ -7340,7 +7343,7 @@ HAK_INLINE void *hak_realloc_for(void *p, size_t n, const void *caller)
 	if (HAK_HARDENED || hak_unlikely(u >= hak_fast.units))
 		return hak_realloc_slow(p, n, caller ? caller : HAK_CALLER);
 	size_t c = (uint32_t)(hak_load(&hak_unit[u]) - h->tag);
-	if (hak_unlikely(c > 255))
+	if (hak_unlikely(c > 255) || hak_unlikely(!h->tag)) /* the latter is a heap that is none: the word may be one of nothing */
 		return hak_realloc_slow(p, n, caller ? caller : HAK_CALLER);
 	const hak_class_t *k = &hak_class[c];
 	hak_afresh(k);
