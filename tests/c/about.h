@@ -36,15 +36,36 @@ static inline const char *about_text(const struct hak_record *record, uint32_t f
     return text;
 }
 
+/* The field of that name, or nfields.  What was looked up last is known by the name's address, as names are literals: some
+ * are looked up a million times. */
+static inline uint32_t about_field(const struct hak_record *record, const char *name)
+{
+    static _Thread_local struct {
+        const struct hak_record *record;
+        const char *name;
+        uint32_t field;
+    } known[64], *at;
+    at = &known[(uintptr_t)name / 8 % 64];
+    if (at->record == record && at->name == name) return at->field;
+    const char *text = record->texts;
+    uint32_t i = 0;
+    for (; i < record->nfields && strcmp(text, name) != 0; i++)
+        for (int which = 0; which < TEXTS; which++) text += strlen(text) + 1;
+    at->record = record;
+    at->name = name;
+    at->field = i;
+    return i;
+}
+
 /* A number of a row, by name; 64 bits or 32. */
 static inline uint64_t about_number(const struct hak_record *record, const void *row, const char *name)
 {
-    for (uint32_t i = 0; i < record->nfields; i++) {
-        const struct hak_field *f = &record->fields[i];
-        if (strcmp(about_text(record, i, TEXT_NAME), name) != 0) continue;
-        return f->size == 8 ? *(const uint64_t *)((const char *)row + f->offset)
-                            : *(const uint32_t *)((const char *)row + f->offset);
+    uint32_t i = about_field(record, name);
+    if (i == record->nfields) {
+        fprintf(stderr, "no field %s in %s\n", name, record->name);
+        abort();
     }
-    fprintf(stderr, "no field %s in %s\n", name, record->name);
-    abort();
+    const struct hak_field *f = &record->fields[i];
+    return f->size == 8 ? *(const uint64_t *)((const char *)row + f->offset)
+                        : *(const uint32_t *)((const char *)row + f->offset);
 }

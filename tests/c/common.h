@@ -190,11 +190,10 @@ static UNUSED const struct hak_record *record(const char *name)
 static UNUSED const void *field_at(const char *of, const void *row, const char *name, char *kind)
 {
     const struct hak_record *r = record(of);
-    for (uint32_t i = 0; i < r->nfields; i++) {
-        if (strcmp(about_text(r, i, TEXT_NAME), name) == 0) {
-            *kind = r->kinds[i];
-            return (const char *)row + r->fields[i].offset;
-        }
+    uint32_t i = about_field(r, name);
+    if (i < r->nfields) {
+        *kind = r->kinds[i];
+        return (const char *)row + r->fields[i].offset;
     }
     fail("field", 0, "no field %s in %s", name, of);
 }
