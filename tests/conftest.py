@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -64,3 +65,19 @@ def python(run):
         return run(sys.executable, "-c", source, *arguments, **keywords)
 
     return python
+
+
+@pytest.fixture
+def quick_compiler(tmp_path_factory, monkeypatch):
+    """A cc that does not optimise, for tests of where and when libraries are built: it takes a third of the time."""
+    if "CC" in os.environ:
+        return
+    folder = tmp_path_factory.mktemp("quick")
+    script = folder / "cc"
+    script.write_text(
+        "#!/bin/sh\n"
+        'for word; do shift; case $word in -O?) word=-O0 ;; esac; set -- "$@" "$word"; done\n'
+        f'exec {shutil.which(build.find_compiler()[0])} "$@"\n'
+    )
+    script.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")

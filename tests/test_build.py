@@ -291,6 +291,7 @@ def test_what_a_failing_compiler_leaves_is_not_taken_for_a_library(home, tmp_pat
     assert [path.suffix for path in build.cache_directory().iterdir()] == [".lock"]
 
 
+@pytest.mark.usefixtures("quick_compiler")
 def test_only_a_writable_checkout_gets_libraries_beside_its_sources(home, tree, run, root):
     show = "import build; print(build.library('debug')); print(build.library_path('debug'))"
     beside, expected = run(sys.executable, "-c", show, cwd=tree, PYTHONPATH=None).stdout.split()[-2:]

@@ -190,6 +190,7 @@ def test_the_installed_wheel_works_without_a_compiler(installed: Run, site_packa
     assert not (tmp_path / "cache").exists()
 
 
+@pytest.mark.usefixtures("quick_compiler")
 def test_the_installed_copy_builds_the_rest_into_the_cache(installed: Run, site_packages: Path, tmp_path: Path) -> None:
     def files() -> set[Path]:
         return {path for path in site_packages.rglob("*") if "__pycache__" not in path.parts}

@@ -661,6 +661,7 @@ def test_a_build_py_of_somebody_else_is_not_run(copied, python):
     assert "stranger" not in done.stderr
 
 
+@pytest.mark.usefixtures("quick_compiler")
 def test_processes_that_start_together_compile_once(copied, python, root):
     log = copied / "compilations"
     compiler = copied / "cc"
@@ -698,6 +699,7 @@ def test_a_cache_that_others_can_write_to_is_refused(copied, python):
     assert str(cache) in imported(python, copied).stderr
 
 
+@pytest.mark.usefixtures("quick_compiler")
 def test_a_library_built_in_the_tree_is_never_older_than_its_source(copied, python, run):
     run(sys.executable, copied / "build.py")
     first = imported(python, copied)
@@ -818,6 +820,7 @@ def test_run_refuses_programs_that_would_ignore_it(command, tmp_path):
         assert reason in refusal(command, "--", script)
 
 
+@pytest.mark.usefixtures("quick_compiler")
 def test_run_refuses_what_it_cannot_do(command):
     assert "no program 'no-such-program'" in refusal(command, "--", "no-such-program", status=127)
     assert "no command" in refusal(command)

@@ -196,6 +196,7 @@ def test_importing_and_using_the_module_writes_no_file(places: dict[str, str], p
     assert left_in(places) == []
 
 
+@pytest.mark.usefixtures("quick_compiler")
 def test_importing_the_module_beside_its_library_writes_no_file(places: dict[str, str], tmp_path: Path) -> None:
     place = tmp_path / "checkout"
     place.mkdir()

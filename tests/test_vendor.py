@@ -190,6 +190,7 @@ def logged(tmp_path: Path) -> tuple[Path, Path]:
     return compiler, log
 
 
+@pytest.mark.usefixtures("quick_compiler")
 def test_24_processes_at_once_compile_once_from_a_directory_that_cannot_be_written_to(
     place: Path, tmp_path: Path, logged: tuple[Path, Path], root: Path
 ) -> None:
@@ -224,6 +225,7 @@ def test_24_processes_at_once_compile_once_from_a_directory_that_cannot_be_writt
     assert [file.name for file in place.iterdir()] == ["hakmem.py"]
 
 
+@pytest.mark.usefixtures("quick_compiler")
 def test_nothing_beside_it_is_used(place: Path, alone: Run, cache: Path, library: Path) -> None:
     for name in ("build.py", "_hakmem_build.py"):
         (place / name).write_text("raise SystemExit('_hakmem_backend.c: ran a stranger')", encoding="utf-8")
@@ -265,6 +267,7 @@ def test_as_a_module_of_a_package_or_of_an_archive(place: Path, alone: Run, cach
     assert alone("-c", USE, cwd=place, PYTHONPATH="all.zip").stdout == done.stdout
 
 
+@pytest.mark.usefixtures("quick_compiler")
 def test_two_versions_on_one_machine_and_in_one_process(
     place: Path, tree: Path, alone: Run, run: Run, cache: Path
 ) -> None:
