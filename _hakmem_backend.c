@@ -402,7 +402,7 @@ enum {
 #define HAK_SUPER (HAK_UNIT * HAK_SUPER_UNITS)
 #define HAK_RUN_MAX ((size_t)64 << 20)   /* larger blocks are mappings of their own */
 #define HAK_RUN_UNITS ((uint32_t)(HAK_RUN_MAX / HAK_UNIT))
-#define HAK_SMALL_MAX ((size_t)1024)     /* the first table of sizes, by 8 bytes */
+#define HAK_SMALL_MAX ((size_t)1024)     /* the first table of sizes, by bytes */
 #define HAK_MID_MAX ((size_t)32768)      /* the second, by 256 bytes */
 #define HAK_CLASS_MAX ((size_t)1 << 20)  /* the third, by 8 KiB */
 
