@@ -1159,7 +1159,7 @@ def plot(rows: Sequence[Row], path: str, title: str) -> None:
     panels[0].set_ylim(len(cases) - 0.5, -0.5)
     figure.suptitle(title, fontsize=10)
     figure.legend(
-        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=max(1, min(6, len(names))), frameon=False
+        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=min(6, len(names)) or 1, frameon=False
     )
     figure.savefig(path, dpi=130)
     plt.close(figure)
