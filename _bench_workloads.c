@@ -98,6 +98,7 @@ __attribute__((format(printf, 1, 2))) _Noreturn static void die(const char *form
 {
 	va_list arguments;
 	va_start(arguments, format);
+	flockfile(stderr); /* for good: who fails next must not begin a line before this one has ended the process */
 	fputs("_bench_workloads: ", stderr);
 	vfprintf(stderr, format, arguments);
 	fputc('\n', stderr);

@@ -751,7 +751,7 @@ NOTICED = {
     "skewed": TWICE,
     "big slots=2 max=6000000 warm=0": "void *malloc(size_t n) { return n < 1 << 20 ? calloc(1, n) : heap; }",
     "numbers": "void *malloc(size_t n) { return n == 28 ? heap : calloc(1, n); }",
-    "leak": "void *malloc(size_t n) { return calloc(1, n); } "
+    "leak threads=1": "void *malloc(size_t n) { return calloc(1, n); } "
     "__attribute__((constructor)) static void soil(void) { for (size_t i = 1 << 20; i < sizeof heap; i++) heap[i] = 1; "
     "used = 1 << 20; }",
 }
