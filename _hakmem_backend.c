@@ -345,6 +345,7 @@ enum {
 	HAK_POOL_MOVE = 16,               /* empty batches move between a heap and the pool so many at a time */
 	HAK_INLINE_BITS = 512,            /* a slab of more blocks has its bitmap outside its struct */
 	HAK_MAP_WORDS = 128,              /* words of such a bitmap: 64 KiB in blocks of 8 bytes */
+	HAK_EPOCH_S = 10000000,           /* where our clock begins, in s: beyond all ages that options and rules can name */
 	HAK_REGRET_MS = 100,              /* memory that is wanted again so soon should not have been purged */
 	HAK_PURGE_SUPERS = 16,            /* superslabs given back in one call at most */
 	HAK_TICK_EACH = 8,                /* a slow path takes as long as so many frees into a batch that is there */
@@ -1296,11 +1297,12 @@ HAK_INLINE uint32_t hak_min32(uint32_t a, uint32_t b) { return a < b ? a : b; }
 HAK_INLINE uint32_t hak_max32(uint32_t a, uint32_t b) { return a > b ? a : b; }
 HAK_INLINE size_t hak_round_up(size_t n, size_t to) { return (n + to - 1) & ~(to - 1); } /* to: a power of two */
 
-static uint64_t hak_os_now(void) /* ms */
+/* ms.  Not from 0 on, as the system's clock is when it starts: what is of an age was there before that. */
+static uint64_t hak_os_now(void)
 {
 	struct timespec t;
 	clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
-	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
+	return ((uint64_t)t.tv_sec + HAK_EPOCH_S) * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
 /* The calls below are all that hakmem asks the system for memory with.  In the debug variant tests can have each kind
