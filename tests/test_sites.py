@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 import re
+import shutil
 import subprocess
 import sys
+import time
 from functools import cache
 from pathlib import Path
 
@@ -79,6 +81,13 @@ def test_rules(case: str, way: str) -> None:
 @pytest.mark.parametrize("case", [*PLAIN_RULES, KEPT])
 def test_rules_where_threads_have_caches(case: str, way: str) -> None:
     under(WAYS[way], [sites(), case])
+
+
+def test_a_rule_for_retention_is_kept_on_a_machine_that_has_just_started() -> None:
+    young = ["unshare", "--time", "--monotonic", str(2 - int(time.monotonic())), "--fork"]
+    if not shutil.which(young[0]) or subprocess.run([*young, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("the system's clock cannot be set back for a process")
+    succeed([*young, sites(), KEPT])
 
 
 @pytest.mark.parametrize("way", ["capture", "hardened, capture"])
