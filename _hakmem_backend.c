@@ -4559,12 +4559,6 @@ HAK_INLINE void hak_slab_count_put(hak_slab_t *s, uint32_t n)
 	s->purged = 0;
 }
 
-HAK_INLINE void hak_slab_put(hak_slab_t *s, uint32_t index)
-{
-	hak_slab_mark(s, index);
-	hak_slab_count_put(s, 1);
-}
-
 HAK_INLINE bool hak_slab_has_room(const hak_slab_t *s, const hak_class_t *k)
 {
 	return s->free != 0 || s->carved < k->blocks;
@@ -5055,6 +5049,23 @@ static HAK_NOINLINE void *hak_guard_take(hak_slab_t *s, const hak_class_t *k, ui
 static void hak_claim(hak_heap_t *h) { hak_lock(&h->claim); }
 static void hak_unclaim(hak_heap_t *h) { hak_unlock(&h->claim); }
 
+/* Marks block[i], which lies on s, and those behind it that do, too, as free; the index behind the last of them.  Blocks
+ * that were made together are often freed together.  hak_slab_count_put is to follow.  Claim of the owner, or lock for an
+ * orphan. */
+HAK_INLINE uint32_t hak_slab_mark_all(hak_slab_t *s, const hak_class_t *k, void *const *block, uint32_t i, uint32_t n)
+{
+	size_t len = (size_t)s->len << HAK_UNIT_SHIFT;
+	uint32_t index;
+
+	do {
+		int error = hak_slab_index(s, k, block[i], &index);
+		if (hak_unlikely(error))
+			hak_die("free", block[i], error);
+		hak_slab_mark(s, index);
+	} while (++i < n && (size_t)((const char *)block[i] - s->base) < len);
+	return i;
+}
+
 /* The calls below that end in _locked want the heap's claim. */
 
 static void hak_heap_enlist_locked(hak_heap_t *h, hak_slab_t *s, const hak_class_t *k)
@@ -5101,8 +5112,8 @@ static void hak_heap_release_units_locked(hak_heap_t *h)
 }
 
 /* n blocks of slab s, which h owns, have gone into the bitmap.  An empty slab is released; the owner keeps the current
- * one, so that a thread at the edge of a slab does not go to the page heap each time.  Returns whether s is gone. */
-HAK_INLINE bool hak_heap_count_put_locked(hak_heap_t *h, hak_slab_t *s, const hak_class_t *k, uint32_t n, bool owner)
+ * one, so that a thread at the edge of a slab does not go to the page heap each time. */
+HAK_INLINE void hak_heap_count_put_locked(hak_heap_t *h, hak_slab_t *s, const hak_class_t *k, uint32_t n, bool owner)
 {
 	hak_slab_count_put(s, n);
 	hak_count(&h->bin[s->class].used, -(uint64_t)n);
@@ -5113,26 +5124,16 @@ HAK_INLINE bool hak_heap_count_put_locked(hak_heap_t *h, hak_slab_t *s, const ha
 		hak_heap_enlist_locked(h, s, k);
 	}
 	if (hak_likely(s->used != 0) || (owner && s->where == HAK_IN_CURRENT && k->tier != HAK_TIER_l25))
-		return false;
+		return;
 	hak_heap_release_locked(h, s);
-	return true;
 }
 
-/* Marks a block of slab s, which h owns, as free in the bitmap. */
-HAK_INLINE void hak_heap_mark_locked(hak_slab_t *s, const hak_class_t *k, const void *p)
+/* One block goes into the bitmap of its slab, which h owns. */
+HAK_INLINE void hak_heap_put_locked(hak_heap_t *h, void *p, uint32_t c, bool owner)
 {
-	uint32_t i;
-	int error = hak_slab_index(s, k, p, &i);
-	if (hak_unlikely(error))
-		hak_die("free", p, error);
-	hak_slab_mark(s, i);
-}
-
-/* One block goes into the bitmap. */
-HAK_INLINE bool hak_heap_put_locked(hak_heap_t *h, hak_slab_t *s, const hak_class_t *k, const void *p, bool owner)
-{
-	hak_heap_mark_locked(s, k, p);
-	return hak_heap_count_put_locked(h, s, k, 1, owner);
+	hak_slab_t *s = hak_slab_head(hak_unit_of(p));
+	hak_slab_mark_all(s, &hak_class[c], &p, 0, 1);
+	hak_heap_count_put_locked(h, s, &hak_class[c], 1, owner);
 }
 
 HAK_INLINE uint64_t hak_heap_used_locked(const hak_heap_t *h) /* bytes */
@@ -5251,10 +5252,7 @@ static void hak_heap_flush_locked(hak_heap_t *h, uint32_t c, uint32_t n)
 		if (hak_unlikely(hak_word(u) != (h->tag | c))) /* its slab is gone: it stood here twice */
 			hak_die("free", bottom[i], HAK_ERR_ALREADY_FREE);
 		hak_slab_t *s = hak_slab_head(u);
-		size_t len = (size_t)s->len << HAK_UNIT_SHIFT;
-		do
-			hak_heap_mark_locked(s, k, bottom[i]);
-		while (++i < n && (size_t)((char *)bottom[i] - s->base) < len);
+		i = hak_slab_mark_all(s, k, bottom, i, n);
 		hak_heap_count_put_locked(h, s, k, i - first, true);
 	}
 	memmove(bottom, bottom + n, (level - n) * sizeof(void *));
@@ -5456,18 +5454,15 @@ static void hak_gauge_tell_orphans_locked(hak_shard_t *shard)
 	}
 }
 
-/* A slab of a dead thread has got a free block, or is empty.  Lock of its shard; returns whether too much is kept
+/* n blocks of a slab of a dead thread have been marked as free.  Lock of its shard; returns whether too much is kept
  * now. */
-static bool hak_orphan_put_locked(hak_shard_t *shard, hak_slab_t *s, const void *p, uint64_t now)
+static bool hak_orphan_count_put_locked(hak_shard_t *shard, hak_slab_t *s, uint32_t n, uint64_t now)
 {
 	const hak_class_t *k = &hak_class[s->class];
-	uint32_t i;
-	int error = hak_slab_index(s, k, p, &i);
-	if (hak_unlikely(error))
-		hak_die("free", p, error);
-	hak_slab_put(s, i);
-	hak_count(&shard->orphan_used[s->class], -1ull);
-	if ((shard->orphan_untold[k->tier] += k->size) >= HAK_GAUGE_MOST)
+
+	hak_slab_count_put(s, n);
+	hak_count(&shard->orphan_used[s->class], -(uint64_t)n);
+	if ((shard->orphan_untold[k->tier] += n * k->size) >= HAK_GAUGE_MOST)
 		hak_gauge_tell_orphans_locked(shard);
 	if (s->where == HAK_IN_PARTIAL && s->used != 0)
 		return false;
@@ -5492,19 +5487,21 @@ static HAK_NOINLINE void hak_batch_free_orphans(hak_batch_t *b)
 		hak_shard_t *shard = NULL;
 		uint16_t kept = 0;
 		more = false;
-		for (uint32_t i = 0; i < b->count; i++) {
-			uint32_t u = hak_unit_of(b->block[i]), word = hak_word(u);
+		for (uint32_t i = 0, first = 0; i < b->count; first = i) {
+			uint32_t u = hak_unit_of(b->block[i]), word = hak_word(u), c = hak_word_class(word);
 			if (hak_word_owner(word) == HAK_OWNER_ORPHAN && !shard) {
 				shard = hak_shard_lock(u);
 				word = hak_word(u); /* it may have been taken over in between */
 			}
 			if (hak_word_owner(word) != HAK_OWNER_ORPHAN || hak_shard_of(u) != shard) {
 				more |= hak_word_owner(word) == HAK_OWNER_ORPHAN;
-				b->block[kept++] = b->block[i];
+				b->block[kept++] = b->block[i++];
 				continue;
 			}
-			hak_count(&shard->orphan_received[hak_word_class(word)], 1u);
-			over |= hak_orphan_put_locked(shard, hak_slab_head(u), b->block[i], now);
+			hak_slab_t *s = hak_slab_head(u);
+			i = hak_slab_mark_all(s, &hak_class[c], b->block, i, b->count);
+			hak_count(&shard->orphan_received[c], i - first);
+			over |= hak_orphan_count_put_locked(shard, s, i - first, now);
 		}
 		b->count = kept;
 		if (shard)
@@ -5520,26 +5517,25 @@ static uint32_t hak_batch_free_locked(hak_heap_t *h, hak_batch_t *b, bool owner)
 {
 	uint32_t stacked = 0;
 	uint16_t kept = 0;
-	hak_slab_t *s = NULL;
 
-	for (uint32_t i = 0; i < b->count; i++) {
-		void *p = b->block[i];
-		uint32_t u = hak_unit_of(p), word = hak_word(u), c = hak_word_class(word);
+	for (uint32_t i = 0, first = 0; i < b->count; first = i) {
+		uint32_t u = hak_unit_of(b->block[i]), word = hak_word(u), c = hak_word_class(word);
 		if (hak_unlikely(hak_word_owner(word) != h->id)) {
-			b->block[kept++] = p;
+			b->block[kept++] = b->block[i++];
 			continue;
 		}
-		hak_count(&h->bin[c].received, 1u);
 		if (owner && (uint32_t)(h->v[c] & 0xFFFF) < h->top[c]) {
-			hak_heap_push(h, c, p);
-			hak_count(&h->bin[c].filled, 1u);
-			stacked++;
-			continue;
+			do
+				hak_heap_push(h, c, b->block[i]);
+			while (++i < b->count && hak_unit_of(b->block[i]) == u && (uint32_t)(h->v[c] & 0xFFFF) < h->top[c]);
+			hak_count(&h->bin[c].filled, i - first);
+			stacked += i - first;
+		} else {
+			hak_slab_t *s = hak_slab_head(u);
+			i = hak_slab_mark_all(s, &hak_class[c], b->block, i, b->count);
+			hak_heap_count_put_locked(h, s, &hak_class[c], i - first, owner);
 		}
-		if (!s || u - s->unit >= s->len)
-			s = hak_slab_head(u);
-		if (hak_heap_put_locked(h, s, &hak_class[c], p, owner))
-			s = NULL;
+		hak_count(&h->bin[c].received, i - first);
 	}
 	b->count = kept;
 	hak_count(&h->count.refill_inbox_blocks, stacked);
@@ -5589,7 +5585,8 @@ static HAK_NOINLINE void hak_block_free_anywhere(void *p, bool received)
 				continue;
 			}
 			hak_count(received ? &shard->orphan_received[c] : &shard->orphan_claimed[c], 1u);
-			over = hak_orphan_put_locked(shard, hak_slab_head(u), p, hak_os_now());
+			hak_slab_mark_all(hak_slab_head(u), &hak_class[c], &p, 0, 1);
+			over = hak_orphan_count_put_locked(shard, hak_slab_head(u), 1, hak_os_now());
 			hak_unlock(&shard->lock);
 			if (over)
 				hak_page_purge(0, false);
@@ -5601,7 +5598,7 @@ static HAK_NOINLINE void hak_block_free_anywhere(void *p, bool received)
 		hak_claim(h);
 		if (hak_word(u) == word) {
 			hak_count(received ? &h->bin[c].received : &h->bin[c].claimed, 1u);
-			hak_heap_put_locked(h, hak_slab_head(u), &hak_class[c], p, h->id == HAK_OWNER_SHARED);
+			hak_heap_put_locked(h, p, c, h->id == HAK_OWNER_SHARED);
 			hak_heap_settle_maybe_locked(h, false);
 			hak_unclaim(h);
 			return;
@@ -6368,7 +6365,6 @@ static HAK_NOINLINE void *hak_heap_refill(hak_heap_t *h, uint32_t c)
 /* The stack of class c is full, or the class has none.  Owner. */
 static HAK_NOINLINE void hak_heap_overflow(hak_heap_t *h, uint32_t c, void *p)
 {
-	const hak_class_t *k = &hak_class[c];
 	hak_bin_t *b = &h->bin[c];
 	hak_adapted_t adapted = {.class = c};
 	uint32_t capacity;
@@ -6383,7 +6379,7 @@ static HAK_NOINLINE void hak_heap_overflow(hak_heap_t *h, uint32_t c, void *p)
 	capacity = hak_adapt_begin_locked(h, c);
 	if (capacity == 0) {
 		hak_count(&b->direct, 1u);
-		hak_heap_put_locked(h, hak_slab_head(hak_unit_of(p)), k, p, true);
+		hak_heap_put_locked(h, p, c, true);
 	} else {
 		if (hak_heap_level(h, c) == capacity) {
 			hak_heap_flush_locked(h, c, (capacity + 1) / 2);

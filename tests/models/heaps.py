@@ -293,7 +293,7 @@ class Heaps(System):
     def hak_heap_by_id(self, owner: int) -> Any:
         return self.heap.get(owner)
 
-    def hak_slab_put(self, s: Any, p: str) -> None:
+    def hak_slab_mark_all(self, s: Any, p: str) -> None:
         must(p not in s.free, f"{p} is freed twice")
         must(self.ghost.made.get(p) == s.word[1], f"{p} is freed into a slab of another class")
         self.ghost.made = {k: v for k, v in self.ghost.made.items() if k != p}
@@ -308,7 +308,7 @@ class Heaps(System):
     def hak_heap_put_locked(self, h: Any, s: Any, p: str) -> Thread:
         self.held(h.claim)
         must(s.word[0] == h.id, f"{h} puts {p} into a slab that it does not own")
-        self.hak_slab_put(s, p)
+        self.hak_slab_mark_all(s, p)
         if len(s.free) == len(s.blocks):
             yield from self.hak_heap_release_locked(h, s)
 
@@ -381,10 +381,9 @@ class Heaps(System):
         must(b.used, f"{b} is recycled twice")
         b.used, b.blocks, b.next, b.bytes = False, (), None, 0
 
-    def hak_orphan_put_locked(self, s: Any, p: str) -> None:
+    def hak_orphan_count_put_locked(self, s: Any, p: str) -> None:
         self.held(self.hak_shard_of(s))
         must(s.word[0] == ORPHAN and s in self.page.orphans, f"{p} is put into {s} as an orphan, which it is not")
-        self.hak_slab_put(s, p)
         if len(s.free) == len(s.blocks):
             self.page.orphans = tuple(x for x in self.page.orphans if x is not s)
             self.hak_run_release_locked(s)
@@ -409,7 +408,8 @@ class Heaps(System):
                     kept += (p,)
                     continue
                 self.ghost.transit -= 1
-                self.hak_orphan_put_locked(s, p)
+                self.hak_slab_mark_all(s, p)
+                self.hak_orphan_count_put_locked(s, p)
             b.blocks = kept
             if shard:
                 self.hak_unlock(shard)
@@ -469,7 +469,8 @@ class Heaps(System):
                     self.hak_unlock(shard)
                     continue
                 self.ghost.transit -= received
-                self.hak_orphan_put_locked(s, p)
+                self.hak_slab_mark_all(s, p)
+                self.hak_orphan_count_put_locked(s, p)
                 self.hak_unlock(shard)
                 return
             h = self.hak_heap_by_id(word[0])
