@@ -757,6 +757,7 @@ typedef struct hak_super {
 typedef struct hak_class {
 	uint64_t reciprocal;  /* ceil(2^40 / size): offset -> index, exact below 2^20 */
 	uint32_t size;        /* bytes of a block */
+	uint32_t weight;      /* what a block adds to hak_batch.fill, or what makes it full: HAK_REMOTE_AT_ONCE */
 	uint32_t blocks;      /* in a slab */
 	uint16_t units;       /* of a slab */
 	uint16_t first, most; /* capacity of a stack: at first, and at most */
@@ -770,15 +771,30 @@ typedef struct hak_class {
 	bool plain;           /* hardened: slabs of one unit, level 1: the fast paths look at its notes */
 } hak_class_t;
 
-/* Pointers on their way to the heap that owns their slabs. */
+/* Pointers on their way to the heap that owns their slabs.  While a thread fills it, blocks and bytes are counted in one
+ * word, so that one addition and one test say whether another fits: the low 8 bits are 2 and the blocks, those above 2^23
+ * and the bytes, less so many as it may hold.  So either is too much once its highest bit is set. */
 typedef struct hak_batch {
-	struct hak_batch *next;
-	uint16_t count;
-	uint16_t from;           /* the heap that filled it, and gets it back */
-	uint32_t bytes;
+	union {
+		struct hak_batch *next;          /* from then on */
+		struct {                         /* owner, while it is filled: */
+			uint32_t fill;               /* as above; it is */
+			uint32_t empty;              /* at first */
+		};
+	};
+	uint16_t count;                      /* once it is closed */
+	uint16_t from;                       /* the heap that filled it, and gets it back */
+	uint32_t bytes;                      /* once it is closed */
 	void *block[HAK_REMOTE_BLOCKS];
 } hak_batch_t;
 _Static_assert(sizeof(hak_batch_t) == 1024, "a batch is 1 KiB");
+#define HAK_FILL_BLOCK 1u
+#define HAK_FILL_BYTES(n) ((uint32_t)(n) << 8)
+#define HAK_FILL_MOST ((uint32_t)1 << 23) /* bytes */
+#define HAK_FILL_FULL (HAK_FILL_BYTES(HAK_FILL_MOST) | 0x80u)
+#define hak_fill_blocks(fill) ((size_t)((fill) & 255u) - (0x80u - HAK_REMOTE_BLOCKS))
+_Static_assert(HAK_REMOTE_BLOCKS < 0x80, "blocks of a batch are counted in 7 bits");
+_Static_assert(HAK_ACE_WIDE * HAK_REMOTE_BYTES <= 1 << 23, "bytes of a batch are counted in 23 bits, and a block more");
 _Static_assert(HAK_HEAPS_MAX <= 1 << 16, "ids of heaps fit the field from");
 
 /* A heap's slabs of one class, and its counts.  Claim, unless the line says owner. */
@@ -1807,6 +1823,7 @@ static HAK_START void hak_class_init(void)
 			hak_class_t *k = &hak_class[c++];
 			uint32_t octave = 1u << (31 - __builtin_clz(size));
 			k->size = size;
+			k->weight = size < HAK_REMOTE_AT_ONCE ? HAK_FILL_BYTES(size) | HAK_FILL_BLOCK : HAK_FILL_FULL;
 			k->base = (uint8_t)(k - hak_class);
 			k->tier = (uint8_t)t;
 			k->units = (uint16_t)hak_class_units(size, tier->blocks);
@@ -5172,6 +5189,15 @@ HAK_INLINE uint32_t hak_heap_level(const hak_heap_t *h, uint32_t c)
 	return (uint32_t)(hak_load(&h->v[c]) & 0xFFFF) - h->floor[c];
 }
 
+/* Blocks of other heaps that this one has freed: those in batches are counted by class. */
+static HAK_COLD uint64_t hak_heap_remote_frees(const hak_heap_t *h)
+{
+	uint64_t sum = hak_load(&h->count.remote_frees);
+	for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++)
+		sum += hak_load(&h->bin[c].sent);
+	return sum;
+}
+
 HAK_INLINE uint32_t hak_heap_capacity(const hak_heap_t *h, uint32_t c) { return (uint32_t)(h->top[c] - h->floor[c]); }
 
 /* Room for so many bytes more in all stacks together, or false.  `must`: also above the limit. */
@@ -5406,8 +5432,7 @@ static hak_batch_t *hak_batch_new(hak_heap_t *h) /* owner of h; NULL: out of mem
 	hak_batch_t *b = h->spare;
 	h->spare = b->next;
 	h->spares--;
-	b->count = 0;
-	b->bytes = 0;
+	b->empty = b->fill = HAK_FILL_BYTES(HAK_FILL_MOST - hak_target_remote()) + 0x80u - HAK_REMOTE_BLOCKS;
 	b->from = (uint16_t)h->id;
 	return b;
 }
@@ -5739,79 +5764,67 @@ static HAK_NOINLINE void hak_batch_post(hak_heap_t *self, hak_batch_t *b, uint32
 	hak_count(&self->count.batches_posted, 1u);
 }
 
+/* Closes a batch of h, and sends it on its way.  The frees that filled it are work that no slow path has counted. */
+static void hak_heap_post(hak_heap_t *h, uint32_t slot) /* owner */
+{
+	hak_batch_t *b = h->out[slot];
+	uint32_t fill = b->fill;
+
+	b->bytes = (fill - b->empty) >> 8;
+	b->count = (uint16_t)hak_fill_blocks(fill);
+	h->out[slot] = NULL;
+	h->outs--;
+	h->tick -= b->count;
+	hak_batch_post(h, b, h->out_owner[slot]);
+}
+
 static HAK_NOINLINE void hak_heap_post_all(hak_heap_t *h) /* owner */
 {
-	for (uint32_t i = 0; i < HAK_OUT_SLOTS && h->outs; i++) {
-		hak_batch_t *b = h->out[i];
-		if (!b)
-			continue;
-		h->out[i] = NULL;
-		h->outs--;
-		hak_batch_post(h, b, h->out_owner[i]);
-	}
+	for (uint32_t i = 0; i < HAK_OUT_SLOTS && h->outs; i++)
+		if (h->out[i])
+			hak_heap_post(h, i);
 }
 
-/* Puts a block into the batch for its owner.  Owner of h. */
-HAK_INLINE void hak_remote_send(hak_heap_t *h, void *p, uint32_t word, bool strayed)
-{
-	uint32_t owner = hak_word_owner(word), c = hak_word_class(word), size = hak_class[c].size;
-	uint32_t i = owner % HAK_OUT_SLOTS;
-	hak_batch_t *b = h->out[i];
-
-	if (owner == HAK_OWNER_SHARED) {
-		hak_block_free_anywhere(p, strayed);
-		return;
-	}
-	if (b && h->out_owner[i] != owner) {
-		h->out[i] = NULL;
-		h->outs--;
-		hak_batch_post(h, b, h->out_owner[i]);
-		b = NULL;
-	}
-	if (!b) {
-		if (!(b = hak_batch_new(h))) {
-			hak_block_free_anywhere(p, strayed);
-			return;
-		}
-		h->out_owner[i] = owner;
-		h->out[i] = b;
-		h->outs++;
-	}
-	if (!strayed)
-		hak_count(&h->bin[c].sent, 1u);
-	b->block[b->count++] = p;
-	b->bytes += size;
-	if (b->count == HAK_REMOTE_BLOCKS || b->bytes >= hak_target_remote() || size >= HAK_REMOTE_AT_ONCE) {
-		h->out[i] = NULL;
-		h->outs--;
-		hak_batch_post(h, b, owner);
-	}
-}
-
-/* The same if the batch is there, and is not full with it: nearly all frees of a thread that frees what others have
- * allocated.  False: nothing was done. */
+/* Puts a block into the batch for its owner if there is one with room for more.  Nearly all frees of others' blocks end
+ * here.  False: nothing was done.  Owner of h. */
 HAK_INLINE bool hak_remote_add(hak_heap_t *h, void *p, uint32_t word)
 {
-	uint32_t owner = hak_word_owner(word), c = hak_word_class(word), size = hak_class[c].size;
-	uint32_t i = owner % HAK_OUT_SLOTS;
+	uint32_t owner = hak_word_owner(word), c = hak_word_class(word), i = owner % HAK_OUT_SLOTS, fill;
 	hak_batch_t *b = h->out[i];
 
-	if (!b || h->out_owner[i] != owner || b->count >= HAK_REMOTE_BLOCKS - 1 || b->bytes + size >= hak_target_remote()
-	    || size >= HAK_REMOTE_AT_ONCE || h->tick < 0)
+	if (!b || h->out_owner[i] != owner || (fill = b->fill + hak_class[c].weight) & HAK_FILL_FULL)
 		return false;
-	h->tick--; /* as slow paths do, of which it is a short one */
-	hak_count(&h->count.remote_frees, 1u);
 	hak_count(&h->bin[c].sent, 1u);
-	b->block[b->count++] = p;
-	b->bytes += size;
+	b->block[hak_fill_blocks(b->fill)] = p;
+	b->fill = fill;
 	return true;
 }
 
-/* A block that another heap owns, or none.  Owner of h. */
-static void hak_remote_free(hak_heap_t *h, void *p, uint32_t word)
+/* Puts a block into the batch for its owner, and posts it if it is full then.  Owner of h. */
+static void hak_remote_send(hak_heap_t *h, void *p, uint32_t word, bool strayed)
 {
-	hak_count(&h->count.remote_frees, 1u);
-	hak_remote_send(h, p, word, false);
+	uint32_t owner = hak_word_owner(word), c = hak_word_class(word), size = hak_class[c].size;
+	uint32_t i = owner % HAK_OUT_SLOTS;
+
+	if (h->out[i] && h->out_owner[i] != owner)
+		hak_heap_post(h, i);
+	if (owner != HAK_OWNER_SHARED && !h->out[i] && (h->out[i] = hak_batch_new(h))) {
+		h->out_owner[i] = owner;
+		h->outs++;
+	}
+	hak_batch_t *b = h->out[i];
+	if (owner == HAK_OWNER_SHARED || !b) {
+		if (!strayed)
+			hak_count(&h->count.remote_frees, 1u);
+		hak_block_free_anywhere(p, strayed);
+		return;
+	}
+	if (!strayed)
+		hak_count(&h->bin[c].sent, 1u);
+	b->block[hak_fill_blocks(b->fill)] = p;
+	b->fill += HAK_FILL_BYTES(size) | HAK_FILL_BLOCK;
+	if (b->fill & HAK_FILL_FULL || size >= HAK_REMOTE_AT_ONCE)
+		hak_heap_post(h, i);
 }
 
 /* Takes up to `most` blocks out of h's stacks whose slabs h has lost.  Owner, claim. */
@@ -6373,7 +6386,7 @@ static HAK_NOINLINE void hak_heap_overflow(hak_heap_t *h, uint32_t c, void *p)
 	if (hak_unlikely(hak_word(hak_unit_of(p)) != (h->tag | c))) { /* disowned since we looked */
 		hak_count(&h->count.overflows_early, 1u);
 		hak_unclaim(h);
-		hak_remote_free(h, p, hak_word(hak_unit_of(p)));
+		hak_remote_send(h, p, hak_word(hak_unit_of(p)), false);
 		return;
 	}
 	capacity = hak_adapt_begin_locked(h, c);
@@ -7034,7 +7047,7 @@ static HAK_NOINLINE void hak_free_slow(void *p)
 		hak_block_free_anywhere(p, false);
 		hak_watch_tick();
 	} else if (owner != h->id) {
-		hak_remote_free(h, p, word);
+		hak_remote_send(h, p, word, false);
 		hak_heap_tick(h);
 	} else {
 		uint32_t c = hak_word_class(word), at = (uint32_t)(h->v[c] & 0xFFFF);
@@ -7727,7 +7740,7 @@ static HAK_COLD void hak_ace_collect(hak_ace_sums_t *s)
 			continue;
 		for (uint32_t c = 0; c < HAK_CLASSES; c++)
 			s->allocs[c] += (hak_load(&h->v[c]) >> 16) + hak_load(&h->bin[c].folded);
-		s->remote_frees += hak_load(&h->count.remote_frees);
+		s->remote_frees += hak_heap_remote_frees(h);
 		s->batches += hak_load(&h->count.batches_posted) + hak_load(&h->count.batches_claimed)
 		            + hak_load(&h->count.batches_rerouted) + hak_load(&h->count.batches_orphaned);
 		s->dropped += h->ring ? hak_ring_dropped(h->ring) : 0;
@@ -8254,6 +8267,7 @@ static HAK_COLD bool hak_stats_collect(hak_class_row_t row[HAK_CLASSES], hak_hea
 		for (uint32_t i = 0; h && i < hak_load_acquire(&hak_class_end); i++) {
 			uint64_t sent = hak_load(&h->bin[i].sent);
 			uint32_t c = hak_class[i].base;
+			sum->remote_frees += sent;
 			row[c].remote_frees += sent;
 			row[c].transit_blocks += sent + hak_load(&h->bin[i].strayed);
 		}
@@ -8353,7 +8367,7 @@ HAK_EXPORT HAK_COLD int hak_heap_table(hak_heap_row_t *rows, size_t row_size, in
 		if (h == hak_own) /* it may be in a child that fork's handlers know nothing of */
 			hak_store(&h->thread, (uint32_t)syscall(SYS_gettid));
 		*r = (hak_heap_row_t){.heap = id, .thread = hak_load(&h->thread), .used_bytes = hak_heap_used_locked(h),
-			.inbox_bytes = hak_load(&h->inbox_bytes), .remote_frees = hak_load(&h->count.remote_frees),
+			.inbox_bytes = hak_load(&h->inbox_bytes), .remote_frees = hak_heap_remote_frees(h),
 			.refills = h->count.refills, .flushes = h->count.flushes, .claims = h->claim.taken};
 		for (uint32_t c = 0; c < hak_load_acquire(&hak_class_end); c++) {
 			const hak_bin_t *b = &h->bin[c];

@@ -580,32 +580,29 @@ class Heaps(System):
                 return
             seen = h.inbox
 
-    def hak_heap_post_all(self, h: Any) -> Thread:
+    def hak_heap_post(self, h: Any) -> Thread:
         b, h.out = h.out, None
-        if b:
-            yield from self.hak_batch_post(b, h.out_owner)
+        yield from self.hak_batch_post(b, h.out_owner)
+
+    def hak_heap_post_all(self, h: Any) -> Thread:
+        if h.out:
+            yield from self.hak_heap_post(h)
 
     def hak_remote_send(self, h: Any, p: str, word: tuple[int, int]) -> Thread:
+        if h.out and h.out_owner != word[0]:
+            yield from self.hak_heap_post(h)
         b = h.out
-        if b and h.out_owner != word[0]:
-            h.out = None
-            yield from self.hak_batch_post(b, h.out_owner)
-            b = None
         if not b:
             b = self.hak_batch_new()
             h.out_owner = word[0]
             h.out = b
         if self.torn:
-            yield "b->block[b->count++] = p;"  # nobody sees it but a child
+            yield "b->block[hak_fill_blocks(b->fill)] = p;"  # nobody sees it but a child
         b.blocks += (p,)
         b.bytes += 1
         self.ghost.transit += 1
         if len(b.blocks) == self.batch:
-            h.out = None
-            yield from self.hak_batch_post(b, h.out_owner)
-
-    def hak_remote_free(self, h: Any, p: str, word: tuple[int, int]) -> Thread:
-        yield from self.hak_remote_send(h, p, word)
+            yield from self.hak_heap_post(h)
 
     def hak_heap_strays_locked(self, h: Any) -> tuple[str, ...]:
         self.held(h.claim)
@@ -795,7 +792,7 @@ class Heaps(System):
         word = self.slab[p[0]].word
         if word[0] != h.id and self.has("the second look at a block's owner in an overflow"):
             self.hak_unclaim(h)
-            yield from self.hak_remote_free(h, p, word)
+            yield from self.hak_remote_send(h, p, word)
             return
         self.hak_adapt_begin_locked(h)
         if h.capacity == 0:
@@ -949,7 +946,7 @@ class Heaps(System):
         if not h:
             yield from self.hak_block_free_anywhere(p, False)
         elif word[0] != h.id:
-            yield from self.hak_remote_free(h, p, word)
+            yield from self.hak_remote_send(h, p, word)
         elif h.level == h.capacity:
             yield from self.hak_heap_overflow(h, p)
         else:
