@@ -4498,12 +4498,13 @@ HAK_INLINE hak_slab_t *hak_slab_head(uint32_t u)
 	return hak_slab_of(u - hak_slab_of(u)->back);
 }
 
+HAK_INLINE uint32_t hak_slab_index_of(uint64_t offset, uint64_t reciprocal) { return (uint32_t)((offset * reciprocal) >> 40); }
+
 /* Index of the block that starts at p, or an error.  Claim of the owner, or lock for an orphan. */
 HAK_INLINE int hak_slab_index(const hak_slab_t *s, const hak_class_t *k, const void *p, uint32_t *index)
 {
 	uint64_t offset = (uint64_t)((const char *)p - s->base);
-	uint32_t i = (uint32_t)((offset * k->reciprocal) >> 40);
-	*index = i;
+	uint32_t i = *index = hak_slab_index_of(offset, k->reciprocal);
 	if (hak_unlikely((uint64_t)i * k->size != offset || i >= s->carved))
 		return (uint64_t)i * k->size != offset ? HAK_ERR_INTERIOR : HAK_ERR_ALREADY_FREE;
 	if (hak_unlikely((s->map[i / 64] >> (i % 64)) & 1))
@@ -4529,20 +4530,30 @@ static void hak_slab_init(uint32_t u, uint32_t units, uint32_t c)
 	s->where = HAK_IN_NONE;
 }
 
-/* Moves up to n free blocks out of s, whole words of its bitmap first, then blocks that were never used. */
-static uint32_t hak_slab_take(hak_slab_t *s, const hak_class_t *k, void **out, uint32_t n, uint32_t *carved)
+/* Moves up to n free blocks out of s into the places before `end`, the lowest address last: so a stack gives them out in
+ * the order of addresses.  From the bitmap first, then blocks that were never used. */
+static uint32_t hak_slab_take(hak_slab_t *s, const hak_class_t *k, void **end, uint32_t n, uint32_t *carved)
 {
 	uint32_t got = 0, words = (k->blocks + 63) / 64, w = s->hint;
+	size_t size = k->size;
+	char *p;
 
 	*carved = 0;
 	if (s->free) {
 		for (; w < words && got < n; w++) {
 			uint64_t bits = s->map[w];
-			char *base = s->base + (size_t)w * 64 * k->size;
-			while (bits && got < n) {
-				out[got++] = base + (size_t)__builtin_ctzll(bits) * k->size;
-				bits &= bits - 1;
+			char *base = s->base + (size_t)w * 64 * size;
+			if (bits && !(bits & (bits + (bits & -bits)))) { /* one row, as nearly all are where bursts come and go */
+				uint32_t first = (uint32_t)__builtin_ctzll(bits), row = 64 - (uint32_t)__builtin_clzll(bits) - first;
+				row = hak_min32(row, n - got);
+				p = base + first * size;
+				for (uint32_t i = 0; i < row; i++, p += size)
+					*--end = p;
+				got += row;
+				bits &= ~(~0ull >> (64 - row) << first);
 			}
+			for (; bits && got < n; bits &= bits - 1, got++)
+				*--end = base + (size_t)__builtin_ctzll(bits) * size;
 			s->map[w] = bits;
 			if (bits)
 				break;
@@ -4552,21 +4563,15 @@ static uint32_t hak_slab_take(hak_slab_t *s, const hak_class_t *k, void **out, u
 	}
 	if (got < n && s->carved < k->blocks) {
 		uint32_t fresh = hak_min32(n - got, k->blocks - s->carved);
-		char *p = s->base + (size_t)s->carved * k->size;
-		for (uint32_t i = 0; i < fresh; i++, p += k->size)
-			out[got++] = p;
+		p = s->base + s->carved * size;
+		for (uint32_t i = 0; i < fresh; i++, p += size)
+			*--end = p;
+		got += fresh;
 		s->carved += fresh;
 		*carved = fresh;
 	}
 	s->used += got;
 	return got;
-}
-
-HAK_INLINE void hak_slab_mark(hak_slab_t *s, uint32_t index) /* in the bitmap alone: hak_slab_count_put is to follow */
-{
-	s->map[index / 64] |= 1ull << (index % 64);
-	if (index / 64 < s->hint)
-		s->hint = (uint16_t)(index / 64);
 }
 
 HAK_INLINE void hak_slab_count_put(hak_slab_t *s, uint32_t n)
@@ -5066,20 +5071,62 @@ static HAK_NOINLINE void *hak_guard_take(hak_slab_t *s, const hak_class_t *k, ui
 static void hak_claim(hak_heap_t *h) { hak_lock(&h->claim); }
 static void hak_unclaim(hak_heap_t *h) { hak_unlock(&h->claim); }
 
-/* Marks block[i], which lies on s, and those behind it that do, too, as free; the index behind the last of them.  Blocks
- * that were made together are often freed together.  hak_slab_count_put is to follow.  Claim of the owner, or lock for an
- * orphan. */
-HAK_INLINE uint32_t hak_slab_mark_all(hak_slab_t *s, const hak_class_t *k, void *const *block, uint32_t i, uint32_t n)
+static _Noreturn HAK_COLD void hak_slab_refuse(const hak_slab_t *s, const void *p)
 {
-	size_t len = (size_t)s->len << HAK_UNIT_SHIFT;
 	uint32_t index;
+	int error = hak_slab_index(s, &hak_class[s->class], p, &index);
+	hak_die("free", p, error ? error : HAK_ERR_ALREADY_FREE); /* none: it was marked a moment ago */
+}
 
-	do {
-		int error = hak_slab_index(s, k, block[i], &index);
-		if (hak_unlikely(error))
-			hak_die("free", block[i], error);
-		hak_slab_mark(s, index);
-	} while (++i < n && (size_t)((const char *)block[i] - s->base) < len);
+/* Marks neighbours as free in the bitmap, from `first` on. */
+HAK_INLINE void hak_slab_mark_row(hak_slab_t *s, uint32_t first, uint32_t n)
+{
+	uint64_t *word = &s->map[first / 64], mask;
+
+	for (first %= 64; n; first = 0, word++) {
+		uint32_t here = hak_min32(n, 64 - first);
+		mask = ~0ull >> (64 - here) << first;
+		if (hak_unlikely(*word & mask))
+			hak_slab_refuse(s, s->base + ((size_t)(word - s->map) * 64 + (size_t)__builtin_ctzll(*word & mask)) * hak_class[s->class].size);
+		*word |= mask;
+		n -= here;
+	}
+}
+
+/* Marks the first of n blocks, which lies on s, and those behind it that do, too, as free; how many.  Blocks that were made
+ * together are often freed together, in that order or the other: a row of neighbours is marked at once.
+ * hak_slab_count_put is to follow.  Claim of the owner, or lock for an orphan. */
+static HAK_NOINLINE uint32_t hak_slab_mark_all(hak_slab_t *s, void *const *block, uint32_t n)
+{
+	const hak_class_t *k = &hak_class[s->class];
+	const uint64_t reciprocal = k->reciprocal;
+	const ptrdiff_t size = k->size;
+	const size_t carved = s->carved, len = (size_t)s->len << HAK_UNIT_SHIFT;
+	char *base = s->base;
+	uint32_t low = s->hint, i = 0;
+
+	for (size_t offset; i < n && (offset = (size_t)((char *)block[i] - base)) < len;) {
+		uint32_t index = hak_slab_index_of(offset, reciprocal), row = 1;
+		if (hak_unlikely(index * (size_t)size != offset || index >= carved))
+			hak_slab_refuse(s, block[i]);
+		ptrdiff_t step = i + 1 < n ? (char *)block[i + 1] - (char *)block[i] : 0;
+		if (step != size && step != -size) {
+			uint64_t *word = &s->map[index / 64], bit = 1ull << index % 64;
+			if (hak_unlikely(*word & bit))
+				hak_slab_refuse(s, block[i]);
+			*word |= bit;
+		} else {
+			for (char *next = (char *)block[i] + step; row + i < n && block[i + row] == next; row++)
+				next += step;
+			/* Those behind what was carved, or before the slab, are none. */
+			row = hak_min32(row, step > 0 ? (uint32_t)carved - index : index + 1);
+			index -= step > 0 ? 0 : row - 1;
+			hak_slab_mark_row(s, index, row);
+		}
+		low = hak_min32(low, index / 64);
+		i += row;
+	}
+	s->hint = (uint16_t)low;
 	return i;
 }
 
@@ -5149,7 +5196,7 @@ HAK_INLINE void hak_heap_count_put_locked(hak_heap_t *h, hak_slab_t *s, const ha
 HAK_INLINE void hak_heap_put_locked(hak_heap_t *h, void *p, uint32_t c, bool owner)
 {
 	hak_slab_t *s = hak_slab_head(hak_unit_of(p));
-	hak_slab_mark_all(s, &hak_class[c], &p, 0, 1);
+	hak_slab_mark_all(s, &p, 1);
 	hak_heap_count_put_locked(h, s, &hak_class[c], 1, owner);
 }
 
@@ -5255,16 +5302,19 @@ static void hak_heap_stack_resize(hak_heap_t *h, uint32_t c, uint32_t capacity)
 	h->bin[c].since = h->v[c];
 }
 
-/* Puts a block into a stack that has room.  Owner, slow paths. */
-static void hak_heap_push(hak_heap_t *h, uint32_t c, void *p)
+/* Puts blocks into a stack that has room for them.  Owner, slow paths. */
+HAK_INLINE void hak_heap_push_all(hak_heap_t *h, uint32_t c, void *const *block, uint32_t n)
 {
-	uint64_t v = h->v[c];
-	if (HAK_HARDENED)
-		hak_guard_push(h, c, v, p);
-	else
-		h->slot[(v & 0xFFFF) + 1] = p;
-	hak_store(&h->v[c], v + 1);
+	uint64_t v = h->v[c], end = v + n;
+	for (; v != end; v++, block++)
+		if (HAK_HARDENED)
+			hak_guard_push(h, c, v, *block);
+		else
+			h->slot[(v & 0xFFFF) + 1] = *block;
+	hak_store(&h->v[c], v);
 }
+
+static void hak_heap_push(hak_heap_t *h, uint32_t c, void *p) { hak_heap_push_all(h, c, &p, 1); }
 
 /* Moves the n oldest blocks of a stack into bitmaps: those of a slab that stand together are counted together.  Owner. */
 static void hak_heap_flush_locked(hak_heap_t *h, uint32_t c, uint32_t n)
@@ -5278,7 +5328,7 @@ static void hak_heap_flush_locked(hak_heap_t *h, uint32_t c, uint32_t n)
 		if (hak_unlikely(hak_word(u) != (h->tag | c))) /* its slab is gone: it stood here twice */
 			hak_die("free", bottom[i], HAK_ERR_ALREADY_FREE);
 		hak_slab_t *s = hak_slab_head(u);
-		i = hak_slab_mark_all(s, k, bottom, i, n);
+		i += hak_slab_mark_all(s, bottom + i, n - i);
 		hak_heap_count_put_locked(h, s, k, i - first, true);
 	}
 	memmove(bottom, bottom + n, (level - n) * sizeof(void *));
@@ -5524,7 +5574,7 @@ static HAK_NOINLINE void hak_batch_free_orphans(hak_batch_t *b)
 				continue;
 			}
 			hak_slab_t *s = hak_slab_head(u);
-			i = hak_slab_mark_all(s, &hak_class[c], b->block, i, b->count);
+			i += hak_slab_mark_all(s, b->block + i, b->count - i);
 			hak_count(&shard->orphan_received[c], i - first);
 			over |= hak_orphan_count_put_locked(shard, s, i - first, now);
 		}
@@ -5549,15 +5599,16 @@ static uint32_t hak_batch_free_locked(hak_heap_t *h, hak_batch_t *b, bool owner)
 			b->block[kept++] = b->block[i++];
 			continue;
 		}
-		if (owner && (uint32_t)(h->v[c] & 0xFFFF) < h->top[c]) {
-			do
-				hak_heap_push(h, c, b->block[i]);
-			while (++i < b->count && hak_unit_of(b->block[i]) == u && (uint32_t)(h->v[c] & 0xFFFF) < h->top[c]);
+		uint32_t room = owner ? h->top[c] - (uint32_t)(h->v[c] & 0xFFFF) : 0;
+		if (room) {
+			while (++i < b->count && i - first < room && hak_unit_of(b->block[i]) == u)
+				;
+			hak_heap_push_all(h, c, b->block + first, i - first);
 			hak_count(&h->bin[c].filled, i - first);
 			stacked += i - first;
 		} else {
 			hak_slab_t *s = hak_slab_head(u);
-			i = hak_slab_mark_all(s, &hak_class[c], b->block, i, b->count);
+			i += hak_slab_mark_all(s, b->block + i, b->count - i);
 			hak_heap_count_put_locked(h, s, &hak_class[c], i - first, owner);
 		}
 		hak_count(&h->bin[c].received, i - first);
@@ -5610,7 +5661,7 @@ static HAK_NOINLINE void hak_block_free_anywhere(void *p, bool received)
 				continue;
 			}
 			hak_count(received ? &shard->orphan_received[c] : &shard->orphan_claimed[c], 1u);
-			hak_slab_mark_all(hak_slab_head(u), &hak_class[c], &p, 0, 1);
+			hak_slab_mark_all(hak_slab_head(u), &p, 1);
 			over = hak_orphan_count_put_locked(shard, hak_slab_head(u), 1, hak_os_now());
 			hak_unlock(&shard->lock);
 			if (over)
@@ -6120,8 +6171,8 @@ static HAK_NOINLINE bool hak_heap_new_slab_locked(hak_heap_t *h, uint32_t c)
 	return b->partial.head || (units == 1 && h->units && hak_heap_use_unit_locked(h, c));
 }
 
-/* Takes up to n blocks of class c out of h's slabs, in ascending order within each. */
-static uint32_t hak_heap_take_locked(hak_heap_t *h, uint32_t c, void **out, uint32_t n)
+/* Takes up to n blocks of class c out of h's slabs, as hak_slab_take does. */
+static uint32_t hak_heap_take_locked(hak_heap_t *h, uint32_t c, void **end, uint32_t n)
 {
 	const hak_class_t *k = &hak_class[c];
 	hak_bin_t *b = &h->bin[c];
@@ -6131,10 +6182,10 @@ static uint32_t hak_heap_take_locked(hak_heap_t *h, uint32_t c, void **out, uint
 		hak_slab_t *s = b->current;
 		if (s) {
 			if (HAK_HARDENED && n == 1 && s->free) {
-				*out = hak_guard_take(s, k, h->v[c]);
+				end[-1] = hak_guard_take(s, k, h->v[c]);
 				got = 1;
 			} else {
-				got += hak_slab_take(s, k, out + got, n - got, &carved);
+				got += hak_slab_take(s, k, end - got, n - got, &carved);
 				carves += carved;
 			}
 			if (hak_slab_has_room(s, k))
@@ -6342,18 +6393,14 @@ static HAK_NOINLINE void *hak_heap_refill(hak_heap_t *h, uint32_t c)
 		hak_count(&b->flushed, 1u); /* it was put there, by the inbox or a thread before this one, and is taken out */
 	} else {
 		n = hak_min32(hak_target_batch(k->base), capacity / 2); /* none with room for one: that is for the next free */
-		block = &h->slot[at]; /* the NULL below the stack, for the one to return: no stack of the thread's own is needed */
-		got = hak_heap_take_locked(h, c, block, n + 1);
-		if (got) { /* top-down, so that pops come in the order of addresses */
+		block = &h->slot[at]; /* the NULL below the stack is the place of one: no stack of the thread's own is needed */
+		got = hak_heap_take_locked(h, c, block + n + 1, n + 1);
+		if (got) {
 			if (HAK_HARDENED)
-				hak_guard_mix(block, got, h->v[c]);
-			p = block[0];
-			block[0] = NULL;
-			for (uint32_t i = 1, j = got - 1; i < j; i++, j--) {
-				void *low = block[i];
-				block[i] = block[j];
-				block[j] = low;
-			}
+				hak_guard_mix(block + n + 1 - got, got, h->v[c]);
+			p = block[n];
+			memmove(block + 1, block + n + 1 - got, (got - 1) * sizeof *block);
+			*block = NULL;
 			uint64_t v = h->v[c] + 0x10000 + (got - 1);
 			if (hak_unlikely(v >> 63)) { /* 47 bits of count: fold them */
 				hak_count(&b->folded, v >> 16);
@@ -6423,13 +6470,12 @@ static HAK_COLD void hak_heap_warm(hak_heap_t *h, bool touch)
 		hak_claim(h);
 		n = hak_adapt_begin_locked(h, c) - hak_heap_level(h, c);
 		n = hak_min32(k->batch, (n + 1) / 2);
-		got = n ? hak_heap_take_locked(h, c, block, n) : 1;
-		for (uint32_t i = n ? got : 0; i-- > 0;)
-			hak_heap_push(h, c, block[i]);
+		got = n ? hak_heap_take_locked(h, c, block + n, n) : 1;
+		hak_heap_push_all(h, c, block + n - got, n ? got : 0);
 		hak_count(&h->bin[c].filled, n ? got : 0);
 		hak_count(&h->count.prewarm_blocks, n ? got : 0);
 		hak_unclaim(h);
-		for (uint32_t i = 0; touch && n && i < got; i++)
+		for (uint32_t i = n - got; touch && i < n; i++)
 			for (size_t at = 0; at < k->size; at += hak_boot.os_page) {
 				volatile char *byte = (volatile char *)block[i] + at;
 				*byte = *byte; /* a free block's content may be looked at: it stays */
@@ -6899,7 +6945,7 @@ static HAK_NOINLINE void *hak_shared_alloc(uint32_t c)
 	if (!h)
 		return NULL;
 	hak_claim(h);
-	if (hak_heap_take_locked(h, c, &p, 1)) {
+	if (hak_heap_take_locked(h, c, &p + 1, 1)) {
 		hak_store(&h->v[c], h->v[c] + 0x10000);
 		hak_count(&h->bin[c].misses, 1u);
 	}
