@@ -6252,6 +6252,24 @@ static HAK_COLD bool hak_heap_break_up_locked(hak_heap_t *h)
 	return over;
 }
 
+/* Memory is short: what is left for the next threads, and what is kept, takes room.  Returns whether there was any. */
+static HAK_COLD bool hak_heap_break_up_all(void)
+{
+	bool any = false;
+	for (uint32_t id = HAK_OWNER_FIRST; id < HAK_OWNER_FIRST + hak_load_acquire(&hak_heaps.made); id++) {
+		hak_heap_t *h = hak_heap_by_id(id);
+		if (!h || hak_load(&h->kept) != HAK_KEPT_WAITING)
+			continue;
+		hak_claim(h);
+		if (h->kept == HAK_KEPT_WAITING) { /* still */
+			hak_heap_break_up_locked(h);
+			any = true;
+		}
+		hak_unclaim(h);
+	}
+	return hak_whale_purge(UINT64_MAX) + hak_page_purge(UINT64_MAX, false) || any;
+}
+
 /* Blocks that have lain in the inbox of an idle thread for long go back to their slabs: few as they are, each may
  * hold a slab.  And what a thread has left behind is not kept for long.  A few heaps are looked at in a call, in turn,
  * and one is helped. */
@@ -6516,18 +6534,20 @@ static HAK_COLD hak_heap_t *hak_heap_shared(void)
 }
 
 /* Everything that h holds goes to whoever needs it next: blocks to their slabs, slabs as in hak_heap_disown_locked.
- * Or, if that may be and the slabs are well used, all of it stays together for the next thread: threads that end and
- * begin in turn would else pass each slab on by itself.  Where they are mostly free they are not kept, as others can
- * fill the holes.  Owner, or fork's child for a thread that it has not got.  Returns whether h keeps them. */
+ * Or, if that may be and the slabs are well used or few, all of it stays together for the next thread: threads that end
+ * and begin in turn would else pass each slab on by itself.  Where many are mostly free they are not kept, as others can
+ * fill the holes; the few of all heaps that wait are no more than the option retain has kept anyway.  Owner, or fork's child for a thread that it has not got.  Returns whether h keeps them. */
 static HAK_COLD bool hak_heap_abandon(hak_heap_t *h, bool keep)
 {
 	hak_batch_t *stray;
 	bool over = false;
+	uint64_t bytes;
 
 	hak_heap_post_all(h);
 	hak_claim_own(h);
 	stray = hak_heap_drain_locked(h, false, NULL, HAK_CLOSED);
-	keep = keep && hak_heap_used_locked(h) >= hak_heap_slab_bytes(h) / 2 + 1;
+	bytes = keep ? hak_heap_slab_bytes(h) : 0;
+	keep = keep && (hak_heap_used_locked(h) > bytes / 2 || bytes <= hak_target_retain() / HAK_KEPT_HEAPS);
 	if (keep) {
 		hak_heap_keep_locked(h, HAK_KEPT_WAITING);
 	} else {
@@ -6800,6 +6820,8 @@ static HAK_NOINLINE void *hak_large_alloc(size_t n, size_t align, uint64_t at, u
 			*zero = true;
 			return p;
 		}
+		if (!turn)
+			hak_heap_break_up_all();
 	}
 	return hak_refuse(ENOMEM);
 }
@@ -6982,7 +7004,7 @@ static HAK_NOINLINE void *hak_block_alloc_by(size_t n, size_t align, uint64_t at
 		p = h ? hak_heap_alloc(h, c) : hak_shared_alloc(c);
 		if (h)
 			h->shard = 0;
-	} while (hak_unlikely(!p) && hak_whale_purge(UINT64_MAX) + hak_page_purge(UINT64_MAX, false));
+	} while (hak_unlikely(!p) && hak_heap_break_up_all());
 	return p ? p : hak_refuse(ENOMEM);
 }
 
@@ -7026,7 +7048,7 @@ static HAK_NOINLINE void *hak_malloc_slow(size_t n, size_t asked, const void *ca
 		if (h && hak_unlikely(hak_load(&hak_heaps.kept) != 0))
 			h = hak_heap_trade(h, hak_class_of(n));
 		p = h ? hak_heap_refill(h, hak_class_of(n)) : hak_shared_alloc(hak_class_of(n));
-	} while (hak_unlikely(!p) && hak_whale_purge(UINT64_MAX) + hak_page_purge(UINT64_MAX, false)); /* what is kept takes room */
+	} while (hak_unlikely(!p) && hak_heap_break_up_all());
 	return hak_guard_open_any(hak_likely(p != NULL) ? p : hak_refuse(ENOMEM), asked);
 }
 

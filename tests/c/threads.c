@@ -391,10 +391,48 @@ static void statistics_while_threads_run(void)
     check_laws();
 }
 
+/* ---- threads that use a little and end, one after the other: each goes on with the slabs of the one before */
+
+static void *use_a_little(void *argument)
+{
+    void *blocks[50];
+    for (size_t i = 0; i < COUNT_OF(blocks); i++) blocks[i] = malloc(16 + 20 * i);
+    for (size_t i = 0; i < COUNT_OF(blocks); i++) free(blocks[i]);
+    return argument;
+}
+
+static uint64_t slabs_made_for(int threads)
+{
+    static struct snapshot s;
+    take_snapshot(&s);
+    uint64_t before = of(&s, "slabs_new");
+    for (int i = 0; i < threads; i++) join(start(use_a_little, NULL));
+    take_snapshot(&s);
+    return of(&s, "slabs_new") - before;
+}
+
+static void the_few_slabs_of_a_thread_are_the_next_one_s(void)
+{
+    int (*get_option)(const char *, int64_t *), (*set_option)(const char *, int64_t);
+    int64_t caches = 0, shared = 0;
+    if (!about()) return;
+    *(void **)&get_option = hak("hak_option_get");
+    *(void **)&set_option = hak("hak_option_set");
+    CHECK(get_option("enable_tls", &caches) == 0 && get_option("tiny_use_superslab", &shared) == 0);
+    if (!caches || !shared) return;
+    slabs_made_for(10);
+    uint64_t made = slabs_made_for(100);
+    CHECK(made < 100, "%llu", (unsigned long long)made); /* a thread alone needs forty */
+    CHECK(set_option("retain", 0) == 0); /* nothing is to be kept */
+    made = slabs_made_for(100);
+    CHECK(made >= 100, "%llu", (unsigned long long)made);
+    check_laws();
+}
+
 static const struct test_case CASES[] = {
     CASE(producers_and_consumers), CASE(owners_that_sleep),       CASE(free_only_thread),
     CASE(short_lived_threads),     CASE(thread_data_destructors), CASE(threads_hand_blocks_on),
-    CASE(statistics_while_threads_run),
+    CASE(statistics_while_threads_run), CASE(the_few_slabs_of_a_thread_are_the_next_one_s),
 };
 
 int main(int argc, char **argv)
