@@ -349,7 +349,7 @@ enum {
 	HAK_REGRET_MS = 100,              /* memory that is wanted again so soon should not have been purged */
 	HAK_PURGE_SUPERS = 16,            /* superslabs given back in one call at most */
 	HAK_TICK_EACH = 8,                /* a slow path takes as long as so many frees into a batch that is there */
-	HAK_TICK = 64 * HAK_TICK_EACH,    /* from one look at the clock to the next */
+	HAK_TICK = 64 * HAK_TICK_EACH,    /* from one look at the clock to the next; frees into batches count when those leave */
 	HAK_STATS_US = 300,               /* time in which statistics are to be read, or it is tried again ... */
 	HAK_STATS_TRIES = 10,             /* ... so often */
 	HAK_WATCH_PART = 16,              /* a change by that part of the bytes in use, and so many bytes, is shown soon: ... */
@@ -757,7 +757,7 @@ typedef struct hak_super {
 typedef struct hak_class {
 	uint64_t reciprocal;  /* ceil(2^40 / size): offset -> index, exact below 2^20 */
 	uint32_t size;        /* bytes of a block */
-	uint32_t weight;      /* what a block adds to hak_batch.fill, or what makes it full: HAK_REMOTE_AT_ONCE */
+	uint32_t weight;      /* what a block adds to hak_batch.fill; from HAK_REMOTE_AT_ONCE on, what makes any batch full */
 	uint32_t blocks;      /* in a slab */
 	uint16_t units;       /* of a slab */
 	uint16_t first, most; /* capacity of a stack: at first, and at most */
@@ -772,14 +772,14 @@ typedef struct hak_class {
 } hak_class_t;
 
 /* Pointers on their way to the heap that owns their slabs.  While a thread fills it, blocks and bytes are counted in one
- * word, so that one addition and one test say whether another fits: the low 8 bits are 2 and the blocks, those above 2^23
- * and the bytes, less so many as it may hold.  So either is too much once its highest bit is set. */
+ * word, so that one addition and one test say whether it is full: the low 8 bits begin at 128 less the blocks that there is
+ * place for, those above at 2^23 less the bytes that it may hold.  It is full once either has its highest bit set. */
 typedef struct hak_batch {
 	union {
-		struct hak_batch *next;          /* from then on */
-		struct {                         /* owner, while it is filled: */
-			uint32_t fill;               /* as above; it is */
-			uint32_t empty;              /* at first */
+		struct hak_batch *next;          /* while it stands in a list */
+		struct {
+			uint32_t fill;               /* owner, while it is filled: blocks and bytes so far */
+			uint32_t empty;              /* likewise: what fill was at first */
 		};
 	};
 	uint16_t count;                      /* once it is closed */
@@ -794,7 +794,8 @@ _Static_assert(sizeof(hak_batch_t) == 1024, "a batch is 1 KiB");
 #define HAK_FILL_FULL (HAK_FILL_BYTES(HAK_FILL_MOST) | 0x80u)
 #define hak_fill_blocks(fill) ((size_t)((fill) & 255u) - (0x80u - HAK_REMOTE_BLOCKS))
 _Static_assert(HAK_REMOTE_BLOCKS < 0x80, "blocks of a batch are counted in 7 bits");
-_Static_assert(HAK_ACE_WIDE * HAK_REMOTE_BYTES <= 1 << 23, "bytes of a batch are counted in 23 bits, and a block more");
+_Static_assert(HAK_ACE_WIDE * HAK_REMOTE_BYTES <= HAK_FILL_MOST, "as many bytes as ACE may allow can be counted");
+_Static_assert(HAK_FILL_MOST + HAK_CLASS_MAX <= 1 << 24, "... and one block more");
 _Static_assert(HAK_HEAPS_MAX <= 1 << 16, "ids of heaps fit the field from");
 
 /* A heap's slabs of one class, and its counts.  Claim, unless the line says owner. */
@@ -1313,7 +1314,7 @@ HAK_INLINE uint32_t hak_min32(uint32_t a, uint32_t b) { return a < b ? a : b; }
 HAK_INLINE uint32_t hak_max32(uint32_t a, uint32_t b) { return a > b ? a : b; }
 HAK_INLINE size_t hak_round_up(size_t n, size_t to) { return (n + to - 1) & ~(to - 1); } /* to: a power of two */
 
-/* ms.  Not from 0 on, as the system's clock is when it starts: what is of an age was there before that. */
+/* ms, from HAK_EPOCH_S on: less any age it is above 0, just after the system's start, too. */
 static uint64_t hak_os_now(void)
 {
 	struct timespec t;
@@ -4417,7 +4418,7 @@ static HAK_COLD bool hak_whale_free(void *p) /* false: not a whale */
 	if (!w)
 		return false;
 	if (keep) /* a rule says for how long: as if it had been freed so much earlier or later than now */
-		stamp = stamp + keep - 1 > age ? stamp + keep - 1 - age : 0;
+		stamp += keep - 1 - age;
 	if (keep != 1 && !hak_page_is_forbidden() && hak_big_put(&w->big, HAK_BIG_WHALE, w->len, w->site, stamp, false))
 		hak_big_watch();
 	else
@@ -4543,14 +4544,14 @@ static uint32_t hak_slab_take(hak_slab_t *s, const hak_class_t *k, void **end, u
 		for (; w < words && got < n; w++) {
 			uint64_t bits = s->map[w];
 			char *base = s->base + (size_t)w * 64 * size;
-			if (bits && !(bits & (bits + (bits & -bits)))) { /* one row, as nearly all are where bursts come and go */
-				uint32_t first = (uint32_t)__builtin_ctzll(bits), row = 64 - (uint32_t)__builtin_clzll(bits) - first;
-				row = hak_min32(row, n - got);
+			if (bits && !(bits & (bits + (bits & -bits)))) { /* one stretch, as nearly all are where bursts come and go */
+				uint32_t first = (uint32_t)__builtin_ctzll(bits), stretch = 64 - (uint32_t)__builtin_clzll(bits) - first;
+				stretch = hak_min32(stretch, n - got);
 				p = base + first * size;
-				for (uint32_t i = 0; i < row; i++, p += size)
+				for (uint32_t i = 0; i < stretch; i++, p += size)
 					*--end = p;
-				got += row;
-				bits &= ~(~0ull >> (64 - row) << first);
+				got += stretch;
+				bits &= ~(~0ull >> (64 - stretch) << first);
 			}
 			for (; bits && got < n; bits &= bits - 1, got++)
 				*--end = base + (size_t)__builtin_ctzll(bits) * size;
@@ -5074,12 +5075,11 @@ static void hak_unclaim(hak_heap_t *h) { hak_unlock(&h->claim); }
 static _Noreturn HAK_COLD void hak_slab_refuse(const hak_slab_t *s, const void *p)
 {
 	uint32_t index;
-	int error = hak_slab_index(s, &hak_class[s->class], p, &index);
-	hak_die("free", p, error ? error : HAK_ERR_ALREADY_FREE); /* none: it was marked a moment ago */
+	hak_die("free", p, hak_slab_index(s, &hak_class[s->class], p, &index));
 }
 
-/* Marks neighbours as free in the bitmap, from `first` on. */
-HAK_INLINE void hak_slab_mark_row(hak_slab_t *s, uint32_t first, uint32_t n)
+/* Marks neighbours as free in the bitmap, from `first` on; dies if one of them is.  Otherwise as hak_slab_mark_all. */
+HAK_INLINE void hak_slab_mark_stretch(hak_slab_t *s, uint32_t first, uint32_t n)
 {
 	uint64_t *word = &s->map[first / 64], mask;
 
@@ -5094,7 +5094,7 @@ HAK_INLINE void hak_slab_mark_row(hak_slab_t *s, uint32_t first, uint32_t n)
 }
 
 /* Marks the first of n blocks, which lies on s, and those behind it that do, too, as free; how many.  Blocks that were made
- * together are often freed together, in that order or the other: a row of neighbours is marked at once.
+ * together are often freed together, in that order or the other: a stretch of neighbours is marked at once.
  * hak_slab_count_put is to follow.  Claim of the owner, or lock for an orphan. */
 static HAK_NOINLINE uint32_t hak_slab_mark_all(hak_slab_t *s, void *const *block, uint32_t n)
 {
@@ -5106,7 +5106,7 @@ static HAK_NOINLINE uint32_t hak_slab_mark_all(hak_slab_t *s, void *const *block
 	uint32_t low = s->hint, i = 0;
 
 	for (size_t offset; i < n && (offset = (size_t)((char *)block[i] - base)) < len;) {
-		uint32_t index = hak_slab_index_of(offset, reciprocal), row = 1;
+		uint32_t index = hak_slab_index_of(offset, reciprocal), stretch = 1;
 		if (hak_unlikely(index * (size_t)size != offset || index >= carved))
 			hak_slab_refuse(s, block[i]);
 		ptrdiff_t step = i + 1 < n ? (char *)block[i + 1] - (char *)block[i] : 0;
@@ -5116,15 +5116,15 @@ static HAK_NOINLINE uint32_t hak_slab_mark_all(hak_slab_t *s, void *const *block
 				hak_slab_refuse(s, block[i]);
 			*word |= bit;
 		} else {
-			for (char *next = (char *)block[i] + step; row + i < n && block[i + row] == next; row++)
+			for (char *next = (char *)block[i] + step; stretch + i < n && block[i + stretch] == next; stretch++)
 				next += step;
 			/* Those behind what was carved, or before the slab, are none. */
-			row = hak_min32(row, step > 0 ? (uint32_t)carved - index : index + 1);
-			index -= step > 0 ? 0 : row - 1;
-			hak_slab_mark_row(s, index, row);
+			stretch = hak_min32(stretch, step > 0 ? (uint32_t)carved - index : index + 1);
+			index -= step > 0 ? 0 : stretch - 1;
+			hak_slab_mark_stretch(s, index, stretch);
 		}
 		low = hak_min32(low, index / 64);
-		i += row;
+		i += stretch;
 	}
 	s->hint = (uint16_t)low;
 	return i;
@@ -5187,9 +5187,8 @@ HAK_INLINE void hak_heap_count_put_locked(hak_heap_t *h, hak_slab_t *s, const ha
 		hak_heap_delist_locked(h, s);
 		hak_heap_enlist_locked(h, s, k);
 	}
-	if (hak_likely(s->used != 0) || (owner && s->where == HAK_IN_CURRENT && k->tier != HAK_TIER_l25))
-		return;
-	hak_heap_release_locked(h, s);
+	if (hak_unlikely(s->used == 0) && !(owner && s->where == HAK_IN_CURRENT && k->tier != HAK_TIER_l25))
+		hak_heap_release_locked(h, s);
 }
 
 /* One block goes into the bitmap of its slab, which h owns. */
@@ -5563,7 +5562,7 @@ static HAK_NOINLINE void hak_batch_free_orphans(hak_batch_t *b)
 		uint16_t kept = 0;
 		more = false;
 		for (uint32_t i = 0, first = 0; i < b->count; first = i) {
-			uint32_t u = hak_unit_of(b->block[i]), word = hak_word(u), c = hak_word_class(word);
+			uint32_t u = hak_unit_of(b->block[i]), word = hak_word(u);
 			if (hak_word_owner(word) == HAK_OWNER_ORPHAN && !shard) {
 				shard = hak_shard_lock(u);
 				word = hak_word(u); /* it may have been taken over in between */
@@ -5575,7 +5574,7 @@ static HAK_NOINLINE void hak_batch_free_orphans(hak_batch_t *b)
 			}
 			hak_slab_t *s = hak_slab_head(u);
 			i += hak_slab_mark_all(s, b->block + i, b->count - i);
-			hak_count(&shard->orphan_received[c], i - first);
+			hak_count(&shard->orphan_received[s->class], i - first);
 			over |= hak_orphan_count_put_locked(shard, s, i - first, now);
 		}
 		b->count = kept;
@@ -5661,8 +5660,9 @@ static HAK_NOINLINE void hak_block_free_anywhere(void *p, bool received)
 				continue;
 			}
 			hak_count(received ? &shard->orphan_received[c] : &shard->orphan_claimed[c], 1u);
-			hak_slab_mark_all(hak_slab_head(u), &p, 1);
-			over = hak_orphan_count_put_locked(shard, hak_slab_head(u), 1, hak_os_now());
+			hak_slab_t *s = hak_slab_head(u);
+			hak_slab_mark_all(s, &p, 1);
+			over = hak_orphan_count_put_locked(shard, s, 1, hak_os_now());
 			hak_unlock(&shard->lock);
 			if (over)
 				hak_page_purge(0, false);
@@ -5815,7 +5815,7 @@ static HAK_NOINLINE void hak_batch_post(hak_heap_t *self, hak_batch_t *b, uint32
 	hak_count(&self->count.batches_posted, 1u);
 }
 
-/* Closes a batch of h, and sends it on its way.  The frees that filled it are work that no slow path has counted. */
+/* Closes a batch of h, and sends it on its way.  Most of the frees that filled it have not been counted to the clock. */
 static void hak_heap_post(hak_heap_t *h, uint32_t slot) /* owner */
 {
 	hak_batch_t *b = h->out[slot];
@@ -5851,24 +5851,35 @@ HAK_INLINE bool hak_remote_add(hak_heap_t *h, void *p, uint32_t word)
 	return true;
 }
 
+/* Frees a block of another heap where no batch will take it.  Owner of h. */
+static void hak_remote_free_now(hak_heap_t *h, void *p, bool strayed)
+{
+	if (!strayed)
+		hak_count(&h->count.remote_frees, 1u);
+	hak_block_free_anywhere(p, strayed);
+}
+
 /* Puts a block into the batch for its owner, and posts it if it is full then.  Owner of h. */
 static void hak_remote_send(hak_heap_t *h, void *p, uint32_t word, bool strayed)
 {
 	uint32_t owner = hak_word_owner(word), c = hak_word_class(word), size = hak_class[c].size;
 	uint32_t i = owner % HAK_OUT_SLOTS;
+	hak_batch_t *b;
 
+	if (owner == HAK_OWNER_SHARED) { /* it gets no batches */
+		hak_remote_free_now(h, p, strayed);
+		return;
+	}
 	if (h->out[i] && h->out_owner[i] != owner)
 		hak_heap_post(h, i);
-	if (owner != HAK_OWNER_SHARED && !h->out[i] && (h->out[i] = hak_batch_new(h))) {
+	if (!(b = h->out[i])) {
+		if (!(b = hak_batch_new(h))) {
+			hak_remote_free_now(h, p, strayed);
+			return;
+		}
 		h->out_owner[i] = owner;
+		h->out[i] = b;
 		h->outs++;
-	}
-	hak_batch_t *b = h->out[i];
-	if (owner == HAK_OWNER_SHARED || !b) {
-		if (!strayed)
-			hak_count(&h->count.remote_frees, 1u);
-		hak_block_free_anywhere(p, strayed);
-		return;
 	}
 	if (!strayed)
 		hak_count(&h->bin[c].sent, 1u);
@@ -6321,20 +6332,20 @@ static HAK_COLD void hak_heap_tick_slow(hak_heap_t *h)
 {
 	uint64_t now = hak_os_now(), age = hak_target_purge();
 
-	h->tick = HAK_TICK;
 	if (now - h->out_stamp >= HAK_STALE_MS) {
 		h->out_stamp = now;
 		hak_heap_post_all(h);
 	}
+	h->tick = HAK_TICK;
 	hak_heap_help(h, now);
 	hak_shard_watch(now);
 	if (now - h->period_stamp >= HAK_PERIOD_MS && hak_load(&hak_option.adaptive_sizing)) {
 		h->period_stamp = now;
 		hak_adapt_all(h);
 	}
-	if (now > age && hak_page_is_due(now - age))
+	if (hak_page_is_due(now - age))
 		hak_page_purge(now - age, false);
-	if (hak_load(&hak_bigcache.bytes[HAK_BIG_WHALE]) && now > age)
+	if (hak_load(&hak_bigcache.bytes[HAK_BIG_WHALE]))
 		hak_whale_purge(now - age);
 	if (hak_load(&hak_bigcache.stamp) != UINT64_MAX)
 		hak_big_shrink();
@@ -6387,7 +6398,7 @@ static HAK_NOINLINE void *hak_heap_refill(hak_heap_t *h, uint32_t c)
 	void **block, *p;
 	hak_batch_t *stray;
 	hak_adapted_t adapted = {.class = c};
-	uint32_t n, got = 0, at, capacity;
+	uint32_t n, got = 0, at, capacity, mark;
 	uint64_t carved = h->count.refill_carve_blocks;
 
 	capacity = (uint32_t)(h->top[c] - h->floor[c]);
@@ -6412,6 +6423,7 @@ static HAK_NOINLINE void *hak_heap_refill(hak_heap_t *h, uint32_t c)
 	} else {
 		n = hak_min32(hak_target_batch(k->base), capacity / 2); /* none with room for one: that is for the next free */
 		block = &h->slot[at]; /* the NULL below the stack is the place of one: no stack of the thread's own is needed */
+		mark = n && !block[n] ? hak_adapt_mark(h, c) : n;
 		got = hak_heap_take_locked(h, c, block + n + 1, n + 1);
 		if (got) {
 			if (HAK_HARDENED)
@@ -6419,6 +6431,9 @@ static HAK_NOINLINE void *hak_heap_refill(hak_heap_t *h, uint32_t c)
 			p = block[n];
 			memmove(block + 1, block + n + 1 - got, (got - 1) * sizeof *block);
 			*block = NULL;
+			mark = hak_max32(mark, got - 1); /* fewer than there was place for: what this period has not reached is NULL again */
+			if (mark < n)
+				memset(block + mark + 1, 0, (n - mark) * sizeof *block);
 			uint64_t v = h->v[c] + 0x10000 + (got - 1);
 			if (hak_unlikely(v >> 63)) { /* 47 bits of count: fold them */
 				hak_count(&b->folded, v >> 16);
@@ -6488,12 +6503,14 @@ static HAK_COLD void hak_heap_warm(hak_heap_t *h, bool touch)
 		hak_claim(h);
 		n = hak_adapt_begin_locked(h, c) - hak_heap_level(h, c);
 		n = hak_min32(k->batch, (n + 1) / 2);
-		got = n ? hak_heap_take_locked(h, c, block + n, n) : 1;
-		hak_heap_push_all(h, c, block + n - got, n ? got : 0);
-		hak_count(&h->bin[c].filled, n ? got : 0);
-		hak_count(&h->count.prewarm_blocks, n ? got : 0);
+		if (n) {
+			got = hak_heap_take_locked(h, c, block + n, n);
+			hak_heap_push_all(h, c, block + n - got, got);
+			hak_count(&h->bin[c].filled, got);
+			hak_count(&h->count.prewarm_blocks, got);
+		}
 		hak_unclaim(h);
-		for (uint32_t i = n - got; touch && i < n; i++)
+		for (uint32_t i = n > got ? n - got : 0; touch && i < n; i++)
 			for (size_t at = 0; at < k->size; at += hak_boot.os_page) {
 				volatile char *byte = (volatile char *)block[i] + at;
 				*byte = *byte; /* a free block's content may be looked at: it stays */
@@ -8335,7 +8352,7 @@ static HAK_COLD bool hak_stats_collect(hak_class_row_t row[HAK_CLASSES], hak_hea
 		for (uint32_t i = 0; h && i < hak_load_acquire(&hak_class_end); i++) {
 			uint64_t sent = hak_load(&h->bin[i].sent);
 			uint32_t c = hak_class[i].base;
-			sum->remote_frees += sent;
+			sum->remote_frees += sent; /* the counter has those that went into no batch: see hak_heap_remote_frees */
 			row[c].remote_frees += sent;
 			row[c].transit_blocks += sent + hak_load(&h->bin[i].strayed);
 		}

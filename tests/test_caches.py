@@ -25,7 +25,9 @@ def case(name: str, *flags: str, **env: str) -> str:
 
 
 @pytest.mark.parametrize("flag", ["-DHAK_DEBUG=1", HARDENED])
-@pytest.mark.parametrize("name", ["rule", "ten_refills", "one_way", "out_of_use", "limit_lowered", "in_a_child"])
+@pytest.mark.parametrize(
+    "name", ["rule", "ten_refills", "one_way", "out_of_use", "short_refills", "limit_lowered", "in_a_child"]
+)
 def test_capacities(name: str, flag: str) -> None:
     case(name, flag)
 

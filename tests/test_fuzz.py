@@ -37,8 +37,8 @@ MISTAKES = {
         "\t\tif (got > 60)\n\t\t\ts->map[w - 1] |= 1;\n\t\ts->hint = (uint16_t)w;\n\t\ts->free -= got;",
     ),
     "an emptied slab is never given back": (
-        "\t\treturn;\n\thak_heap_release_locked(h, s);\n}",
-        "\t\treturn;\n}",
+        "\t\thak_heap_release_locked(h, s);\n}",
+        "\t\t(void)h;\n}",
     ),
     "a large block that shrinks frees a unit too many": (
         "over = hak_run_release_locked(shard, u + units, len - units, now);",

@@ -193,6 +193,18 @@ static void out_of_use(void)
     check_sums();
 }
 
+static void short_refills(void) /* of a class with one block a slab each is: it reaches no further than what it brought */
+{
+    enum { LARGE = 65536 };
+    for (int i = 0; i < 6; i++) {
+        take(2, LARGE); /* for good */
+        a_second(1024);
+        CHECK(of(LARGE, "mark_most") == 0);
+    }
+    CHECK(of(LARGE, "capacity") == 1 && of(LARGE, "cached_blocks") == 0);
+    check_sums();
+}
+
 static void fixed(void) /* HAKMEM_ADAPTIVE_SIZING=0 */
 {
     int64_t first;
@@ -404,8 +416,8 @@ static const struct {
     const char *name;
     void (*run)(void);
 } CASES[] = {
-    CASE(rule), CASE(ten_refills), CASE(one_way), CASE(out_of_use), CASE(fixed), CASE(limit), CASE(limit_lowered),
-    CASE(prewarm), CASE(prewarm_out_of_memory), CASE(in_a_child), CASE(none),
+    CASE(rule), CASE(ten_refills), CASE(one_way), CASE(out_of_use), CASE(short_refills), CASE(fixed), CASE(limit),
+    CASE(limit_lowered), CASE(prewarm), CASE(prewarm_out_of_memory), CASE(in_a_child), CASE(none),
 };
 
 int main(int argc, char **argv)
