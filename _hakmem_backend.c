@@ -346,6 +346,7 @@ enum {
 	HAK_INLINE_BITS = 512,            /* a slab of more blocks has its bitmap outside its struct */
 	HAK_MAP_WORDS = 128,              /* words of such a bitmap: 64 KiB in blocks of 8 bytes */
 	HAK_EPOCH_S = 10000000,           /* where our clock begins, in s: beyond all ages that options and rules can name */
+	HAK_SPINS = 400,                  /* looks at a lock that is held before its thread sleeps: some microseconds */
 	HAK_REGRET_MS = 100,              /* memory that is wanted again so soon should not have been purged */
 	HAK_PURGE_SUPERS = 16,            /* superslabs given back in one call at most */
 	HAK_TICK_EACH = 8,                /* a slow path takes as long as so many frees into a batch that is there */
@@ -603,8 +604,8 @@ static HAK_COLD void hak_lock_wait(hak_lock_t *l)
 			hak_lock_wait_dying(l);
 		return;
 	}
-	/* A short spin only: with more threads than cores the holder is often not running. */
-	for (int i = 0; i < 100; i++) {
+	/* As long as a batch takes, and no longer: with more threads than cores the holder is often not running. */
+	for (int i = 0; i < HAK_SPINS; i++) {
 		if (hak_load(&l->word) == 0 && hak_lock_grab(l))
 			goto held;
 		hak_pause();
