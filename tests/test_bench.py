@@ -345,7 +345,7 @@ def test_quick_is_the_default_and_shows_everything_in_one_table(capsys, twin):
 
 
 def test_phases_switch_the_caches_on_one_by_one(bench_rows, capsys):
-    status, rows = bench_rows("phases", *TINY, "--threads", "1,2", "--seconds", "0.05")  # of l25 7 in 100 hit
+    status, rows = bench_rows("phases", *TINY, "--threads", "1,2", "--seconds", "0.1")  # of l25 7 in 100 hit
     assert status == 0
     found = {(row["workload"], row["threads"], row["allocator"]): row for row in rows}
     assert len(found) == len(bench.TIERS) * (2 * len(bench.PHASES) - 1)
@@ -356,7 +356,7 @@ def test_phases_switch_the_caches_on_one_by_one(bench_rows, capsys):
         for phase in bench.PHASES:
             served = served or phase == first
             rate = found[tier, 1, phase]["hit_rate"]
-            assert rate is None if phase == "system" else (rate > 0.01) is served, (tier, phase, rate)
+            assert rate is None if phase == "system" else (rate > 0.05) is served, (tier, phase, rate)
             assert found[tier, 1, phase]["ratio_best_peer"] is None
     text = bench.phase_tables([bench.Row(**row) for row in rows])
     cost = re.search(r"P0's lock .*: tiny ([\d.]+)", text)
